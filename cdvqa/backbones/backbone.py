@@ -1,0 +1,100 @@
+"""What a stage asks of a vision-language model."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from cdvqa.data.batch import VQABatch
+
+
+class Output(NamedTuple):
+    """What a backbone computes from a batch.
+
+    Attributes:
+        logits: scores of the answers, (B, A).
+        hidden: pooled output before the classifier, (B, H).
+        sequence: token-level parts of a generative backbone; None for a classifier.
+    """
+
+    logits: Tensor
+    hidden: Tensor
+    sequence: object | None = None
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """How many parameters a checkpoint filled, and which names did not fit.
+
+    Attributes:
+        source: where the weights came from.
+        matched: number of parameters (elements) that the checkpoint filled.
+        total: number of parameters of the pre-trained part of the model.
+        missing: names the model has and the checkpoint lacks.
+        unexpected: names the checkpoint has and the model lacks.
+    """
+
+    source: str
+    matched: int
+    total: int
+    missing: list[str]
+    unexpected: list[str]
+
+    @property
+    def share(self) -> float:
+        """Matched parameters as a share of all."""
+        return self.matched / self.total
+
+    def __str__(self) -> str:
+        return (
+            f"{self.source}: {self.share:.1%} of {self.total:,} parameters matched, "
+            f"{len(self.missing)} names missing, {len(self.unexpected)} unexpected"
+        )
+
+
+class Backbone(nn.Module, ABC):
+    """A vision-language model with an answer head.
+
+    Attributes:
+        name: what run folders call it.
+        hidden_size: H, width of the pooled output.
+        num_answers: A, number of answers.
+        classifier: the answer head; never pruned.
+        answers: the vocabulary's strings in index order; a stage fills it in before `answer` is asked.
+    """
+
+    name: str
+    hidden_size: int
+    num_answers: int
+    classifier: nn.Module
+    answers: list[str] | None = None
+
+    @abstractmethod
+    def forward(self, batch: VQABatch) -> Output:
+        """Score every answer for every question of the batch."""
+
+    @abstractmethod
+    def answer(self, batch: VQABatch, output: Output | None = None) -> list[str]:
+        """The answer string of each question; pass `output` where the forward pass has been made already."""
+
+    @abstractmethod
+    def matrices(self) -> dict[str, list[str]]:
+        """Names of the weight matrices that can be masked, by modality, in the order that decides global ties."""
+
+    @abstractmethod
+    def dead(self) -> list[str]:
+        """Those of `matrices` that cannot reach the answer; they are frozen and never get a gradient."""
+
+    @abstractmethod
+    def load_pretrained(self) -> LoadReport | None:
+        """Fill in the published weights; None where the model starts from scratch.
+
+        Raises:
+            InputError: weights absent, unreadable, of another shape, or matching less than 95 % of the parameters.
+        """
+
+    @property
+    @abstractmethod
+    def description(self) -> dict[str, object]:
+        """What two runs must share to exchange weights: JSON-able."""

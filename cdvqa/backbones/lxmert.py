@@ -1,0 +1,115 @@
+"""LXMERT (Tan and Bansal, 2019) with the authors' answer head."""
+
+from pathlib import Path
+from typing import Any, Optional
+
+from transformers import LxmertConfig, LxmertModel
+
+from cdvqa.backbones.backbone import Backbone, LoadReport, Output
+from cdvqa.backbones.head import answer_head
+from cdvqa.backbones.huggingface import load_from_hub
+from cdvqa.data.batch import VQABatch
+from cdvqa.errors import InputError
+
+ATTENTION = ("self.query", "self.key", "self.value", "output.dense")
+BLOCK = tuple(f"attention.{part}" for part in ATTENTION) + ("intermediate.dense", "output.dense")
+CROSS_BLOCK = (
+    *(f"visual_attention.{part}" for part in ("att.query", "att.key", "att.value", "output.dense")),
+    *(f"{stream}_self_att.{part}" for stream in ("lang", "visn") for part in ATTENTION),
+    *(f"{stream}_{part}.dense" for stream in ("lang", "visn") for part in ("inter", "output")),
+)
+# The pooler reads the language stream, so these parts of the last cross-modality layer never reach the answer.
+DEAD = ("visn_self_att", "visn_inter", "visn_output")
+
+
+class Lxmert(Backbone):
+    """LXMERT through Hugging Face transformers.
+
+    Args:
+        num_answers: size of the answer vocabulary; linked to data.num_answers.
+        pretrained: hub name, or a local folder in Hugging Face's format; null starts from random weights.
+        config: LXMERT's configuration as a dictionary, for a model from scratch; null takes the pre-trained model's,
+            and LXMERT-base where that is not at hand.
+    """
+
+    name = "lxmert"
+
+    def __init__(
+        self,
+        num_answers: int,
+        pretrained: Optional[str] = "unc-nlp/lxmert-base-uncased",
+        config: Optional[dict[str, Any]] = None,
+    ) -> None:
+        super().__init__()
+        if config is not None and pretrained is not None:
+            raise InputError("--model.backbone: `config` describes a model from scratch; set `pretrained` to null with it")
+        self.pretrained = pretrained
+        self.num_answers = num_answers
+        self.config = architecture(pretrained, config)
+        self.hidden_size = self.config.hidden_size
+        self.lxmert = LxmertModel(self.config)
+        self.classifier = answer_head(self.hidden_size, num_answers)
+        self._freeze_dead_branch()
+
+    def forward(self, batch: VQABatch) -> Output:
+        """Pooled output of the first position of the language stream, then the answer head (no dropout between)."""
+        hidden = self.lxmert(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            visual_feats=batch.region_features,
+            visual_pos=batch.boxes,
+            visual_attention_mask=batch.region_mask,
+        ).pooled_output
+        return Output(self.classifier(hidden), hidden)
+
+    def answer(self, batch: VQABatch, output: Output | None = None) -> list[str]:
+        assert self.answers is not None, "the stage hands over the vocabulary before evaluation"
+        output = self(batch) if output is None else output
+        return [self.answers[index] for index in output.logits.argmax(dim=1).tolist()]
+
+    def matrices(self) -> dict[str, list[str]]:
+        """168 matrices of LXMERT-base (Eqs. 11–12): biases, layer norms, position and type embeddings stay whole."""
+        layers = self.config.num_hidden_layers
+        names = {
+            "language": ["embeddings.word_embeddings"]
+            + [f"encoder.layer.{i}.{part}" for i in range(layers["language"]) for part in BLOCK],
+            "vision": ["encoder.visn_fc.visn_fc", "encoder.visn_fc.box_fc"]
+            + [f"encoder.r_layers.{i}.{part}" for i in range(layers["vision"]) for part in BLOCK],
+            "cross": [f"encoder.x_layers.{i}.{part}" for i in range(layers["cross_encoder"]) for part in CROSS_BLOCK],
+            "pooler": ["pooler.dense"],
+        }
+        return {modality: [f"lxmert.{name}.weight" for name in group] for modality, group in names.items()}
+
+    def dead(self) -> list[str]:
+        last = f"lxmert.encoder.x_layers.{self.config.num_hidden_layers['cross_encoder'] - 1}."
+        return [name for name in self.matrices()["cross"] if name.startswith(tuple(last + part for part in DEAD))]
+
+    def load_pretrained(self) -> LoadReport | None:
+        if self.pretrained is None:
+            return None
+        self.lxmert, report = load_from_hub(LxmertModel, self.pretrained, self.config)
+        self._freeze_dead_branch()
+        return report
+
+    @property
+    def description(self) -> dict[str, object]:
+        fields = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "visual_feat_dim")
+        shape = {field: getattr(self.config, field) for field in fields}
+        return {"name": self.name, **shape, "layers": dict(self.config.num_hidden_layers), "answers": self.num_answers}
+
+    def _freeze_dead_branch(self) -> None:
+        """No gradient ever reaches it, and DDP would stop at parameters that are trained but never used."""
+        last = self.lxmert.encoder.x_layers[-1]
+        for part in DEAD:
+            getattr(last, part).requires_grad_(False)
+
+
+def architecture(pretrained: str | None, config: dict[str, Any] | None) -> LxmertConfig:
+    """The configuration to build: given, a local folder's, or LXMERT-base, without asking the network."""
+    if config is not None:
+        return LxmertConfig(**config)
+    if pretrained is not None and Path(pretrained).is_dir():
+        if not (Path(pretrained) / "config.json").is_file():
+            raise InputError(f"{pretrained}: no config.json in this folder; is it in Hugging Face's format?")
+        return LxmertConfig.from_pretrained(pretrained)
+    return LxmertConfig()

@@ -1,0 +1,146 @@
+"""What a run says of itself: `config.yaml`, `run.json`, `results.json`."""
+
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning import Callback
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from rich.console import Console
+from rich.table import Table
+
+from cdvqa.artefacts import read_json, write_atomically, write_json
+from cdvqa.callbacks.selection import KeepSelected
+from cdvqa.runs import Run, read_results
+
+PACKAGES = ("cdvqa", "torch", "pytorch-lightning", "transformers", "torchmetrics", "numpy")
+DASHBOARD = {
+    "cdvqa": {
+        "loss": ["Multiline", ["train/loss/total", "train/loss/task", "train/loss/entropy"]],
+        "accuracy": ["Multiline", ["val/accuracy/all", "val/accuracy/yes_no", "val/accuracy/number", "val/accuracy/other"]],
+        "sparsity": ["Multiline", ["sparsity/overall", "sparsity/language", "sparsity/vision", "sparsity/cross"]],
+        "mask flips": ["Multiline", ["mask/flips/overall"]],
+    }
+}
+
+
+class RunRecord(Callback):
+    """Write the run's config and lineage at its start, mark it finished at its end, and add results after a test.
+
+    Nothing is written before the data and the model have been set up, so wrong input leaves no run behind.
+
+    Args:
+        run: the run's files.
+        config: the complete configuration as YAML.
+        seed: the run's seed.
+        kept: what chooses the run's model; comes before this among the callbacks.
+        overwrite: remove an older run in this folder first.
+    """
+
+    def __init__(self, run: Run, config: str, seed: int, kept: KeepSelected, overwrite: bool = False) -> None:
+        self.run = run
+        self.kept = kept
+        self.config = config
+        self.seed = seed
+        self.overwrite = overwrite
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if not trainer.is_global_zero:
+            return
+        if not pl_module.resumes:
+            if self.overwrite and self.run.folder.is_dir():
+                shutil.rmtree(self.run.folder)
+            with write_atomically(self.run.config) as temporary:
+                temporary.write_text(self.config, encoding="utf-8")
+            write_json(self.run.record, lineage(trainer, pl_module, self.seed))
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.log_hyperparams(hyperparameters(pl_module, self.seed), {"hp/val_accuracy": 0.0})
+                logger.experiment.add_custom_scalars(DASHBOARD)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if not trainer.is_global_zero:
+            return
+        selected = {"by": pl_module.protocol.selection, **self.kept.state_dict()}
+        finished = {"finished": now(), "steps": trainer.global_step, "selected": selected}
+        write_json(self.run.record, read_json(self.run.record) | finished)
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if not trainer.is_global_zero:
+            return
+        results = read_results(self.run) | results_header(pl_module)
+        results["splits"] = results.get("splits", {}) | pl_module.test_results
+        write_json(self.run.results, results | pl_module.test_means)
+        print_accuracies(str(self.run.folder), pl_module.test_results)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if trainer.state.fn == "validate" and trainer.is_global_zero:
+            print_accuracies(str(self.run.folder), {"val": pl_module.val_result})
+
+
+def print_accuracies(title: str, results: Mapping[str, Mapping[str, Any]]) -> None:
+    """A line per split: the paper's accuracy per answer type, and the official one of all questions."""
+    groups = list(dict.fromkeys(group for result in results.values() for group in result["n"]))
+    table = Table("split", "questions", *groups, "official", title=title, title_justify="left")
+    for split, result in results.items():
+        cells = [f"{result[group]:.2f}" if group in result else "" for group in groups]
+        official = f"{result['official']['all']:.2f}" if result["n"]["all"] else ""
+        table.add_row(split, f"{result['n']['all']:,}", *cells, official)
+    Console(soft_wrap=True).print(table)
+
+
+def results_header(stage: Any) -> dict[str, Any]:
+    """How the results came about: preset, each field that departs from it, and how the model was chosen."""
+    selection = "selected on test" if stage.protocol.selection == "test" else stage.protocol.selection
+    return {"preset": stage.preset, "departures": stage.departures, "selection": selection}
+
+
+def lineage(trainer: pl.Trainer, stage: Any, seed: int) -> dict[str, Any]:
+    """The content of `run.json` at the start of a run."""
+    return {
+        "stage": stage.stage,
+        "pipeline": stage.pipeline,
+        "seed": seed,
+        "parent": str(stage.start) if stage.start else None,
+        "preset": stage.preset,
+        "departures": stage.departures,
+        "protocol": asdict(stage.protocol),
+        "sparsity": asdict(stage.sparsity) if stage.sparsity else None,
+        "backbone": stage.backbone.description,
+        "data": trainer.datamodule.fingerprint(),  # type: ignore[attr-defined]
+        "processes": trainer.world_size,
+        "packages": {name: version(name) for name in PACKAGES},
+        "git": git_revision(),
+        "started": now(),
+        "finished": None,
+    }
+
+
+def hyperparameters(stage: Any, seed: int) -> Mapping[str, Any]:
+    """One row of TensorBoard's HParams table."""
+    row: dict[str, Any] = {"stage": stage.stage, "pipeline": "+".join(stage.pipeline), "seed": seed, "lr": stage.lr}
+    if stage.sparsity:
+        row |= {key: getattr(stage.sparsity, key) for key in ("method", "assignment", "overall", "initialisation")}
+    return row
+
+
+def now() -> str:
+    """The time, to the second, in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def git_revision() -> str | None:
+    """Revision of the checkout that cdvqa runs from; None where it is installed."""
+    command = ["git", "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

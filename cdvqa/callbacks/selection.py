@@ -1,0 +1,56 @@
+"""Which state of a run is kept as its result."""
+
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning import Callback
+from pytorch_lightning.utilities import rank_zero_info
+
+from cdvqa.runs import Run
+from cdvqa.sparsity import Subnetwork
+
+
+class KeepSelected(Callback):
+    """Write the network file from the very state that a validation has just scored, whenever it scores best.
+
+    With `selection: last`, and for runs without any training (OMP), the state at the end is written instead.
+    The mask that was evaluated is thus the mask that is saved.
+
+    Args:
+        run: the run's files.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.best: float | None = None
+        self.best_step: int | None = None
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if trainer.state.fn != "fit" or trainer.sanity_checking or pl_module.protocol.selection == "last":
+            return
+        accuracy = float(trainer.callback_metrics["val/accuracy/all"])
+        if self.best is None or accuracy > self.best:
+            self.best, self.best_step = accuracy, trainer.global_step
+            self._write(trainer, pl_module)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if self.best is None:
+            self.best_step = trainer.global_step
+            self._write(trainer, pl_module)
+        elif trainer.is_global_zero:
+            for logger in trainer.loggers:
+                logger.log_metrics({"hp/val_accuracy": self.best}, step=trainer.global_step)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "best_step": self.best_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best, self.best_step = state_dict["best"], state_dict["best_step"]
+
+    def _write(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if not trainer.is_global_zero:
+            return
+        network = Subnetwork.from_model(pl_module.backbone, pl_module.metadata() | {"step": self.best_step})
+        path = self.run.subnetwork if network.masks else self.run.model
+        network.save(path)
+        rank_zero_info(f"kept the network of step {self.best_step}: {path}")

@@ -1,0 +1,50 @@
+"""When the masks' thresholds are re-selected."""
+
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning import Callback
+
+from cdvqa.sparsity import binary_masks, reset_thresholds, sparsity_by_matrix, summarise
+from cdvqa.sparsity import masks as live_masks
+
+
+class ThresholdReset(Callback):
+    """Re-select the thresholds every `every` optimiser steps and, by the protocol, before each validation.
+
+    Logs sparsity per modality, thresholds and mask flips at each reset, and every matrix's sparsity at validation.
+    Every rank holds the same scores, so every rank selects the same thresholds.
+
+    Args:
+        every: t_m, in optimiser steps (not batches).
+    """
+
+    def __init__(self, every: int = 100) -> None:
+        self.every = every
+        self._last_step = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self._last_step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        # Under gradient accumulation several batches end at the same step: it counts once.
+        stepped, self._last_step = trainer.global_step > self._last_step, trainer.global_step
+        if stepped and trainer.global_step % self.every == 0:
+            self._reset(trainer, pl_module)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if trainer.state.fn == "fit" and pl_module.protocol.reset_before_evaluation:
+            self._reset(trainer, pl_module)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if trainer.state.fn == "fit":
+            shares = sparsity_by_matrix(live_masks(pl_module.backbone))
+            self._log(trainer, {f"sparsity/matrix/{name}": share for name, share in shares.items()})
+
+    def _reset(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if binary_masks(pl_module.backbone):
+            self._log(trainer, summarise(reset_thresholds(pl_module.backbone)))
+
+    def _log(self, trainer: pl.Trainer, values: dict[str, float]) -> None:
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=trainer.global_step)

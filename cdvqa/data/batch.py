@@ -1,0 +1,62 @@
+"""What every part of the model is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class VQABatch:
+    """B questions with their images and targets; what a backbone does not need stays None.
+
+    Attributes:
+        question_id: (B,) int64.
+        input_ids: (B, T) int64 word pieces.
+        attention_mask: (B, T) int64, 1 on word pieces; None means that all T positions are attended to.
+        region_features: (B, R, F) float32.
+        boxes: (B, R, 4) float32, x1/w, y1/h, x2/w, y2/h.
+        region_mask: (B, R) bool, True on regions; None means that all R are regions.
+        image: (B, 3, H, W) float32 pixels, for backbones that see the image itself.
+        soft_target: (B, A) float32.
+        label: (B,) int64, the answer of the largest soft score, −1 where none is in the vocabulary.
+        prior: (B, A) float32, the answer prior of the question's type.
+        question_type: (B,) int64, index into the data module's `question_types`.
+        answer_type: (B,) int64, index into the data module's `answer_types`.
+        answers: the raw human answers of each question, in evaluation only.
+    """
+
+    question_id: Tensor
+    input_ids: Tensor | None = None
+    attention_mask: Tensor | None = None
+    region_features: Tensor | None = None
+    boxes: Tensor | None = None
+    region_mask: Tensor | None = None
+    image: Tensor | None = None
+    soft_target: Tensor | None = None
+    label: Tensor | None = None
+    prior: Tensor | None = None
+    question_type: Tensor | None = None
+    answer_type: Tensor | None = None
+    answers: list[list[str]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.question_id)
+
+    def to(self, device: torch.device | str) -> VQABatch:
+        """The batch on another device; a copy to a GPU does not wait for it."""
+        non_blocking = torch.device(device).type == "cuda"
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> VQABatch:
+        """The batch in page-locked memory (the loader calls this)."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> VQABatch:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        changed: dict[str, Any] = {name: change(value) for name, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, **changed)

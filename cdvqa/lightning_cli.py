@@ -1,0 +1,154 @@
+"""fit, validate, test and predict: assembles stage, data and trainer from YAML, and nothing else."""
+
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ActionYesNo
+from pytorch_lightning import Trainer
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
+
+from cdvqa.backbones import Backbone
+from cdvqa.callbacks import KeepSelected, LastCheckpoint, Predictions, RunRecord, ThresholdReset
+from cdvqa.configs import resolve_configs
+from cdvqa.data import VQADataModule
+from cdvqa.errors import InputError
+from cdvqa.metrics_log import MetricsLog
+from cdvqa.parsing import OneLineParser
+from cdvqa.quiet import quieten
+from cdvqa.runs import Run, parent_run, run_name
+from cdvqa.stages import VQAStage
+
+TRAINER = {
+    "default_root_dir": "logs",
+    "gradient_clip_val": 1.0,
+    "use_distributed_sampler": False,  # our samplers shard; Lightning's would pad or shard twice
+    "num_sanity_val_steps": 0,
+    "enable_model_summary": False,
+    "log_every_n_steps": 20,
+}
+
+
+class VQACLI(LightningCLI):
+    """LightningCLI with stages by class, data and backbone linked, and a run folder settled before anything starts."""
+
+    def __init__(self, args: list[str], run: bool = True) -> None:
+        quieten()
+        super().__init__(
+            VQAStage,
+            VQADataModule,
+            subclass_mode_model=True,
+            auto_configure_optimizers=False,
+            # Stages start from `model.init_from`; a checkpoint must never override the config of the next stage.
+            load_from_checkpoint_support=False,
+            save_config_callback=None,
+            seed_everything_default=0,
+            trainer_defaults=TRAINER,
+            parser_class=OneLineParser,
+            args=resolve_configs(args),
+            run=run,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's, less the arguments that `_prepare_subcommand_kwargs` settles."""
+        settled = {"verbose", "weights_only", "return_predictions"}
+        return {name: skipped | settled for name, skipped in LightningCLI.subcommands().items()}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--overwrite", action=ActionYesNo, default=False, help="Replace the run in this folder.")
+        parser.link_arguments("data.num_answers", "model.init_args.backbone.init_args.num_answers")
+        parser.link_arguments("data.layout", "model.init_args.layout")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Add the loggers and callbacks that every run has; `trainer.callbacks` and `trainer.logger` stay the user's."""
+        settings = self._get(self.config_init, "trainer")
+        self.run_folder = Run(self._run_folder(Path(settings["default_root_dir"])))
+        seed = self._get(self.config, "seed_everything")
+        config = self._complete_config()
+        kept = KeepSelected(self.run_folder)
+        callbacks = [
+            kept,
+            RunRecord(self.run_folder, config, seed, kept, self._get(self.config, "overwrite")),
+            Predictions(self.run_folder),
+            LastCheckpoint(self.run_folder),
+        ]
+        if self.model.stage == 2 and self.model.sparsity.method == "omp":
+            kwargs["max_epochs"] = 0  # one-shot pruning is done when the model is set up
+        elif self.model.stage == 2:
+            callbacks.insert(0, ThresholdReset(self.model.sparsity.reset_every))
+        if self.subcommand == "fit" and settings["logger"] is None:
+            kwargs["logger"] = [
+                TensorBoardLogger(self.run_folder.folder, name="", version="", default_hp_metric=False),
+                MetricsLog(self.run_folder.metrics),
+            ]
+        elif settings["logger"] is None:
+            kwargs["logger"] = False
+        return super().instantiate_trainer(callbacks=[*(settings["callbacks"] or []), *callbacks], **kwargs)
+
+    def before_fit(self) -> None:
+        """Refuse to mix two runs in one folder, and find the run this one starts from."""
+        ckpt_path = self._get(self.config, "ckpt_path")
+        self.model.resumes = ckpt_path is not None
+        if ckpt_path is None:
+            self._refuse_existing_run()
+        if self.model.start is None and self.model.stage > 1 and not self.model.resumes:
+            run = parent_run(self.run_folder.folder, self.model.stage, self.model.pipeline, self.model.sparsity)
+            self.model.start = run.result()
+        rank_zero_info(f"run: {self.run_folder.folder}")
+
+    def before_test(self) -> None:
+        """Evaluate the network that the run selected, unless a checkpoint is given."""
+        if self._get(self.config, "ckpt_path") is None:
+            self.model.evaluates = self.run_folder.result()
+        self.model.resumes = self._get(self.config, "ckpt_path") is not None
+
+    before_validate = before_test
+    before_predict = before_test
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
+        if kwargs.get("ckpt_path") == "last":
+            if not self.run_folder.checkpoint.is_file():
+                raise InputError(f"{self.run_folder.checkpoint}: no checkpoint to go on from; start without --ckpt_path")
+            kwargs["ckpt_path"] = str(self.run_folder.checkpoint)
+        kwargs["weights_only"] = True  # a checkpoint is data; none may run code when it is read
+        if subcommand in ("validate", "test"):
+            kwargs["verbose"] = False  # our own table is shorter
+        if subcommand == "predict":
+            kwargs["return_predictions"] = False
+        return kwargs
+
+    def _run_folder(self, logs: Path) -> Path:
+        name = run_name(self.model.stage, self.model.pipeline, self.model.sparsity)
+        seed = self._get(self.config, "seed_everything")
+        return logs / self.datamodule.name / self.model.backbone.name / name / f"seed{seed}"
+
+    def _refuse_existing_run(self) -> None:
+        # Under DDP every process runs this; by the time the others do, the first has made the folder.
+        if rank_zero_only.rank != 0 or not self.run_folder.exists or self._get(self.config, "overwrite"):
+            return
+        state = "a finished run" if self.run_folder.finished else "an interrupted run (go on with --ckpt_path last)"
+        raise InputError(f"{self.run_folder.folder}: holds {state}; replace it with --overwrite")
+
+    def _complete_config(self) -> str:
+        """The configuration as YAML, ready to run again: without what only concerned this call."""
+        config = self.config[self.subcommand].clone() if self.subcommand else self.config.clone()
+        for name in ("config", "ckpt_path", "overwrite"):
+            config.pop(name, None)
+        parser = self._parser(self.subcommand)
+        return str(parser.dump(config, skip_none=False, skip_validation=True))
+
+
+def run(args: list[str]) -> None:
+    """Run `fit`, `validate`, `test` or `predict` with the given command-line arguments."""
+    VQACLI(args)
+
+
+def prune(args: list[str]) -> None:
+    """One-shot magnitude pruning: stage 2 without any step, so it is `fit` with its config put first."""
+    run(["fit", "--config", "stage2_omp.yaml", *args[1:]])
+
+
+__all__ = ["Backbone", "VQACLI", "prune", "run"]

@@ -1,0 +1,51 @@
+"""`metrics.csv`: one line per logged value, only ever appended."""
+
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_only
+
+HEADER = "step,metric,value\n"
+
+
+class MetricsLog(Logger):
+    """Append `step,metric,value` lines to a file.
+
+    Lightning's own CSV logger keeps all rows in memory, rewrites the file, and deletes it when a run is resumed.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    @property
+    def name(self) -> str:
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """`run.json` and `config.yaml` hold them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lines = "".join(f"{step},{name},{float(value)!r}\n" for name, value in metrics.items() if name != "epoch")
+        with self.path.open("a", encoding="utf-8") as file:
+            if file.tell() == 0:
+                file.write(HEADER)
+            file.write(lines)
+
+    @rank_zero_only
+    def cut(self, size: int) -> None:
+        """Cut the file at `size` bytes: what an interrupted run logged after its last checkpoint will come again."""
+        if self.path.is_file() and self.path.stat().st_size > size:
+            with self.path.open("r+b") as file:
+                file.truncate(size)

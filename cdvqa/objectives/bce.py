@@ -1,0 +1,21 @@
+"""Binary cross-entropy: the objective that does not debias."""
+
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from cdvqa.objectives.objective import Loss, Objective
+
+
+class BCE(Objective):
+    """Binary cross-entropy with soft targets (Eq. 4), summed over answers and averaged over the batch."""
+
+    def forward(
+        self,
+        logits: Tensor,
+        soft_target: Tensor,
+        prior: Tensor | None = None,
+        hidden: Tensor | None = None,
+        label: Tensor | None = None,
+    ) -> Loss:
+        loss = binary_cross_entropy_with_logits(logits, soft_target, reduction="sum") / len(logits)
+        return Loss(loss, {"task": loss})

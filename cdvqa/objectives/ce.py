@@ -1,0 +1,20 @@
+"""Cross-entropy with soft targets."""
+
+from torch import Tensor
+
+from cdvqa.objectives.objective import Loss, Objective
+
+
+class CE(Objective):
+    """−(1/B) Σ_b Σ_a t log softmax(x), with t not normalised: what the authors train VisualBERT with."""
+
+    def forward(
+        self,
+        logits: Tensor,
+        soft_target: Tensor,
+        prior: Tensor | None = None,
+        hidden: Tensor | None = None,
+        label: Tensor | None = None,
+    ) -> Loss:
+        loss = -(soft_target * logits.log_softmax(dim=1)).sum() / len(logits)
+        return Loss(loss, {"task": loss})

@@ -1,0 +1,67 @@
+"""Learned-Mixin +H."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import logsigmoid, softplus
+
+from cdvqa.objectives.objective import Loss, Objective
+
+
+class LMH(Objective):
+    """Product of the model and the prior, answer by answer, with a learned gate and an entropy penalty.
+
+    With g = softplus(w·h + b), s = σ(a) and, per answer, the two-way scores
+
+        u₁ = g log(p_b + s),      ℓ₁ = log σ(x) + u₁,
+        u₀ = g log(1 − p_b + s),  ℓ₀ = log σ(−x) + u₀,
+
+    q is the renormalisation of (ℓ₁, ℓ₀), the task term its binary cross-entropy with the soft target (summed over
+    answers), and the entropy term `entropy_weight` times the mean entropy of the renormalised (u₁, u₀).
+
+    Source: Clark et al. (2019), and the code behind Eqs. 5–6. Read literally, those equations take a sigmoid of a
+    softmax over answers: with C answers, σ(p̂) lies in [.5, .73], so the loss is bounded below near C·ln 2 and cannot
+    teach the model anything.
+
+    Args:
+        hidden_size: H, width of `hidden`.
+        entropy_weight: weight of the entropy term.
+        trainable: whether w, b and a are trained; the authors' runs leave them at their random start.
+    """
+
+    def __init__(self, hidden_size: int, entropy_weight: float = 0.36, trainable: bool = True) -> None:
+        super().__init__()
+        self.entropy_weight = entropy_weight
+        self.linear = nn.Linear(hidden_size, 1)
+        self.smoothing = nn.Parameter(torch.tensor(-1.0))
+        self.requires_grad_(trainable)
+
+    def gate(self, hidden: Tensor) -> Tensor:
+        """How much the prior is trusted, g (B, 1), from the pooled output (B, H)."""
+        return softplus(self.linear(hidden))
+
+    def forward(
+        self,
+        logits: Tensor,
+        soft_target: Tensor,
+        prior: Tensor | None = None,
+        hidden: Tensor | None = None,
+        label: Tensor | None = None,
+    ) -> Loss:
+        prior, gate = self.need("prior", prior), self.gate(self.need("hidden", hidden))
+        smoothing = self.smoothing.sigmoid()
+        bias_yes = gate * torch.log(prior + smoothing)
+        bias_no = gate * torch.log(1 - prior + smoothing)
+        mixed_yes = logsigmoid(logits) + bias_yes
+        mixed_no = logsigmoid(-logits) + bias_no
+        normaliser = torch.logaddexp(mixed_yes, mixed_no)
+        per_sample = -(soft_target * (mixed_yes - normaliser) + (1 - soft_target) * (mixed_no - normaliser)).sum(dim=1)
+        task = per_sample.mean()
+        entropy = self.entropy_weight * two_way_entropy(bias_yes, bias_no).mean()
+        return Loss(task + entropy, {"task": task, "entropy": entropy})
+
+
+def two_way_entropy(yes: Tensor, no: Tensor) -> Tensor:
+    """Entropy (nats, elementwise) of the two-way distribution with log-scores `yes` and `no`."""
+    normaliser = torch.logaddexp(yes, no)
+    log_yes, log_no = yes - normaliser, no - normaliser
+    return -(log_yes.exp() * log_yes + log_no.exp() * log_no)

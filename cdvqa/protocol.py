@@ -1,0 +1,96 @@
+"""The two presets: how a stage is run where the paper and its authors' code differ.
+
+`paper` follows the paper's text, and sound practice where it is silent. `authors` follows their published code.
+Every field is a config field of its own; a value there wins over the preset, and each result names the difference.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Preset = Literal["paper", "authors"]
+OptimizerName = Literal["adamw", "adam", "authors_adamw"]
+Selection = Literal["dev", "last", "test"]
+SoftScore = Literal["third", "clark"]
+TextFormat = Literal["standard", "authors"]
+NoAnswer = Literal["skip", "random"]
+TieBreak = Literal["exact", "strict"]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """The settled value of every preset field for one stage.
+
+    Attributes:
+        optimizer: torch's AdamW or Adam, or the authors' AdamW (its eps is not scaled by the bias correction).
+        weight_decay: for all parameter groups, scores too.
+        global_batch: questions in one optimiser step over all processes and accumulated batches.
+        warmup: optimiser steps with a rising rate; a float is a share of all steps, an int a number of steps.
+        lmh_trainable: whether LMH's w, b and a are trained (Eq. 5) or stay at their random start.
+        train_classifier: whether mask training also trains the classifier.
+        normalise_prior: whether each question type's answer prior is divided by its sum.
+        soft_score: n of ten answers score min(n/3, 1), or 0, .3, .6, .9, 1.
+        text_format: [CLS] … [SEP] in 20 tokens with a mask, or 14 bare word pieces without one.
+        no_answer: what RUBi and LPF take as the label of a question without an answer in the vocabulary.
+        selection: which model of a run is kept: the best on the development split, the last, the best on test.
+        tie_break: exact sparsity at every reset, or the authors' strict comparison.
+        reset_before_evaluation: whether thresholds are re-selected before each validation.
+    """
+
+    optimizer: OptimizerName
+    weight_decay: float
+    global_batch: int
+    warmup: float | int
+    lmh_trainable: bool
+    train_classifier: bool
+    normalise_prior: bool
+    soft_score: SoftScore
+    text_format: TextFormat
+    no_answer: NoAnswer
+    selection: Selection
+    tie_break: TieBreak
+    reset_before_evaluation: bool
+
+
+def preset_protocol(preset: Preset, stage: int, layout: str = "vqacp") -> Protocol:
+    """The preset's own values for `stage` (1, 2 or 3); `layout` decides the authors' selection (Val on VQA-VS)."""
+    shared = {"weight_decay": 0.0, "train_classifier": True, "normalise_prior": False, "soft_score": "third"}
+    if preset == "paper":
+        return Protocol(
+            optimizer="adamw",
+            global_batch=256,
+            warmup=0.0 if stage == 2 else 0.25,
+            lmh_trainable=True,
+            text_format="standard",
+            no_answer="skip",
+            selection="dev",
+            tie_break="exact",
+            reset_before_evaluation=True,
+            **shared,  # type: ignore[arg-type]
+        )
+    return Protocol(
+        optimizer="authors_adamw" if stage == 2 else "adam",
+        global_batch=256 if stage == 2 else 64,
+        warmup=0 if stage == 2 else 34_235,
+        lmh_trainable=False,
+        text_format="authors",
+        no_answer="random",
+        selection="dev" if layout == "vqavs" else "test",
+        tie_break="strict",
+        reset_before_evaluation=False,
+        **shared,  # type: ignore[arg-type]
+    )
+
+
+def settle(preset: Preset, stage: int, layout: str, given: dict[str, Any]) -> tuple[Protocol, dict[str, Any]]:
+    """Return the protocol in force and the fields that depart from the preset.
+
+    Args:
+        preset: `paper` or `authors`.
+        stage: 1, 2 or 3.
+        layout: the data set's file layout.
+        given: config values by field name; None means "as the preset says".
+    """
+    own = asdict(preset_protocol(preset, stage, layout))
+    wanted = {field: value for field, value in given.items() if value is not None}
+    departures = {field: value for field, value in wanted.items() if value != own[field]}
+    return Protocol(**(own | wanted)), departures

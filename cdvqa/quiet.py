@@ -1,0 +1,28 @@
+"""What the libraries below say that a user can do nothing about."""
+
+import logging
+import warnings
+
+EXPECTED = (
+    # torchdata switches on a torch flag that has no effect any more.
+    "'set_vital' is deprecated",
+    # Evaluation accuracies are already the same on every rank: torchmetrics has reduced them.
+    "It is recommended to use `self.log.*sync_dist=True",
+    # cdvqa's command table hands the arguments on.
+    "LightningCLI's args parameter is intended to run from within Python",
+    # Our own samplers decide what every rank sees.
+    "Trying to infer the `batch_size` from an ambiguous collection",
+    "The '.*_dataloader' does not have many workers",
+    "The number of training batches .* is smaller than the logging interval",
+    "Checkpoint directory .* exists and is not empty",
+    # Lightning calls torch's old name of the tree utilities.
+    "`isinstance\\(treespec, LeafSpec\\)` is deprecated",
+)
+
+
+def quieten() -> None:
+    """Silence the expected warnings, and no others."""
+    advice = logging.getLogger("pytorch_lightning.utilities.rank_zero")
+    advice.addFilter(lambda record: "litlogger" not in record.getMessage())
+    for message in EXPECTED:
+        warnings.filterwarnings("ignore", message=f".*{message}.*")

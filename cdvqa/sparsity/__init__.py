@@ -1,0 +1,54 @@
+"""Masks, thresholds and sparsity budgets: which weights become zero, and how the rest is kept."""
+
+from cdvqa.sparsity.assignment import LXMERT_COUNTS, Sparsity, solve_budget
+from cdvqa.sparsity.attach import attach_fixed_masks, attach_masks, dense_state, fold_masks
+from cdvqa.sparsity.initialise import omp_masks
+from cdvqa.sparsity.mask import BinaryMask, FixedMask
+from cdvqa.sparsity.matrices import binary_masks, masks
+from cdvqa.sparsity.reset import reset_thresholds
+from cdvqa.sparsity.statistics import (
+    MatrixReset,
+    sparsity_by_matrix,
+    sparsity_by_modality,
+    summarise,
+    threshold_summary,
+)
+from cdvqa.sparsity.subnetwork import Subnetwork
+from cdvqa.sparsity.threshold import (
+    Rule,
+    Selection,
+    TieBreak,
+    count_zeros,
+    magnitude_scores,
+    select_global_threshold,
+    select_threshold,
+)
+
+__all__ = [
+    "LXMERT_COUNTS",
+    "BinaryMask",
+    "FixedMask",
+    "MatrixReset",
+    "Rule",
+    "Selection",
+    "Sparsity",
+    "Subnetwork",
+    "TieBreak",
+    "attach_fixed_masks",
+    "attach_masks",
+    "binary_masks",
+    "count_zeros",
+    "dense_state",
+    "fold_masks",
+    "magnitude_scores",
+    "masks",
+    "omp_masks",
+    "reset_thresholds",
+    "select_global_threshold",
+    "select_threshold",
+    "solve_budget",
+    "sparsity_by_matrix",
+    "sparsity_by_modality",
+    "summarise",
+    "threshold_summary",
+]

@@ -1,0 +1,109 @@
+"""Masks as parametrizations: linear layers and embeddings alike read W ⊙ m where they read `weight`."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cdvqa.sparsity.bits import pack
+from cdvqa.sparsity.threshold import Rule, TieBreak, live_mask
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a matrix stands among all masked matrices, and how its sparsity is assigned."""
+
+    order: int
+    """Position in the backbone's list; decides ties between matrices under global assignment."""
+    modality: str = ""
+    sparsity: float = math.nan
+    """Share of zeros of this matrix; under global assignment of all matrices together."""
+    assignment: str = "uniform"
+    tie_break: TieBreak = "exact"
+
+
+UNPLACED = Placement(0)
+
+
+class _Masked(torch.autograd.Function):
+    """W ⊙ m forward; backward the straight-through estimate ∂L/∂m̂ = W ⊙ ∂L/∂(W⊙m), and nothing for W."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, score: Tensor, mask: Tensor) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.score_dtype = score.dtype
+        return torch.where(mask, weight, 0)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, None]:
+        (weight,) = ctx.saved_tensors
+        return None, (weight * gradients[0]).to(ctx.score_dtype), None
+
+
+class BinaryMask(nn.Module):
+    """A trained mask: m = 1 where the score ranks above the last zero of the latest selection (paper Eq. 2).
+
+    Until the first reset the rule is score > `threshold`. The rule lives in buffers, so a checkpoint restores the very
+    mask, and is written in place.
+
+    Args:
+        score: real-valued mask m̂ of the weight's shape, fp32; becomes the parameter `score`.
+        threshold: the initial φ.
+    """
+
+    threshold: Tensor
+    tie_weight: Tensor
+    tie_index: Tensor
+    selected: Tensor
+
+    def __init__(self, score: Tensor, threshold: float = 0.01, placement: Placement = UNPLACED) -> None:
+        super().__init__()
+        self.placement = placement
+        self.score = nn.Parameter(score)
+        self.register_buffer("threshold", score.new_tensor(threshold))
+        self.register_buffer("tie_weight", score.new_tensor(math.inf))
+        self.register_buffer("tie_index", torch.tensor(-1, device=score.device))
+        # The mask of the latest selection, one bit an entry: flips are counted from it, also after a resume.
+        self.register_buffer("selected", pack(score.detach() > self.threshold))
+
+    def mask(self, weight: Tensor) -> Tensor:
+        """The live mask (bool, True = kept) for the unmasked `weight`."""
+        return live_mask(self.score.detach(), weight.detach(), self.threshold, self.tie_weight, self.tie_index)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        masked: Tensor = _Masked.apply(weight, self.score, self.mask(weight))
+        return masked
+
+    @torch.no_grad()
+    def follow(self, rule: Rule, weight: Tensor) -> Tensor:
+        """Take over a newly selected rule; returns the mask that it gives."""
+        self.threshold.fill_(rule.threshold)
+        self.tie_weight.fill_(rule.tie_weight)
+        self.tie_index.fill_(rule.tie_index)
+        mask = self.mask(weight)
+        self.selected.copy_(pack(mask))
+        return mask
+
+
+class FixedMask(nn.Module):
+    """A constant mask: zeros stay zeros and get no gradient; kept weights train if they require a gradient.
+
+    Args:
+        kept: bool of the weight's shape, True = kept.
+    """
+
+    kept: Tensor
+
+    def __init__(self, kept: Tensor, placement: Placement = UNPLACED) -> None:
+        super().__init__()
+        self.placement = placement
+        self.register_buffer("kept", kept)
+
+    def mask(self, weight: Tensor) -> Tensor:
+        """The mask; `weight` is taken so that both kinds of masks are asked alike."""
+        return self.kept
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return torch.where(self.kept, weight, 0)

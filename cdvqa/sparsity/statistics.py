@@ -1,0 +1,64 @@
+"""Numbers about masks, for logs and reports. Every sparsity is a share of zeros, every count is of weights."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class MatrixReset:
+    """What a threshold reset did to one matrix."""
+
+    modality: str
+    weights: int
+    zeros: int
+    """Zeros right after the reset."""
+    zeros_before: int
+    """Zeros right before it; what they differ by had drifted since the last reset."""
+    flips: int
+    """Entries whose mask is not what the previous reset (or the initialisation) left."""
+    threshold: float | None
+    """The new threshold; -inf where nothing is pruned, None for the fixed mask of a dead matrix."""
+
+
+def sparsity_by_matrix(masks: Mapping[str, Tensor]) -> dict[str, float]:
+    """Share of zeros of each mask (bool, True = kept)."""
+    return {name: int((~mask).sum()) / mask.numel() for name, mask in masks.items() if mask.numel()}
+
+
+def sparsity_by_modality(masks: Mapping[str, Tensor], groups: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """Share of zeros of each modality of `groups` (matrix names by modality), and `overall`."""
+    shares = {}
+    for modality, names in {**groups, "overall": [name for members in groups.values() for name in members]}.items():
+        weights = sum(masks[name].numel() for name in names)
+        if weights:
+            shares[modality] = sum(int((~masks[name]).sum()) for name in names) / weights
+    return shares
+
+
+def threshold_summary(report: Mapping[str, MatrixReset]) -> dict[str, float]:
+    """`min`, `mean` and `max` over the matrices' thresholds; matrices without a finite one are left out."""
+    values = [reset.threshold for reset in report.values() if reset.threshold is not None]
+    finite = [value for value in values if math.isfinite(value)]
+    return {"min": min(finite), "mean": sum(finite) / len(finite), "max": max(finite)} if finite else {}
+
+
+def summarise(report: Mapping[str, MatrixReset]) -> dict[str, float]:
+    """A reset as flat numbers under the names they are logged by.
+
+    For each modality M and for `overall`: `sparsity/M`, `mask/flips/M` (share of weights whose mask changed since the
+    last reset) and `mask/drift/M` (sparsity just before this reset less the sparsity after it). Over the matrices:
+    `mask/threshold/min`, `mean` and `max`.
+    """
+    numbers = {}
+    modalities = dict.fromkeys(reset.modality for reset in report.values())
+    for modality in ("overall", *modalities):
+        resets = [reset for reset in report.values() if modality in ("overall", reset.modality)]
+        weights = sum(reset.weights for reset in resets)
+        zeros = sum(reset.zeros for reset in resets)
+        numbers[f"sparsity/{modality}"] = zeros / weights
+        numbers[f"mask/flips/{modality}"] = sum(reset.flips for reset in resets) / weights
+        numbers[f"mask/drift/{modality}"] = (sum(reset.zeros_before for reset in resets) - zeros) / weights
+    return numbers | {f"mask/threshold/{name}": value for name, value in threshold_summary(report).items()}

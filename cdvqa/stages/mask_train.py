@@ -1,0 +1,50 @@
+"""Stage 2: find a sparse subnetwork of the fine-tuned model."""
+
+from typing import Any
+
+import torch
+
+from cdvqa.sparsity import Sparsity, Subnetwork, attach_fixed_masks, attach_masks, omp_masks
+from cdvqa.stages.stage import VQAStage
+
+
+class MaskTrain(VQAStage):
+    """Stage 2. Trains masks over frozen weights, and the classifier; or prunes by magnitude in one shot (OMP).
+
+    Args:
+        sparsity: method, assignment and share of zeros.
+    """
+
+    stage = 2
+
+    def __init__(self, *args: Any, sparsity: Sparsity = Sparsity(), **kwargs: Any) -> None:  # noqa: B008 (immutable use)
+        self.sparsity = sparsity
+        super().__init__(*args, **kwargs)
+
+    def shape_model(self, network: Subnetwork | None) -> None:
+        assert self.sparsity is not None
+        groups = self.backbone.matrices()
+        parameters = dict(self.backbone.named_parameters())
+        counts = {modality: sum(parameters[name].numel() for name in names) for modality, names in groups.items()}
+        rates = self.sparsity.rates(counts)
+        self.backbone.requires_grad_(False)
+        self.backbone.classifier.requires_grad_(self.protocol.train_classifier)
+        shared = {
+            "assignment": self.sparsity.assignment,
+            "overall": self.sparsity.overall,
+            "tie_break": self.protocol.tie_break,
+            "dead": self.backbone.dead(),
+        }
+        if self.sparsity.method == "omp":
+            attach_fixed_masks(self.backbone, omp_masks(self.backbone, groups, rates, **shared))
+            return
+        attach_masks(
+            self.backbone,
+            groups,
+            rates,
+            initialisation=self.sparsity.initialisation,
+            alpha=self.sparsity.alpha,
+            threshold=self.sparsity.threshold,
+            generator=torch.Generator().manual_seed(torch.initial_seed()),
+            **shared,
+        )

@@ -1,0 +1,73 @@
+"""Optimiser and schedule of every stage."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Adam, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from cdvqa.errors import InputError
+from cdvqa.protocol import OptimizerName
+
+
+class AuthorsAdamW(Optimizer):
+    """The AdamW of the authors' stage 2: p ← p − lr · √(1−β₂ᵗ)/(1−β₁ᵗ) · m/(√v + eps), decay after the step.
+
+    torch's AdamW divides eps by √(1−β₂ᵗ) as well; the two differ for gradients of about eps in the first steps.
+    """
+
+    def __init__(self, params: Any, lr: float, weight_decay: float = 0.0, eps: float = 1e-8) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "eps": eps, "betas": (0.9, 0.999)})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, group)
+        return loss
+
+    def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
+        state, (beta1, beta2) = self.state[parameter], group["betas"]
+        if not state:
+            state["step"] = torch.tensor(0.0)
+            state["mean"], state["square"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+        state["step"] += 1
+        step = state["step"].item()
+        state["mean"].lerp_(parameter.grad, 1 - beta1)
+        state["square"].mul_(beta2).addcmul_(parameter.grad, parameter.grad, value=1 - beta2)
+        rate = group["lr"] * (1 - beta2**step) ** 0.5 / (1 - beta1**step)
+        parameter.addcdiv_(state["mean"], state["square"].sqrt().add_(group["eps"]), value=-rate)
+        if group["weight_decay"]:
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
+
+
+def make_optimizer(name: OptimizerName, groups: list[dict[str, Any]], lr: float, weight_decay: float) -> Optimizer:
+    """Build the optimiser called `name`; β (0.9, 0.999) and eps 1e-8 throughout."""
+    optimizers: dict[str, Any] = {"adamw": AdamW, "adam": Adam, "authors_adamw": AuthorsAdamW}
+    return optimizers[name](groups, lr=lr, weight_decay=weight_decay)
+
+
+def warmup_steps(warmup: float | int, total: int) -> int:
+    """Optimiser steps of warm-up: an int is taken as it is, a float is a share of `total`."""
+    if isinstance(warmup, int):
+        return warmup
+    if not 0 <= warmup <= 1:
+        raise InputError(f"--model.warmup: {warmup} is neither a share from 0.0 to 1.0 nor a whole number of steps")
+    return int(warmup * total)
+
+
+def linear_schedule(optimizer: Optimizer, warmup: int, total: int) -> LambdaLR:
+    """Rate k/W for k < W, then (T − k)/(T − W) down to 0; stepped after every optimiser step."""
+
+    def multiplier(step: int) -> float:
+        if step < warmup:
+            return step / warmup
+        return max(0.0, (total - step) / max(1, total - warmup))
+
+    return LambdaLR(optimizer, multiplier)

@@ -1,0 +1,227 @@
+"""What the three stages share: steps, metrics, parameter groups, and where a stage starts from."""
+
+from pathlib import Path
+from typing import Any, ClassVar, Optional
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from cdvqa.backbones import Backbone, Output
+from cdvqa.data.batch import VQABatch
+from cdvqa.metrics import vqa_vs_means
+from cdvqa.objectives import LMH, make_objective
+from cdvqa.protocol import NoAnswer, OptimizerName, Preset, Selection, SoftScore, TextFormat, TieBreak, settle
+from cdvqa.runs import network_file, pipeline_of
+from cdvqa.sparsity import Sparsity, Subnetwork
+from cdvqa.stages.accuracy import SplitAccuracy
+from cdvqa.stages.compatibility import check_compatible, network_metadata
+from cdvqa.stages.optimisation import linear_schedule, make_optimizer, warmup_steps
+
+
+class VQAStage(pl.LightningModule):
+    """One stage of the pipeline. Subclasses say what is trained and what the stage starts from.
+
+    Args:
+        backbone: the vision-language model.
+        objective: bce, ce, lmh, rubi or lpf.
+        objective_options: the objective's own arguments, such as gamma of lpf or entropy_weight of lmh.
+        lr: learning rate at the top of the schedule, one for all parameters.
+        init_from: run folder or network file to start from; wins over parent_objective.
+        parent_objective: objectives of the stages before, such as `lpf` (stage 2) or `lpf+lmh` (stage 3); the
+            stage's own where null.
+        preset: `paper` or `authors`; decides every field below that is null.
+        layout: linked to data.layout.
+        optimizer: see `cdvqa.protocol.Protocol` for this and all that follow.
+        weight_decay: for all parameter groups.
+        global_batch: questions in one optimiser step.
+        warmup: a share of all steps (float), or a number of steps (int).
+        lmh_trainable: whether LMH's gate and smoothing are trained.
+        train_classifier: whether stage 2 trains the classifier.
+        normalise_prior: whether each question type's prior sums to one.
+        soft_score: `third` or `clark`.
+        text_format: `standard` or `authors`.
+        no_answer: `skip` or `random`.
+        selection: `dev`, `last` or `test`.
+        tie_break: `exact` or `strict`.
+        reset_before_evaluation: whether thresholds are re-selected before each validation.
+    """
+
+    stage: ClassVar[int]
+    sparsity: Sparsity | None = None
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        objective: str = "bce",
+        objective_options: Optional[dict[str, Any]] = None,
+        lr: float = 5e-5,
+        init_from: Optional[str] = None,
+        parent_objective: Optional[str] = None,
+        preset: Preset = "paper",
+        layout: str = "vqacp",
+        optimizer: Optional[OptimizerName] = None,
+        weight_decay: Optional[float] = None,
+        global_batch: Optional[int] = None,
+        warmup: float | int | None = None,
+        lmh_trainable: Optional[bool] = None,
+        train_classifier: Optional[bool] = None,
+        normalise_prior: Optional[bool] = None,
+        soft_score: Optional[SoftScore] = None,
+        text_format: Optional[TextFormat] = None,
+        no_answer: Optional[NoAnswer] = None,
+        selection: Optional[Selection] = None,
+        tie_break: Optional[TieBreak] = None,
+        reset_before_evaluation: Optional[bool] = None,
+    ) -> None:
+        super().__init__()
+        given = {
+            "optimizer": optimizer,
+            "weight_decay": weight_decay,
+            "global_batch": global_batch,
+            "warmup": warmup,
+            "lmh_trainable": lmh_trainable,
+            "train_classifier": train_classifier,
+            "normalise_prior": normalise_prior,
+            "soft_score": soft_score,
+            "text_format": text_format,
+            "no_answer": no_answer,
+            "selection": selection,
+            "tie_break": tie_break,
+            "reset_before_evaluation": reset_before_evaluation,
+        }
+        self.preset = preset
+        self.protocol, self.departures = settle(preset, self.stage, layout, given)
+        self.backbone = backbone
+        self.lr = lr
+        self.init_from = init_from
+        options = dict(objective_options or {})
+        if objective == "lmh":
+            options.setdefault("trainable", self.protocol.lmh_trainable)
+        self.objective_name = objective
+        self.objective = make_objective(objective, backbone.hidden_size, **options)
+        self.pipeline = pipeline_of(self.stage, objective, parent_objective, self.sparsity)
+        self.start: Path | None = Path(init_from) if init_from else None  # the command line fills in a run it finds
+        self.resumes = False  # a checkpoint will fill in every tensor, so nothing need be read
+        self.evaluates: Path | None = None  # a finished network to evaluate as it is
+        self.configured = False
+
+    # --- where a stage starts -------------------------------------------------------------------------------------
+
+    def configure_model(self) -> None:
+        """Fill in the weights and shape the model for this stage, once."""
+        if self.configured:
+            return
+        self.configured = True
+        self.backbone.answers = self.trainer.datamodule.vocabulary.answers  # type: ignore[attr-defined]
+        if self.evaluates is not None:
+            self._fill(self.evaluates)
+            return
+        network = None if self.resumes else self.load_start()
+        self.shape_model(network)
+
+    def load_start(self) -> Subnetwork | None:
+        """Fill the backbone from `start`, or from its pre-trained weights; return the network it started from."""
+        if self.start is not None:
+            return self._fill(network_file(str(self.start)))
+        report = self.backbone.load_pretrained()
+        rank_zero_info(f"weights: {report or 'random'}")
+        return None
+
+    def _fill(self, path: Path) -> Subnetwork:
+        network = Subnetwork.load(path)
+        check_compatible(path, network.metadata, self.metadata())
+        self.backbone.load_state_dict(network.state)
+        rank_zero_info(f"weights: {path}")
+        return network
+
+    def shape_model(self, network: Subnetwork | None) -> None:
+        """Attach what the stage trains; `network` is what it started from (None on resume)."""
+
+    def metadata(self) -> dict[str, Any]:
+        """What a network file says of itself: enough to answer questions with it, and to refuse a wrong pairing."""
+        return network_metadata(self)
+
+    # --- steps ----------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: VQABatch, batch_idx: int) -> Tensor:
+        output: Output = self.backbone(batch)
+        # Losses are formed in fp32 whatever the precision of the forward pass.
+        logits, hidden = output.logits.float(), output.hidden.float()
+        loss = self.objective(logits, batch.soft_target, batch.prior, hidden, batch.label)
+        self.log("train/loss/total", loss.total, prog_bar=True)
+        self.log_dict({f"train/loss/{name}": value for name, value in loss.terms.items()})
+        if isinstance(self.objective, LMH):
+            self.log("objective/gate", self.objective.gate(hidden).mean())
+        # Lightning logs this step's mean over the epoch too: the curve that shows whether training has converged.
+        self.log("train/loss/epoch", loss.total, on_step=False, on_epoch=True, batch_size=len(batch), sync_dist=True)
+        return loss.total
+
+    def setup(self, stage: str) -> None:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        names = ["val"] if stage in ("fit", "validate") else list(data.test_splits)
+        self.accuracies = nn.ModuleList(
+            SplitAccuracy(data.question_types, data.answer_types, data.ood_question_ids if stage == "test" else None)
+            for _ in names
+        )
+        self.split_names = names
+
+    def validation_step(self, batch: VQABatch, batch_idx: int) -> None:
+        self.accuracies[0].update(batch, self.backbone.answer(batch))
+
+    def on_validation_epoch_end(self) -> None:
+        self.val_result = accuracy = self.accuracies[0].results("val")["val"]
+        self.log("val/accuracy/all", accuracy["all"], prog_bar=True)
+        self.log_dict({f"val/accuracy/{tag(group)}": accuracy[group] for group in accuracy["n"] if group != "all"})
+        per_type = accuracy["per_question_type"]
+        self.log_dict({f"val/question_type/{name}": value for name, value in per_type.items()})
+        self.accuracies[0].reset()
+
+    def test_step(self, batch: VQABatch, batch_idx: int, dataloader_idx: int = 0) -> list[str]:
+        answers = self.backbone.answer(batch)
+        self.accuracies[dataloader_idx].update(batch, answers)
+        return answers
+
+    def on_test_epoch_end(self) -> None:
+        self.test_results: dict[str, Any] = {}
+        for name, accuracy in zip(self.split_names, self.accuracies, strict=True):
+            self.test_results |= accuracy.results(name)
+            accuracy.reset()
+        ood = {name: self.test_results[name]["all"] for name in self.trainer.datamodule.ood_question_ids or ()}  # type: ignore[attr-defined]
+        self.test_means = {"vqa_vs": vqa_vs_means(ood)} if ood else {}
+        self.log_dict({f"test/{name}": value for name, value in self.test_means.get("vqa_vs", {}).items()})
+        for split, result in self.test_results.items():
+            groups = {f"test/{split}/{tag(group)}": result[group] for group in result["n"]}
+            per_type = result["per_question_type"]
+            self.log_dict(groups | {f"test/{split}/question_type/{name}": value for name, value in per_type.items()})
+
+    def predict_step(self, batch: VQABatch, batch_idx: int, dataloader_idx: int = 0) -> list[str]:
+        return self.backbone.answer(batch)
+
+    # --- optimisation ---------------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        groups = [{"params": [p for p in m.parameters() if p.requires_grad]} for m in (self.backbone, self.objective)]
+        groups = [group for group in groups if group["params"]]
+        optimizer = make_optimizer(self.protocol.optimizer, groups, self.lr, self.protocol.weight_decay)
+        total = int(self.trainer.estimated_stepping_batches)
+        schedule = linear_schedule(optimizer, warmup_steps(self.protocol.warmup, total), total)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the norm of the backbone's gradients; LMH's own parameters stand outside it, as in the authors' code."""
+        if gradient_clip_val:
+            norm = nn.utils.clip_grad_norm_(self.backbone.parameters(), gradient_clip_val)
+            self.log("train/gradient_norm", norm)
+
+
+def tag(group: str) -> str:
+    """A group's name in TensorBoard: a slash would start a new folder."""
+    return group.replace("/", "_")

@@ -1,0 +1,1 @@
+"""Embedded data sets, in the file formats of the real ones."""

@@ -1,0 +1,110 @@
+"""The folder of an embedded world: VQA-CP v2 files, one HDF5 of features, drawn images, and a vocabulary."""
+
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import orjson
+
+from cdvqa.errors import InputError
+
+SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+MARKER = "world.json"
+
+
+def build_world(output: Path, identity: dict[str, Any], build: Callable[[Path], None]) -> None:
+    """Let `build` fill a temporary folder beside `output`, then rename it, so that `output` is whole or absent.
+
+    `identity` (name, version, seed, ...) is kept in `world.json` with the size of every file. A complete folder of the
+    same identity is kept; anything else that exists there raises `InputError`.
+    """
+    output = Path(output)
+    if output.is_dir() and not any(output.iterdir()):
+        output.rmdir()
+    if output.exists():
+        _check_existing(output, identity)
+        print(f"{output} already holds this world; kept as it is")
+        return
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = output.with_name(f"{output.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        build(temporary)
+        write_json(temporary / MARKER, {**identity, "files": _file_sizes(temporary)})
+        temporary.rename(output)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check_existing(output: Path, identity: dict[str, Any]) -> None:
+    marker = output / MARKER
+    if not marker.is_file():
+        raise InputError(f"{output} exists and is no world made by cdvqa; name another folder or remove it")
+    found = orjson.loads(marker.read_bytes())
+    sizes = found.pop("files", None)
+    if found != orjson.loads(orjson.dumps(identity)):
+        raise InputError(f"{output} holds another world (seed or version differ); name another folder or remove it")
+    if sizes != _file_sizes(output):
+        raise InputError(f"{output} is incomplete or was changed; remove it and make it again")
+
+
+def _file_sizes(folder: Path) -> dict[str, int]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MARKER)
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+
+
+def question_record(question_id: int, image_id: int, question: str, coco_split: str) -> dict[str, Any]:
+    """One entry of a questions file."""
+    return {"question_id": question_id, "image_id": image_id, "question": question, "coco_split": coco_split}
+
+
+def annotation_record(
+    question_id: int, image_id: int, question_type: str, answer_type: str, answers: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """One entry of an annotations file; the most common of the ten answers is the `multiple_choice_answer`."""
+    majority = Counter(answer["answer"] for answer in answers).most_common(1)[0][0]
+    return {
+        "question_id": question_id,
+        "image_id": image_id,
+        "question_type": question_type,
+        "answer_type": answer_type,
+        "multiple_choice_answer": majority,
+        "answers": answers,
+    }
+
+
+def write_split(folder: Path, split: str, questions: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> None:
+    """Write `vqacp_v2_<split>_questions.json` and `..._annotations.json` as bare lists."""
+    write_json(folder / f"vqacp_v2_{split}_questions.json", questions)
+    write_json(folder / f"vqacp_v2_{split}_annotations.json", annotations)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write compact JSON (the folder as a whole is renamed into place)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(orjson.dumps(content))
+
+
+def write_features(
+    path: Path, features: np.ndarray, boxes: np.ndarray, image_ids: list[int], size: tuple[int, int], number: list[int]
+) -> None:
+    """Write the feature file: `features` (N, R, F) fp16, `boxes` (N, R, 4) in [0, 1], ids, sizes, real regions."""
+    with h5py.File(path, "w") as file:
+        file["features"] = features.astype(np.float16)
+        file["boxes"] = boxes.astype(np.float32)
+        file["image_id"] = np.array(image_ids, np.int64)
+        file["size"] = np.tile(np.array(size, np.int64), (len(image_ids), 1))
+        file["num_boxes"] = np.array(number, np.int64)
+
+
+def write_vocabulary(path: Path, texts: Iterable[str]) -> None:
+    """Write a BERT vocabulary whose pieces are the words of `texts`: [PAD] = 0, the special pieces, words in order."""
+    words = {word for text in texts for word in re.findall(r"\w+|[^\w\s]", text.lower())}
+    path.write_text("\n".join([*SPECIAL_PIECES, *sorted(words)]) + "\n", encoding="utf-8")

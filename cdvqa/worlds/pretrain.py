@@ -1,0 +1,161 @@
+"""How the small LXMERT that ships for `scenes` was made: `python -m cdvqa.worlds.pretrain`.
+
+It learns the balanced world without noise. Besides the answers it learns what LXMERT's own pre-training taught: what
+each region is, and which regions the question names; without these two the answers stay at chance for much longer.
+"""
+
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import LxmertConfig, LxmertModel
+
+from cdvqa.backbones.head import answer_head
+from cdvqa.data.text import load_tokenizer, tokenise
+from cdvqa.worlds.drawing import COLOURS, FEATURE_SIZE, REGIONS, SHAPES, Regions, cut_regions, draw_scene
+from cdvqa.worlds.layout import write_vocabulary
+from cdvqa.worlds.scene_questions import LANGUAGE, PLURALS, QUESTION_TYPES, Question, annotate
+from cdvqa.worlds.scenes import SceneConstants, ask_scenes
+
+SHIPPED = Path(__file__).parent / "scenes_lxmert"
+QUESTIONS, STEPS, BATCH, RATE = 128_000, 3000, 128, 1e-3
+ANSWERS = sorted({answer for kind in QUESTION_TYPES.values() for answer in kind.answers})
+
+
+class Asked(NamedTuple):
+    """N questions over M images: `features` (M, 10, 128), `boxes` (M, 10, 4), `things` (M, 10, 2) colour and shape or
+    -1, `image` (N,), `ids` (N, T), `named` (N, colours + shapes) whether the question has the word, `target` (N, A)."""
+
+    features: Tensor
+    boxes: Tensor
+    things: Tensor
+    image: Tensor
+    ids: Tensor
+    named: Tensor
+    target: Tensor
+
+
+def small_config(vocabulary_size: int) -> LxmertConfig:
+    """Width 64; 2 language, 1 vision and 2 cross-modality layers. An initialisation of 0.02 stalls at this width."""
+    return LxmertConfig(
+        vocab_size=vocabulary_size,
+        hidden_size=64,
+        num_attention_heads=4,
+        intermediate_size=256,
+        l_layers=2,
+        r_layers=1,
+        x_layers=2,
+        visual_feat_dim=FEATURE_SIZE,
+        max_position_embeddings=20,
+        initializer_range=0.08,
+    )
+
+
+def pretrain(output: Path = SHIPPED, seed: int = 0) -> None:
+    """Make the checkpoint in Hugging Face's format (config.json, model.safetensors, vocab.txt), replacing `output`."""
+    torch.manual_seed(seed)
+    shutil.rmtree(output, ignore_errors=True)
+    output.mkdir(parents=True)
+    write_vocabulary(output / "vocab.txt", LANGUAGE)
+    asked = ask_balanced(QUESTIONS, seed, output / "vocab.txt")
+    model = LxmertModel(small_config(len((output / "vocab.txt").read_text().splitlines())))
+    _train(model, asked)
+    model.config.hidden_dropout_prob = model.config.attention_probs_dropout_prob = 0.1
+    model.save_pretrained(output)
+
+
+def ask_balanced(count: int, seed: int, vocabulary: Path) -> Asked:
+    """Ask `count` questions about the balanced world without noise."""
+    rng = np.random.default_rng([seed, 1])
+    constants = SceneConstants().balanced()
+    regions: list[Regions] = []
+    image: list[int] = []
+    questions: list[Question] = []
+    for scene in ask_scenes(count, constants.prior_strength, False, constants.questions_per_image, rng):
+        image += [len(regions)] * len(scene.questions)
+        questions += scene.questions
+        regions.append(cut_regions(draw_scene(scene.things), scene.things, constants.noise, rng))
+    target = torch.zeros(len(questions), len(ANSWERS))
+    for row, question in enumerate(questions):
+        for answer in annotate(question, rng, constants.hard_share):
+            target[row, ANSWERS.index(answer["answer"])] += 1 / 3
+    text = [question.text for question in questions]
+    return Asked(
+        features=torch.from_numpy(np.stack([region.features for region in regions])),
+        boxes=torch.from_numpy(np.stack([region.boxes for region in regions])),
+        things=torch.stack([_what_regions_show(region) for region in regions]),
+        image=torch.tensor(image),
+        ids=torch.from_numpy(tokenise(text, load_tokenizer(vocabulary), "standard").ids.astype(np.int64)),
+        named=torch.tensor([_named_words(question) for question in text]),
+        target=target.clamp(max=1),
+    )
+
+
+def _what_regions_show(region: Regions) -> Tensor:
+    shown = torch.full((REGIONS, 2), -1)
+    for slot, thing in enumerate(region.things):
+        shown[slot] = torch.tensor([list(COLOURS).index(thing.colour), SHAPES.index(thing.shape)])
+    return shown
+
+
+def _named_words(question: str) -> list[float]:
+    words = question.rstrip("?").split()
+    colours = [float(colour in words) for colour in COLOURS]
+    return colours + [float(shape in words or plural in words) for shape, plural in PLURALS.items()]
+
+
+def _train(model: LxmertModel, asked: Asked) -> None:
+    """Dropout is off: with it the first, flat part of the training takes longer."""
+    model.eval()
+    width = model.config.hidden_size
+    heads = nn.ModuleList([answer_head(width, len(ANSWERS)), nn.Linear(width, len(COLOURS) + len(SHAPES) + 2)]).eval()
+    parameters = [*model.parameters(), *heads.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / 200, 1, 1.5 * (STEPS - step) / STEPS)
+    )
+    epochs = -(-STEPS * BATCH // len(asked.image))
+    rows = torch.cat([torch.randperm(len(asked.image)) for _ in range(epochs)])
+    for step, batch in enumerate(rows[: STEPS * BATCH].split(BATCH), 1):
+        answer_loss, region_loss = _losses(model, heads, asked, batch)
+        optimizer.zero_grad()
+        (answer_loss + region_loss).backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 250 == 0:
+            print(f"step {step}: answers {answer_loss.item():.3f}, regions {region_loss.item():.3f}", flush=True)
+
+
+def _losses(model: LxmertModel, heads: nn.ModuleList, asked: Asked, batch: Tensor) -> tuple[Tensor, Tensor]:
+    image, ids = asked.image[batch], asked.ids[batch]
+    real = asked.things[image][..., 0] >= 0
+    output = model(
+        input_ids=ids,
+        attention_mask=(ids > 0).float(),
+        visual_feats=asked.features[image],
+        visual_pos=asked.boxes[image],
+        visual_attention_mask=real.float(),
+    )
+    answer_head, region_head = heads
+    answers = functional.binary_cross_entropy_with_logits(
+        answer_head(output.pooled_output), asked.target[batch], reduction="sum"
+    ) / len(batch)
+
+    colour, shape = asked.things[image][real].unbind(-1)
+    named = asked.named[batch][:, None].expand(-1, REGIONS, -1)[real]
+    colour_named = named.gather(1, colour[:, None])
+    shape_named = named.gather(1, len(COLOURS) + shape[:, None])
+    logits = region_head(output.vision_output[real])
+    of_colour, of_shape, of_named = logits.split([len(COLOURS), len(SHAPES), 2], dim=-1)
+    is_named = torch.cat([colour_named, shape_named], dim=1)
+    regions = functional.cross_entropy(of_colour, colour) + functional.cross_entropy(of_shape, shape)
+    return answers, regions + 2 * functional.binary_cross_entropy_with_logits(of_named, is_named)
+
+
+if __name__ == "__main__":
+    pretrain()

@@ -1,0 +1,147 @@
+"""`scenes`: a small, hard VQA world made from a seed, in the file formats of VQA-CP v2."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cdvqa.worlds.drawing import HEIGHT, WIDTH, Regions, Thing, cut_regions, draw_scene, sample_scene
+from cdvqa.worlds.layout import (
+    annotation_record,
+    build_world,
+    question_record,
+    write_features,
+    write_split,
+    write_vocabulary,
+)
+from cdvqa.worlds.scene_questions import (
+    LANGUAGE,
+    QUESTION_TYPES,
+    Question,
+    annotate,
+    answer_prior,
+    candidate_questions,
+)
+
+VERSION = 1
+ID_STEP = 1000  # question_id = image_id * 1000 + position, as in VQA
+
+
+@dataclass(frozen=True)
+class SceneConstants:
+    """What makes a world hard. The defaults were chosen once, from full models alone."""
+
+    train_questions: int = 16_000
+    id_questions: int = 4_000
+    ood_questions: int = 4_000
+    questions_per_image: int = 4
+    noise: float = 2.2
+    prior_strength: float = 0.75
+    hard_share: float = 0.15
+
+    def balanced(self) -> "SceneConstants":
+        """The same world without feature noise and with uniform answer priors."""
+        return replace(self, noise=0.0, prior_strength=0.0)
+
+
+class AskedScene(NamedTuple):
+    """A scene, and the questions asked about it."""
+
+    things: list[Thing]
+    questions: list[Question]
+
+
+def make_scenes(output: Path, seed: int = 0) -> None:
+    """Write the `scenes` world into the folder `output` (about 7,000 drawn images and 24,000 questions).
+
+    The answers of each question type follow a skewed prior in `train` and `id`, and the opposite one in `test`, the
+    out-of-distribution test. Images are never shared between splits. The same seed gives the same files.
+
+    Raises:
+        InputError: `output` exists and is not this very world, complete.
+    """
+    write_scenes(output, seed, SceneConstants())
+
+
+def write_scenes(output: Path, seed: int, constants: SceneConstants) -> None:
+    """`make_scenes` with other constants: the balanced world without noise, or a small one."""
+    identity = {"world": "scenes", "version": VERSION, "seed": seed, "constants": asdict(constants)}
+    build_world(output, identity, lambda folder: _fill(folder, seed, constants))
+
+
+def _fill(folder: Path, seed: int, constants: SceneConstants) -> None:
+    rng = np.random.default_rng(seed)
+    (folder / "images").mkdir()
+    regions: list[Regions] = []
+    for split, count, shifted in (
+        ("train", constants.train_questions, False),
+        ("id", constants.id_questions, False),
+        ("test", constants.ood_questions, True),
+    ):
+        questions: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        for scene in ask_scenes(count, constants.prior_strength, shifted, constants.questions_per_image, rng):
+            image = draw_scene(scene.things)
+            regions.append(cut_regions(image, scene.things, constants.noise, rng))
+            image_id = len(regions)
+            image.save(folder / "images" / f"{image_id}.png")
+            for position, question in enumerate(scene.questions):
+                question_id = image_id * ID_STEP + position
+                kind = QUESTION_TYPES[question.question_type]
+                answers = annotate(question, rng, constants.hard_share)
+                questions.append(question_record(question_id, image_id, question.text, "scenes"))
+                annotations.append(
+                    annotation_record(question_id, image_id, question.question_type, kind.answer_type, answers)
+                )
+        write_split(folder, split, questions, annotations)
+    write_features(
+        folder / "features.h5",
+        features=np.stack([region.features for region in regions]),
+        boxes=np.stack([region.boxes for region in regions]),
+        image_ids=list(range(1, len(regions) + 1)),
+        size=(WIDTH, HEIGHT),
+        number=[region.number for region in regions],
+    )
+    write_vocabulary(folder / "vocab.txt", LANGUAGE)
+
+
+def ask_scenes(
+    count: int, strength: float, shifted: bool, per_image: int, rng: np.random.Generator
+) -> Iterator[AskedScene]:
+    """Sample scenes, and at most `per_image` questions on each, until `count` questions follow the wanted prior."""
+    wanted: Counter[tuple[str, str]] = Counter()
+    shares = np.array([kind.share for kind in QUESTION_TYPES.values()])
+    for question_type, number in zip(QUESTION_TYPES, rng.multinomial(count, shares / shares.sum()), strict=True):
+        drawn = rng.multinomial(number, answer_prior(question_type, strength, shifted))
+        answers = QUESTION_TYPES[question_type].answers
+        wanted.update({(question_type, answer): int(n) for answer, n in zip(answers, drawn, strict=True) if n})
+    while wanted:
+        things = sample_scene(rng)
+        questions = _take(wanted, candidate_questions(things), per_image, rng)
+        if questions:
+            yield AskedScene(things, questions)
+
+
+def _take(
+    wanted: Counter[tuple[str, str]],
+    candidates: dict[tuple[str, str], list[str]],
+    per_image: int,
+    rng: np.random.Generator,
+) -> list[Question]:
+    """Take questions that are still wanted, the most wanted most often, each once; `wanted` is counted down."""
+    taken: list[Question] = []
+    for _ in range(per_image):
+        keys = [key for key in wanted if candidates.get(key)]
+        if not keys:
+            break
+        weights = np.array([wanted[key] for key in keys], float)
+        key = keys[int(rng.choice(len(keys), p=weights / weights.sum()))]
+        text = candidates[key].pop(int(rng.integers(len(candidates[key]))))
+        taken.append(Question(text, *key))
+        wanted[key] -= 1
+        if not wanted[key]:
+            del wanted[key]
+    return taken

@@ -1,0 +1,216 @@
+"""The data module: which questions each stage gets, and what its batches hold."""
+
+from dataclasses import replace
+
+import numpy as np
+import orjson
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from cdvqa.data import VQADataModule
+from cdvqa.data.layouts import OOD_SETS, split_files
+from cdvqa.errors import InputError
+from cdvqa.protocol import preset_protocol
+from tests.data.toy import IMAGES, REGIONS, WIDTH, dump, record, split, write_toy, write_toy_features
+
+PAPER = preset_protocol("paper", stage=1)
+AUTHORS = preset_protocol("authors", stage=1)
+
+
+def make(root, protocol=PAPER, **options):
+    options = {"name": "toy", "layout": "vqacp", "num_answers": 6, "min_count": 2} | options
+    data = VQADataModule(root=str(root), **options)
+    data.protocol = protocol
+    return data
+
+
+def question_ids(loader):
+    return torch.cat([batch.question_id for batch in loader]).tolist()
+
+
+def test_a_training_batch_is_complete(tmp_path):
+    data = make(write_toy(tmp_path), replace(PAPER, global_batch=8))
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    assert batch.input_ids.shape == batch.attention_mask.shape == (8, 20)
+    assert batch.region_features.shape == (8, REGIONS, WIDTH) and batch.boxes.shape == (8, REGIONS, 4)
+    assert batch.region_mask is None and batch.image is None and batch.answers is None
+    assert batch.soft_target.shape == batch.prior.shape == (8, 6)
+    dtypes = {name: getattr(batch, name).dtype for name in ("input_ids", "attention_mask", "label", "question_type")}
+    assert set(dtypes.values()) == {torch.int64}
+    assert batch.region_features.dtype == batch.soft_target.dtype == batch.prior.dtype == torch.float32
+
+    annotations = {a["question_id"]: a for a in orjson.loads((tmp_path / "vqacp_v2_train_annotations.json").read_bytes())}
+    for i, question_id in enumerate(batch.question_id.tolist()):
+        annotation = annotations[question_id]
+        given = [answer["answer"] for answer in annotation["answers"]]
+        wanted = [min(given.count(answer) / 3, 1.0) for answer in data.vocabulary.answers]
+        np.testing.assert_allclose(batch.soft_target[i], wanted, rtol=1e-6)
+        assert batch.label[i] == (np.argmax(wanted) if max(wanted) else -1) or wanted[batch.label[i]] == max(wanted)
+        assert data.question_types[batch.question_type[i]] == annotation["question_type"]
+        assert data.answer_types[batch.answer_type[i]] == annotation["answer_type"]
+        np.testing.assert_array_equal(batch.prior[i], data.prior.row(annotation["question_type"]))
+
+
+def test_development_questions_are_neither_trained_on_nor_in_the_prior(tmp_path):
+    data = make(write_toy(tmp_path, train=200))
+    data.setup("fit")
+    train, dev = question_ids(data.train_dataloader()), question_ids(data.val_dataloader())
+    assert len(dev) == 10 and sorted(train + dev) == list(range(1000, 1200))
+    assert all(batch.answers for batch in data.val_dataloader())
+
+    held_out = set(dev)
+    annotations = orjson.loads((tmp_path / "vqacp_v2_train_annotations.json").read_bytes())
+    kept = [a for a in annotations if a["question_id"] not in held_out and a["question_type"] == "is the"]
+    yes = np.mean([min(sum(x["answer"] == "yes" for x in a["answers"]) / 3, 1) for a in kept])
+    np.testing.assert_allclose(data.prior.row("is the")[data.vocabulary.index("yes")], yes, rtol=1e-6)
+
+
+def test_fit_reads_no_test_split_unless_the_model_is_selected_on_it(tmp_path):
+    root = write_toy(tmp_path, id_test=5)
+    for name in ("test", "id"):
+        (root / f"vqacp_v2_{name}_annotations.json").write_text("not JSON")
+    data = make(root)
+    data.setup("fit")
+    assert data.test_splits == ["id", "test"]
+    selected_on_test = make(root, replace(PAPER, selection="test"))
+    with pytest.raises(InputError, match="vqacp_v2_test_annotations.json: not valid JSON"):
+        selected_on_test.setup("fit")
+
+
+def test_selection_on_test_holds_nothing_out(tmp_path):
+    data = make(write_toy(tmp_path, id_test=5), AUTHORS)
+    data.setup("fit")
+    assert sorted(question_ids(data.train_dataloader())) == list(range(1000, 1060))
+    assert question_ids(data.val_dataloader()) == list(range(5000, 5023))
+    batch = next(iter(data.train_dataloader()))
+    assert batch.input_ids.shape == (60, 14) and batch.attention_mask is None
+    assert batch.label.min() >= 0  # the authors draw a random class where no answer is known
+    assert all((b.label >= -1).all() and (b.label == -1).any() for b in data.val_dataloader())
+
+
+def test_test_splits_keep_every_question_and_index_types_seen_only_there(tmp_path):
+    root = write_toy(tmp_path, id_test=5)
+    questions, annotations = split(4, 7000)
+    annotations[2] = record(7002, "why", ["because"] * 10, "reason")
+    dump(root / "vqacp_v2_test_questions.json", questions)
+    dump(root / "vqacp_v2_test_annotations.json", annotations)
+    data = make(root)
+    data.setup("test")
+    assert "why" in data.question_types and "why" not in data.train_question_types and "reason" in data.answer_types
+    id_loader, test_loader = data.test_dataloader()
+    assert question_ids(id_loader) == list(range(9000, 9005))
+    batch = next(iter(test_loader))
+    assert batch.question_id.tolist() == [7000, 7001, 7002, 7003]
+    assert data.question_types[batch.question_type[2]] == "why" and data.answer_types[batch.answer_type[2]] == "reason"
+    assert batch.prior[2].sum() == batch.soft_target[2].sum() == 0 and batch.label[2] == -1
+    assert batch.answers[2] == ["because"] * 10
+    assert [question_ids(loader) for loader in data.predict_dataloader()] == [question_ids(id_loader), batch.question_id.tolist()]
+
+
+def write_vqavs(root):
+    for i, (files, count) in enumerate(zip(split_files("vqavs", root).values(), (60, 11, 19), strict=True)):
+        questions, annotations = split(count, 1000 * i)
+        dump(root / files.questions, questions)
+        dump(root / files.annotations, annotations)
+    for i, name in enumerate(OOD_SETS):
+        dump(root / f"OOD-Test/{name}/OOD-Test-{name}-Ques.json", split(i + 1, 2000)[0])
+    write_toy_features(root / "features.h5")
+    (write_toy(root / "other") / "vocab.txt").rename(root / "vocab.txt")
+    return root
+
+
+def test_vqa_vs_has_its_own_development_split_and_one_test_split(tmp_path):
+    data = make(write_vqavs(tmp_path), layout="vqavs")
+    data.setup("fit")
+    assert sorted(question_ids(data.train_dataloader())) == list(range(60))
+    assert question_ids(data.val_dataloader()) == list(range(1000, 1011))
+    assert data.ood_question_ids is None
+    data.setup("test")
+    assert data.test_splits == ["iid"] and question_ids(data.test_dataloader()[0]) == list(range(2000, 2019))
+    assert data.ood_question_ids["QT+KW+KO"] == set(range(2000, 2009)) and len(data.ood_question_ids) == 9
+
+
+def test_wrong_inputs_are_named_with_the_remedy(tmp_path):
+    root = write_toy(tmp_path)
+    with pytest.raises(InputError, match=r"has 6 answers, not 2274; set --data.num_answers 6"):
+        make(root, num_answers=2274).setup("fit")
+    with pytest.raises(InputError, match="no such feature file"):
+        make(root, features=str(root / "absent.h5")).setup("fit")
+    write_toy_features(root / "fewer.h5", image_id=np.arange(1, IMAGES + 1))
+    with pytest.raises(InputError, match=r"fewer.h5: image 0 \(question \d+\) is not in the feature file"):
+        make(root, features=str(root / "fewer.h5")).setup("fit")
+    with pytest.raises(RuntimeError, match=r"set `datamodule\.protocol`"):
+        make(root, protocol=None).setup("fit")
+
+
+def test_another_protocol_is_read_anew(tmp_path):
+    data = make(write_toy(tmp_path))
+    data.setup("fit")
+    assert next(iter(data.val_dataloader())).input_ids.shape[1] == 20
+    data.protocol = replace(PAPER, text_format="authors")
+    data.setup("fit")
+    assert next(iter(data.val_dataloader())).input_ids.shape[1] == 14
+
+
+def test_fingerprint_follows_the_files(tmp_path):
+    root = write_toy(tmp_path)
+    data = make(root)
+    data.setup("fit")
+    first = data.fingerprint()
+    assert set(first["files"]) == {"vqacp_v2_train_questions.json", "vqacp_v2_train_annotations.json"}
+    assert first == data.fingerprint() and orjson.loads(orjson.dumps(first)) == first
+    data.setup("test")
+    assert "vqacp_v2_test_questions.json" in data.fingerprint()["files"]
+    write_toy(root, train=61)
+    again = make(root)
+    again.setup("fit")
+    changed = {name for name, digest in again.fingerprint()["files"].items() if digest != first["files"][name]}
+    assert changed == set(first["files"]) and again.fingerprint()["features"] == first["features"]
+
+
+class Recorder(pl.LightningModule):
+    """Writes down the questions of every training step."""
+
+    def __init__(self, protocol):
+        super().__init__()
+        self.protocol = protocol
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.steps = []
+
+    def training_step(self, batch, batch_idx):
+        self.steps.append(batch.question_id.tolist())
+        return self.weight * batch.region_features.mean()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def run(root, folder, ckpt_path=None, workers=0, **options):
+    pl.seed_everything(11)
+    options = {"max_epochs": 3, "accumulate_grad_batches": 2, "limit_val_batches": 0, "logger": False} | options
+    keep = pl.callbacks.ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1)
+    trainer = pl.Trainer(
+        accelerator="cpu", callbacks=[keep], use_distributed_sampler=False, enable_progress_bar=False, **options
+    )
+    model = Recorder(replace(PAPER, global_batch=20))
+    trainer.fit(model, datamodule=make(root, protocol=None, num_workers=workers), ckpt_path=ckpt_path)
+    return model.steps
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+def test_a_run_resumed_at_any_step_sees_the_same_questions(tmp_path, workers):
+    root = write_toy(tmp_path / "data")
+    whole = run(root, tmp_path / "whole", workers=workers)
+    # 57 questions in batches of 10 (two of them a step): six batches, three steps an epoch
+    assert [len(batch) for batch in whole[:6]] == [10, 10, 10, 10, 10, 7] and len(whole) == 18
+    for step in (1, 3, 5, 6) if workers == 0 else (4, 6):
+        rest = run(root, tmp_path / f"rest{step}", tmp_path / f"whole/step={step}.ckpt", workers)
+        assert rest == whole[2 * step :]
+
+
+def test_a_global_batch_that_does_not_divide_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"model\.global_batch 20 is not a multiple of 3"):
+        run(write_toy(tmp_path / "data"), tmp_path / "run", accumulate_grad_batches=3)

@@ -1,0 +1,119 @@
+"""Loaders on one and two processes: what each sees, and that a saved state goes on exactly where it stopped."""
+
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from cdvqa.data.answers import AnswerVocabulary
+from cdvqa.data.dataset import VQADataset
+from cdvqa.data.features import RegionFeatures
+from cdvqa.data.layouts import split_files
+from cdvqa.data.prior import QuestionTypePrior
+from cdvqa.data.questions import read_questions
+from cdvqa.data.samplers import evaluation_loader, training_loader
+from cdvqa.data.targets import SoftTargets
+from cdvqa.data.text import load_tokenizer, tokenise
+from tests.data.toy import write_toy
+
+N = 23
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return make_dataset(write_toy(tmp_path, train=N), "train")
+
+
+def make_dataset(root, split, **options):
+    questions = read_questions(*(root / file for file in split_files("vqacp", root)[split]))
+    annotations = questions.annotations
+    vocabulary = AnswerVocabulary(["yes", "no", "1", "2", "red", "blue"])
+    return VQADataset(
+        questions,
+        tokenise(questions.text, load_tokenizer(root), "standard"),
+        SoftTargets.from_annotations(annotations, vocabulary),
+        QuestionTypePrior.from_annotations(annotations, vocabulary),
+        annotations.question_type.names,
+        annotations.answer_type.names,
+        RegionFeatures(root / "features.h5"),
+        **options,
+    )
+
+
+def ids(batches):
+    return [batch.question_id.tolist() for batch in batches]
+
+
+def flat(lists):
+    return [x for part in lists for x in part]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_training_on_one_process_sees_each_question_once_in_a_new_order(dataset, workers):
+    loader = training_loader(dataset, 5, seed=3, num_workers=workers)
+    epochs = []
+    for epoch in range(2):
+        loader.sampler.set_epoch(epoch)
+        epochs.append(ids(loader))
+        assert [len(batch) for batch in epochs[-1]] == [5, 5, 5, 5, 3]
+        assert sorted(flat(epochs[-1])) == list(range(1000, 1000 + N))
+    assert epochs[0] != epochs[1]
+    assert epochs[0] != ids(training_loader(dataset, 5, seed=4))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_state_from_the_middle_of_an_epoch_goes_on_exactly(dataset, workers, world_size):
+    for rank in range(world_size):
+        place = {"seed": 3, "rank": rank, "world_size": world_size, "num_workers": workers}
+        whole, saved, resumed = (training_loader(dataset, 3, **place) for _ in range(3))
+        for loader in (whole, saved, resumed):
+            loader.sampler.set_epoch(1)
+        expected = ids(whole)
+        iterator = iter(saved)
+        seen = ids(islice(iterator, 2))
+        state = saved.state_dict()
+        resumed.load_state_dict(state)
+        assert seen + ids(resumed) == expected
+        resumed.sampler.set_epoch(2)
+        whole.sampler.set_epoch(2)
+        assert ids(resumed) == ids(whole) != expected
+
+
+def test_two_training_processes_take_equal_steps_and_share_the_questions(dataset):
+    parts = [ids(training_loader(dataset, 4, seed=3, rank=rank, world_size=2)) for rank in range(2)]
+    assert [len(batch) for batch in parts[0]] == [len(batch) for batch in parts[1]] == [4, 4, 4]
+    seen = flat(flat(parts))
+    assert set(seen) == set(range(1000, 1000 + N)) and len(seen) == N + 1  # one is dealt twice
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_evaluation_sees_each_question_exactly_once(dataset, workers, world_size):
+    loaders = [evaluation_loader(dataset, 4, rank, world_size, workers) for rank in range(world_size)]
+    assert flat(flat(ids(loader) for loader in loaders)) == list(range(1000, 1000 + N))
+
+
+def test_more_processes_than_questions(dataset):
+    loaders = [evaluation_loader(dataset, 4, rank, 30) for rank in range(30)]
+    assert sorted(flat(flat(ids(loader) for loader in loaders))) == list(range(1000, 1000 + N))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_random_labels_change_with_the_epoch_and_repeat_on_resume(tmp_path, workers):
+    dataset = make_dataset(write_toy(tmp_path, train=200), "train", random_label_seed=5)
+    missing = dataset.targets.best_label < 0
+    assert missing.sum() > 10
+
+    def labels(epoch):
+        loader = training_loader(dataset, 64, seed=3, num_workers=workers)
+        loader.sampler.set_epoch(epoch)
+        pairs = [pair for b in loader for pair in zip(b.question_id.tolist(), b.label.tolist(), strict=True)]
+        return np.array([label for _, label in sorted(pairs)])
+
+    first, second = labels(0), labels(1)
+    np.testing.assert_array_equal(first, labels(0))
+    np.testing.assert_array_equal(first[~missing], dataset.targets.best_label[~missing])
+    assert (first[~missing] == second[~missing]).all() and (first[missing] != second[missing]).any()
+    assert first[missing].min() >= 0 and len(set(first[missing])) > 1
+    assert (dataset.targets.best_label[missing] == -1).all()

@@ -1,0 +1,144 @@
+"""Every objective against the authors' own functions, and against the formula written a second time."""
+
+import inspect
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from cdvqa.errors import InputError
+from cdvqa.objectives import BCE, CE, LMH, LPF, OBJECTIVES, RUBi, make_objective
+
+
+def double(array: np.ndarray, *, grad: bool = False) -> Tensor:
+    return torch.tensor(np.asarray(array, dtype=np.float64), requires_grad=grad)
+
+
+def cases(arrays: dict[str, np.ndarray], key: str) -> list[str]:
+    return sorted({name.split("_")[0] for name in arrays if name.endswith(key)})
+
+
+def assert_close(actual: Tensor | None, expected: np.ndarray) -> None:
+    assert actual is not None
+    np.testing.assert_allclose(actual.detach().numpy().reshape(np.shape(expected)), expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(("file", "objective"), [("loss_bce", BCE()), ("loss_visualbert_softce", CE())])
+def test_plain_objectives_equal_the_reference(golden, file, objective):
+    arrays = golden(file)
+    for case in cases(arrays, "_target"):
+        logits = double(arrays[f"{case}_logits"], grad=True)
+        loss = objective(logits, double(arrays[f"{case}_target"]))
+        loss.total.backward()
+        assert_close(loss.total, arrays[f"{case}_loss"])
+        assert_close(logits.grad, arrays[f"{case}_grad_logits"])
+
+
+def reference_lmh(arrays: dict[str, np.ndarray], case: str) -> LMH:
+    w = arrays[f"{case}_w"]
+    objective = LMH(w.shape[1], entropy_weight=float(arrays[f"{case}_entropy_weight"])).double()
+    with torch.no_grad():
+        objective.linear.weight.copy_(double(w))
+        objective.linear.bias.copy_(double(arrays[f"{case}_b"]))
+        objective.smoothing.fill_(float(arrays[f"{case}_smooth_param"]))
+    return objective
+
+
+def test_lmh_equals_the_reference_with_all_its_gradients(golden):
+    arrays = golden("loss_lmh")
+    for case in cases(arrays, "_p_b"):
+        objective = reference_lmh(arrays, case)
+        logits, hidden = double(arrays[f"{case}_logits"], grad=True), double(arrays[f"{case}_h"], grad=True)
+        loss = objective(logits, double(arrays[f"{case}_target"]), double(arrays[f"{case}_p_b"]), hidden)
+        loss.total.backward()
+        assert_close(loss.total, arrays[f"{case}_loss"])
+        assert_close(loss.terms["task"], arrays[f"{case}_loss_no_entropy"])
+        assert_close(logits.grad, arrays[f"{case}_grad_logits"])
+        assert_close(hidden.grad, arrays[f"{case}_grad_h"])
+        assert_close(objective.linear.weight.grad, arrays[f"{case}_grad_w"])
+        assert_close(objective.linear.bias.grad, arrays[f"{case}_grad_b"])
+        assert_close(objective.smoothing.grad, arrays[f"{case}_grad_smooth_param"])
+
+
+def test_lmh_is_the_binary_product_of_experts_it_says():
+    torch.manual_seed(0)
+    logits, target, prior = torch.randn(3, 4).double(), torch.rand(3, 4).double(), torch.rand(3, 4).double()
+    hidden, objective = torch.randn(3, 8).double(), LMH(8).double()
+    gate, smoothing = objective.gate(hidden), objective.smoothing.sigmoid()
+    yes, no = (prior + smoothing) ** gate, (1 - prior + smoothing) ** gate
+    q = logits.sigmoid() * yes / (logits.sigmoid() * yes + (1 - logits.sigmoid()) * no)
+    r = yes / (yes + no)
+    task = -(target * q.log() + (1 - target) * (1 - q).log()).sum() / 3
+    entropy = -(r * r.log() + (1 - r) * (1 - r).log()).mean()
+    assert_close(objective(logits, target, prior, hidden).total, (task + 0.36 * entropy).detach().numpy())
+
+
+def test_frozen_lmh_has_nothing_to_train():
+    assert not any(parameter.requires_grad for parameter in LMH(8, trainable=False).parameters())
+    assert all(parameter.requires_grad for parameter in LMH(8).parameters())
+
+
+@pytest.mark.parametrize("gamma", [0, 1, 2, 5])
+def test_lpf_equals_the_reference(golden, gamma):
+    arrays = golden("loss_lpf")
+    for case in cases(arrays, "_label"):
+        logits = double(arrays[f"{case}_logits"], grad=True)
+        label, prior = torch.tensor(arrays[f"{case}_label"]), double(arrays[f"{case}_p_b"])
+        loss = LPF(gamma)(logits, torch.zeros_like(logits), prior, label=label)
+        loss.total.backward()
+        assert_close(loss.total, arrays[f"{case}_g{gamma}_loss"])
+        assert_close(logits.grad, arrays[f"{case}_g{gamma}_grad_logits"])
+
+
+def test_rubi_equals_the_reference(golden):
+    arrays = golden("loss_rubi")
+    for case in cases(arrays, "_label"):
+        logits = double(arrays[f"{case}_logits"], grad=True)
+        label, prior = torch.tensor(arrays[f"{case}_label"]), double(arrays[f"{case}_p_b"])
+        loss = RUBi()(logits, torch.zeros_like(logits), prior, label=label)
+        loss.total.backward()
+        assert_close(loss.total, arrays[f"{case}_loss"])
+        assert_close(logits.grad, arrays[f"{case}_grad_logits"])
+
+
+@pytest.mark.parametrize("objective", [RUBi(), LPF()])
+def test_questions_without_a_label_do_not_count(objective):
+    torch.manual_seed(0)
+    logits, prior = torch.randn(4, 5, dtype=torch.float64, requires_grad=True), torch.rand(4, 5).double()
+    target = torch.zeros(4, 5).double()
+    some = objective(logits, target, prior, label=torch.tensor([2, -1, 0, -1])).total
+    assert_close(some, objective(logits[[0, 2]], target[[0, 2]], prior[[0, 2]], label=torch.tensor([2, 0])).total.detach())
+    none = objective(logits, target, prior, label=torch.full((4,), -1)).total
+    none.backward()
+    assert none.item() == 0
+    assert_close(logits.grad, np.zeros((4, 5)))
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_input_dtype_is_kept_and_missing_input_is_named(name, dtype):
+    objective = make_objective(name, hidden_size=3).to(dtype)
+    logits, target, prior = torch.randn(2, 4, dtype=dtype), torch.rand(2, 4, dtype=dtype), torch.rand(2, 4, dtype=dtype)
+    hidden, label = torch.randn(2, 3, dtype=dtype), torch.tensor([1, -1])
+    loss = objective(logits, target, prior=prior, hidden=hidden, label=label)
+    assert loss.total.dtype == dtype and loss.total.shape == ()
+    assert list(loss.terms) == (["task", "entropy"] if name == "lmh" else ["task"])
+    for missing in {"lmh": ["prior", "hidden"], "rubi": ["prior", "label"], "lpf": ["prior", "label"]}.get(name, []):
+        given = {"prior": prior, "hidden": hidden, "label": label, missing: None}
+        with pytest.raises(ValueError, match=f"{type(objective).__name__} needs `{missing}`"):
+            objective(logits, target, **given)
+
+
+def test_signatures_are_those_others_script_against():
+    assert inspect.signature(LMH).parameters["entropy_weight"].default == 0.36
+    assert inspect.signature(LMH).parameters["trainable"].default is True
+    assert inspect.signature(LPF).parameters["gamma"].default == 5
+    assert LMH(4).smoothing.item() == -1 and LMH(4).linear.weight.shape == (1, 4)
+
+
+def test_unknown_names_and_options_are_refused():
+    with pytest.raises(InputError, match="unknown objective 'focal'; known are bce, ce, lmh, rubi, lpf"):
+        make_objective("focal", 4)
+    with pytest.raises(InputError, match="bce does not take gamma"):
+        make_objective("bce", 4, gamma=2)

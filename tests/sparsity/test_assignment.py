@@ -1,0 +1,113 @@
+"""Budgets over the modalities, and the options of `model.sparsity`."""
+
+import re
+
+import jsonargparse
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cdvqa.errors import InputError
+from cdvqa.sparsity import LXMERT_COUNTS, Sparsity, solve_budget
+
+WITH_POOLER = {**LXMERT_COUNTS, "pooler": 589_824}
+share = st.floats(0, 1, allow_nan=False)
+
+
+def overall_of(shares):
+    return sum(shares[name] * LXMERT_COUNTS[name] for name in LXMERT_COUNTS) / sum(LXMERT_COUNTS.values())
+
+
+def test_nothing_given_is_uniform():
+    assert solve_budget(0.7) == {"language": 0.7, "vision": 0.7, "cross": 0.7}
+
+
+def test_two_given_solve_the_third():
+    solved = solve_budget(0.7, language=0.9, vision=0.5)
+    assert solved["language"] == 0.9
+    assert solved["vision"] == 0.5
+    # 0.7 * 206,682,624 - 0.9 * 87,141,888 - 0.5 * 36,965,376 zeros are left for cross
+    assert solved["cross"] == pytest.approx(47_767_449.6 / 82_575_360, abs=1e-12)
+
+
+@given(language=share, vision=share, cross=share, left_out=st.sampled_from(["language", "vision", "cross"]))
+def test_the_third_closes_the_budget(language, vision, cross, left_out):
+    wanted = {"language": language, "vision": vision, "cross": cross}
+    overall = min(overall_of(wanted), 1.0)
+    solved = solve_budget(overall, **{name: value for name, value in wanted.items() if name != left_out})
+    assert solved == pytest.approx(wanted, abs=1e-7)
+    assert all(0 <= value <= 1 for value in solved.values())
+    assert solve_budget(overall, **wanted) == wanted
+
+
+def test_three_given_are_checked_to_a_millionth():
+    exact = solve_budget(0.5, language=0.4, vision=0.6)
+    assert solve_budget(0.5 + 9e-7, **exact) == exact
+    with pytest.raises(InputError, match=r"overall sparsity of 0\.500000, not 0\.500002"):
+        solve_budget(0.500002, **exact)
+
+
+def test_infeasible_budget_names_the_feasible_range():
+    with pytest.raises(InputError, match=r"no cross sparsity gives 0\.3 overall.*between 0\.600473 and 1\.000000"):
+        solve_budget(0.3, language=1.0, vision=1.0)
+    with pytest.raises(InputError, match=r"between 0\.000000 and 0\.178851"):
+        solve_budget(0.3, language=0.0, cross=0.0)
+
+
+def test_one_alone_and_foreign_values_are_refused():
+    with pytest.raises(InputError, match="vision sparsity alone"):
+        solve_budget(0.5, vision=0.5)
+    with pytest.raises(InputError, match=r"language sparsity is 1\.5"):
+        solve_budget(0.5, language=1.5, vision=0.5)
+    with pytest.raises(InputError, match="overall sparsity is nan"):
+        solve_budget(float("nan"))
+
+
+def test_rates_follow_the_assignment():
+    assert Sparsity(overall=0.3).rates(WITH_POOLER) == dict.fromkeys(WITH_POOLER, 0.3)
+    assert Sparsity(overall=0.3).rates({"language": 10, "pooler": 2}) == {"language": 0.3, "pooler": 0.3}
+    assert Sparsity(assignment="global", overall=0.3).rates({"cross": 10}) == {"cross": 0.3}
+    rates = Sparsity(assignment="modality", overall=0.5, language=0.3, cross=0.6).rates(WITH_POOLER)
+    assert list(rates) == list(WITH_POOLER)
+    assert rates["pooler"] == 0.5
+    assert overall_of(rates) == pytest.approx(0.5)
+
+
+def test_modality_assignment_needs_the_three_modalities():
+    with pytest.raises(InputError, match="no vision"):
+        Sparsity(assignment="modality", language=0.3, cross=0.6).rates({"cross": 10, "language": 5})
+
+
+@pytest.mark.parametrize(
+    ("options", "flag"),
+    [
+        ({"overall": 1.2}, "--model.sparsity.overall"),
+        ({"assignment": "modality", "vision": -0.1}, "--model.sparsity.vision"),
+        ({"language": 0.3}, "--model.sparsity.language needs --model.sparsity.assignment modality"),
+        ({"alpha": 1.0}, "--model.sparsity.alpha"),
+        ({"threshold": 0.0}, "--model.sparsity.threshold"),
+        ({"reset_every": 0}, "--model.sparsity.reset_every"),
+    ],
+)
+def test_wrong_options_name_their_flag(options, flag):
+    with pytest.raises(InputError, match=flag):
+        Sparsity(**options)
+
+
+def test_options_are_read_by_the_command_line():
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Sparsity, "sparsity")
+    config = parser.parse_args(["--sparsity.assignment=modality", "--sparsity.vision=0.25", "--sparsity.cross", "0.5"])
+    assert parser.instantiate(config).sparsity == Sparsity(assignment="modality", vision=0.25, cross=0.5)
+
+
+def test_help_explains_every_option():
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    try:
+        parser = jsonargparse.ArgumentParser()
+        parser.add_class_arguments(Sparsity, "sparsity")
+        text = parser.format_help()
+    finally:
+        jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=False)
+    assert "Optimiser steps between two resets" in text
+    assert not re.search(r"[A-Z}]\n\s+\(type", text), "an option without a description"
