@@ -138,7 +138,7 @@ class VQACLI(LightningCLI):
         for name in ("config", "ckpt_path", "overwrite"):
             config.pop(name, None)
         parser = self._parser(self.subcommand)
-        return str(parser.dump(config, skip_none=False, skip_validation=True))
+        return str(parser.dump(config, skip_unset=False, skip_validation=True))
 
 
 def run(args: list[str]) -> None:

@@ -92,13 +92,12 @@ def vqa_vs_scores(
         InputError: as for `vqa_accuracy`; or a set is missing, empty, or holds a question without an annotation.
     """
     scores = {a["question_id"]: vqa_score(p, _answers(a)) for p, a in _pairs(predictions, annotations)}
-    ood = {name: _set_score(name, ids, scores) for name, ids in ood_question_ids.items()}
-    iid = round(100 * fmean(scores.values()), 2)
-    return {"iid": iid, "ood": ood, **vqa_vs_means(ood)}
+    ood = {name: _set_score(name, set(ids), scores) for name, ids in ood_question_ids.items()}
+    return {"iid": _rounded_percent(scores.values()), "ood": ood, **vqa_vs_means(ood)}
 
 
 def vqa_vs_means(ood: Mapping[str, float]) -> dict[str, float]:
-    """{"ood_mean", "ood_lang", "ood_vis", "ood_crsm"}: unweighted means of the nine sets' scores in percent, rounded first.
+    """{"ood_mean", "ood_lang", "ood_vis", "ood_crsm"}: means of the nine sets' scores in percent, rounded first.
 
     Raises:
         InputError: a set is missing, or is not one of the nine.
@@ -181,11 +180,15 @@ def _mean_by_type(scored: Iterable[tuple[str, float]]) -> dict[str, float]:
     return {group: 100 * totals[group] / count for group, count in counts.items()}
 
 
-def _set_score(name: str, ids: Iterable[int], scores: Mapping[int, float]) -> float:
-    members = set(ids)
+def _set_score(name: str, members: set[int], scores: Mapping[int, float]) -> float:
     if not members:
         raise InputError(f"VQA-VS out-of-distribution set {name} is empty")
     missing = members - scores.keys()
     if missing:
         raise InputError(f"VQA-VS out-of-distribution set {name}: question {min(missing)} has no annotation")
-    return round(100 * fmean(scores[member] for member in members), 2)
+    return _rounded_percent(score for question, score in scores.items() if question in members)
+
+
+def _rounded_percent(scores: Iterable[float]) -> float:
+    scores = list(scores)
+    return round(sum(scores) * 100 / len(scores), 2)  # in this order of operations, as ties at the third decimal occur

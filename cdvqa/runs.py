@@ -2,7 +2,8 @@
 
 `logs/<data>/<backbone>/<run>/seed<k>/`, with run = `stage1_<obj>`,
 `stage2_<obj1>+<obj2>_<mask|omp>_<assignment>_s<percent zeros>` or `stage3_<obj1>+<obj2>+<obj3>_…`;
-parts that do not apply are left out (`stage2_bce_omp_uniform_s50`).
+parts that do not apply are left out (`stage2_bce_omp_uniform_s50`). Mask training from a random start adds `_random`,
+so that it never shares a folder with the same run from magnitudes.
 """
 
 from dataclasses import dataclass
@@ -80,7 +81,10 @@ class Run:
 def run_name(stage: int, pipeline: list[str], sparsity: Sparsity | None = None) -> str:
     """Name of a run from its stage, its objectives in order, and (stages 2 and 3) its sparsity."""
     name = f"stage{stage}_{'+'.join(pipeline)}"
-    return name if sparsity is None else f"{name}_{sparsity.method}_{sparsity.assignment}_s{percent(sparsity.overall)}"
+    if sparsity is None:
+        return name
+    random = "_random" if sparsity.method == "mask" and sparsity.initialisation == "random" else ""
+    return f"{name}_{sparsity.method}_{sparsity.assignment}_s{percent(sparsity.overall)}{random}"
 
 
 def percent(share: float) -> str:
@@ -109,20 +113,24 @@ def pipeline_of(stage: int, objective: str, parent_objective: str | None, sparsi
     return parents if stage == 2 and one_shot else [*parents, objective]
 
 
+def parent_run_name(stage: int, pipeline: list[str], sparsity: Sparsity | None) -> str:
+    """Name of the run that stage 2 or 3 starts from."""
+    return run_name(1, pipeline[:1]) if stage == 2 else run_name(2, pipeline[:-1], sparsity)
+
+
 def parent_run(folder: Path, stage: int, pipeline: list[str], sparsity: Sparsity | None) -> Run:
     """The run that stage 2 or 3 in `folder` starts from: same data, backbone, seed and pipeline.
 
     Raises:
         InputError: no such run, or one that is not finished; the message names the command that makes it.
     """
-    one_shot = sparsity is not None and sparsity.method == "omp"
     if stage == 2:
-        name, command = run_name(1, pipeline[:1]), f"cdvqa fit --config stage1_{pipeline[0]}.yaml"
+        command = f"cdvqa fit --config stage1_{pipeline[0]}.yaml"
     else:
-        name = run_name(2, pipeline[:-1], sparsity)
-        made_by = f"fit --config stage2_{pipeline[1]}.yaml" if not one_shot else "prune"
+        one_shot = sparsity is not None and sparsity.method == "omp"
+        made_by = "prune" if one_shot else f"fit --config stage2_{pipeline[1]}.yaml"
         command = f"cdvqa {made_by} --model.parent_objective {pipeline[0]}"
-    run = Run(folder.parent.parent / name / folder.name)
+    run = Run(folder.parent.parent / parent_run_name(stage, pipeline, sparsity) / folder.name)
     if not run.exists:
         raise InputError(f"{run.folder}: no such run to start from; make it with `{command}` and the same overlays and seed")
     if not run.finished:

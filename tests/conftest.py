@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 # Set before any library reads them: the suite never asks the network and runs one thread a process.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -11,6 +12,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 
+from cdvqa.cli import main
+from cdvqa.data.answers import AnswerVocabulary
+from cdvqa.data.questions import read_questions
+from cdvqa.worlds.scenes import SceneConstants, write_scenes
+
+CONF = Path(__file__).parent / "conf"
 GOLDEN = Path(__file__).parent / "golden"
 
 
@@ -32,3 +39,39 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("real VQA-VS questions and the BERT vocabulary are not here (set CDVQA_SHARED to their folder)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small `scenes` world."""
+    folder = tmp_path_factory.mktemp("worlds") / "scenes"
+    write_scenes(folder, 0, SceneConstants(train_questions=400, id_questions=90, ood_questions=70))
+    return folder
+
+
+def overlay(world: Path, layout: str = "vqacp", train: tuple[str, str] | None = None) -> list[str]:
+    """The flags that point a tiny run at `world`."""
+    files = train or ("vqacp_v2_train_questions.json", "vqacp_v2_train_annotations.json")
+    annotations = read_questions(*(world / file for file in files)).annotations
+    answers = len(AnswerVocabulary.from_annotations(annotations))
+    settings = {"name": world.name, "layout": layout, "root": str(world), "num_answers": str(answers)}
+    return ["--config", str(CONF / "tiny.yaml"), *(f"--data.{key}={value}" for key, value in settings.items())]
+
+
+@pytest.fixture
+def cdvqa(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Run a command in-process on the small world: `cdvqa("fit", "stage1_bce.yaml", "--seed_everything=1")`.
+
+    Runs land in `logs/` of a fresh working folder.
+    """
+    monkeypatch.chdir(tmp_path)
+
+    def run(command: str, *args: Any, world: list[str] | None = None) -> int:
+        configs = [str(arg) for arg in args if str(arg).endswith(".yaml")]
+        flags = [str(arg) for arg in args if not str(arg).endswith(".yaml")]
+        first, rest = configs[:1], configs[1:]
+        data = overlay(scenes) if world is None else world
+        overlays = [part for name in rest for part in ("--config", str(CONF / name))]
+        return main([command, *(["--config", first[0]] if first else []), *data, *overlays, *flags])
+
+    return run

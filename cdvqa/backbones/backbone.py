@@ -82,6 +82,10 @@ class Backbone(nn.Module, ABC):
     def matrices(self) -> dict[str, list[str]]:
         """Names of the weight matrices that can be masked, by modality, in the order that decides global ties."""
 
+    def counts(self) -> dict[str, int]:
+        """Number of weights that can be masked, by modality; asked before any mask is attached."""
+        return {m: sum(self.get_parameter(name).numel() for name in names) for m, names in self.matrices().items()}
+
     @abstractmethod
     def dead(self) -> list[str]:
         """Those of `matrices` that cannot reach the answer; they are frozen and never get a gradient."""

@@ -19,6 +19,7 @@ from rich.table import Table
 from cdvqa.artefacts import read_json, write_atomically, write_json
 from cdvqa.callbacks.selection import KeepSelected
 from cdvqa.runs import Run, read_results
+from cdvqa.sparsity import masks
 
 PACKAGES = ("cdvqa", "torch", "pytorch-lightning", "transformers", "torchmetrics", "numpy")
 DASHBOARD = {
@@ -69,7 +70,8 @@ class RunRecord(Callback):
         if not trainer.is_global_zero:
             return
         selected = {"by": pl_module.protocol.selection, **self.kept.state_dict()}
-        finished = {"finished": now(), "steps": trainer.global_step, "selected": selected}
+        parameters = count_parameters(pl_module)
+        finished = {"finished": now(), "steps": trainer.global_step, "selected": selected, "parameters": parameters}
         write_json(self.run.record, read_json(self.run.record) | finished)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
@@ -121,6 +123,13 @@ def lineage(trainer: pl.Trainer, stage: Any, seed: int) -> dict[str, Any]:
         "started": now(),
         "finished": None,
     }
+
+
+def count_parameters(stage: Any) -> dict[str, int]:
+    """Parameters as the paper counts them, the matrices that can be masked and the classifier: all, and those kept."""
+    full = sum(stage.counts.values()) + sum(p.numel() for p in stage.backbone.classifier.parameters())
+    zeros = sum(int((~mask).sum()) for mask in masks(stage.backbone).values())
+    return {"full": full, "kept": full - zeros}
 
 
 def hyperparameters(stage: Any, seed: int) -> Mapping[str, Any]:

@@ -1,6 +1,7 @@
 """Published region features to the one HDF5 file that cdvqa reads."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -36,8 +37,8 @@ def convert_features(
 ) -> Conversion:
     """Convert a TSV of region features, image by image and in constant memory.
 
-    The work is done in TARGET.part, which gets its name when it is complete. After an interruption the same call goes on
-    where it was; on a finished file it reads the file through and checks that it is still what was written.
+    The work is done in TARGET.part, which gets its name when it is complete. After an interruption the same call goes
+    on where it was; on a finished file it reads the file through and checks that it is still what was written.
 
     Args:
         source: a TSV in one of the formats of `cdvqa.data.tsv`.
@@ -49,8 +50,8 @@ def convert_features(
         report: told of the progress.
 
     Raises:
-        InputError: the input is wrong (file, line and image are named; nothing is left of the output), or the output was
-            made from another input or with other options.
+        InputError: the input is wrong (file, line and image are named; nothing is left of the output), or the output
+            was made from another input or with other options.
     """
     tsv, target = FeatureTsv(source, format), Path(target)
     made_from: dict[str, Any] = {**tsv.identity, "format": tsv.format, "dtype": dtype}
@@ -62,7 +63,7 @@ def convert_features(
     found = partial.rows if partial else 0
     try:
         partial = partial or PartialFeatures.create(path, made_from, tsv.index(report), tsv.region_width, dtype)
-        with partial:
+        with closing(partial):
             _copy(tsv, partial, made_from, report)
             partial.finish(target)
     except InputError:
@@ -84,20 +85,19 @@ def _copy(tsv: FeatureTsv, partial: PartialFeatures, made_from: dict[str, Any], 
         report("converting", offset, tsv.bytes)
 
 
-def _fill(
-    features: NDArray[np.floating], boxes: NDArray[np.float32], rows: Iterator[TsvRow]
-) -> tuple[int, int]:
+def _fill(features: NDArray[Any], boxes: NDArray[np.float32], rows: Iterator[TsvRow]) -> tuple[int, int]:
     """Decode the next rows into the two buffers; return how many there were and the offset behind them."""
     features[:], boxes[:] = 0, 0
     count, offset = 0, 0
     for count, row in enumerate(islice(rows, len(features)), 1):
+        scale = np.array([row.width, row.height] * 2, np.float32)
         _put(row, "features", row.decode("features"), features[count - 1])
-        _put(row, "boxes", row.decode("boxes") / np.array([row.width, row.height] * 2, np.float32), boxes[count - 1])
+        _put(row, "boxes", row.decode("boxes") / scale, boxes[count - 1])
         offset = row.end
     return count, offset
 
 
-def _put(row: TsvRow, field: str, values: NDArray[np.float32], place: NDArray[np.floating]) -> None:
+def _put(row: TsvRow, field: str, values: NDArray[Any], place: NDArray[Any]) -> None:
     """Store an image's values, if the stored type can hold them."""
     limit = float(np.finfo(place.dtype).max)
     if not max(values.max(), -values.min()) <= limit:  # false for NaN too

@@ -217,7 +217,7 @@ class VQADataModule(pl.LightningDataModule):
 
     def _epoch(self) -> int:
         """The epoch about to be trained, as the trainer counts it: not 0 when a run is resumed."""
-        return self.trainer.fit_loop.epoch_progress.current.processed if self.trainer else 0
+        return self.trainer.fit_loop.epoch_progress.current.processed if self.trainer else 0  # type: ignore[attr-defined]
 
     def _seed(self) -> int:
         """The run's seed, which Lightning's `seed_everything` hands to every process through the environment."""

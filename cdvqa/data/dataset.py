@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from cdvqa.data.annotations import Annotations
 from cdvqa.data.batch import VQABatch
@@ -74,7 +74,8 @@ class VQADataset(Dataset[VQABatch]):
         epoch, chosen = np.divmod(np.asarray(indices, np.intp), len(self))
         input_ids, attention_mask = self.tokens.batch(chosen)
         question_id = self.question_id[chosen]
-        features, boxes, region_mask = self.features.read(self.image_id[chosen], question_id)
+        space = _space_between_processes((len(chosen), *self.features.shape[1:]))
+        features, boxes, region_mask = self.features.read(self.image_id[chosen], question_id, out=space)
         question_type = self.question_type[chosen]
         return VQABatch(
             question_id=torch.from_numpy(question_id),
@@ -98,3 +99,11 @@ class VQADataset(Dataset[VQABatch]):
                 draw = np.random.default_rng((self.random_label_seed, epoch[place], rows[place]))
                 label[place] = draw.integers(self.targets.num_answers)
         return label
+
+
+def _space_between_processes(shape: tuple[int, ...]) -> NDArray[np.float32] | None:
+    """In a loader's worker, shared memory to read features into, which then need not be copied to leave the worker."""
+    if get_worker_info() is None:
+        return None
+    nbytes = int(np.prod(shape)) * 4
+    return torch.tensor([], dtype=torch.float32).set_(torch.UntypedStorage._new_shared(nbytes)).view(shape).numpy()

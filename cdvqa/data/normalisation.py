@@ -11,7 +11,7 @@ Results are only comparable when these rules are, so nothing here is repaired:
 import re
 from functools import lru_cache
 
-_PUNCTUATION = ";/[]\"{}()=+\\_-><@`,?!"
+_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _DIGIT_COMMA_DIGIT = re.compile(r"\d,\d")
 _PERIOD = re.compile(r"\.(?!\d)")
 _PERIODS_REMOVED = int(re.UNICODE)

@@ -5,8 +5,7 @@ import os
 import shutil
 import zlib
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import h5py
 import numpy as np
@@ -23,8 +22,8 @@ class PartialFeatures:
 
     The attribute `progress` holds how many images are in, the offset at which the input goes on, and two CRC-32: of the
     features so far, and of the small data sets followed by the boxes so far. It is written only after these images have
-    reached the disk, and stays in the finished file, where it vouches for the content. The attribute `source` says which
-    input and options the file is made from.
+    reached the disk, and stays in the finished file, where it vouches for the content. The attribute `source` says
+    which input and options the file is made from.
     """
 
     def __init__(self, path: Path, file: h5py.File) -> None:
@@ -80,15 +79,15 @@ class PartialFeatures:
             raise InputError(f"{path}: begun from another input or with other options; start over with --overwrite")
         return cls(path, file)
 
-    def append(self, features: NDArray[np.floating], boxes: NDArray[np.float32], offset: int) -> None:
+    def append(self, features: NDArray[Any], boxes: NDArray[Any], offset: int) -> None:
         """Add the next images (n, R, F) and (n, R, 4); the input goes on at `offset`."""
         end = self.rows + len(features)
         self.file["features"][self.rows : end] = features
         self.file["boxes"][self.rows : end] = boxes
         _flush(self.file)
         self.rows, self.offset = end, offset
-        self._features_crc = zlib.crc32(features, self._features_crc)
-        self._boxes_crc = zlib.crc32(boxes, self._boxes_crc)
+        self._features_crc = zlib.crc32(features.data, self._features_crc)
+        self._boxes_crc = zlib.crc32(boxes.data, self._boxes_crc)
         progress = [self.rows, self.offset, self._features_crc, self._boxes_crc]
         self.file.attrs.modify("progress", np.array(progress, np.uint64))
         self.file.flush()
@@ -99,10 +98,8 @@ class PartialFeatures:
         self.file.close()
         self.path.replace(target)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def close(self) -> None:
+        """Leave the file as far as it has come."""
         self.file.close()
 
 
@@ -115,10 +112,10 @@ def verify_features(path: Path, source: dict[str, Any]) -> tuple[tuple[int, int,
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise InputError(f"{path}: exists, but is not a readable HDF5 file ({error}); replace it with --overwrite") from None
+        raise InputError(f"{path}: not a readable HDF5 file ({error}); replace it with --overwrite") from None
     with file:
         if not {"source", "progress"} <= set(file.attrs) or json.loads(file.attrs["source"]) != source:
-            raise InputError(f"{path}: exists, made from another input or with other options; replace it with --overwrite")
+            raise InputError(f"{path}: not made from this input with these options; replace it with --overwrite")
         features = file["features"]
         rows, _, *expected = _progress(file)
         if rows != len(features) or expected != [_crc(features, 0), _crc(file["boxes"], _tables_crc(file))]:

@@ -21,9 +21,9 @@ class TrainingSampler(StatefulDistributedSampler):
     All processes take the same number of steps: where the questions do not divide evenly, the first of the permutation
     are dealt a second time (at most world_size − 1 of them). With one process every question is seen exactly once.
 
-    What it yields is epoch · N + row, so that a worker knows the epoch of what it fetches. The epoch is in the saved state
-    too: on resume Lightning starts the loader's workers before it tells the sampler the epoch. A state from the end of an
-    epoch is loaded as the start of the next, because that is what Lightning then takes the loader's batches for.
+    What it yields is epoch · N + row, so that a worker knows the epoch of what it fetches. The epoch is in the saved
+    state too: on resume Lightning starts the loader's workers before it tells the sampler the epoch. A state from the
+    end of an epoch is loaded as the start of the next, for that is what Lightning then takes the batches for.
     """
 
     dataset: VQADataset

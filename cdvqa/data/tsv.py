@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cdvqa.errors import InputError
 
 TsvFormat = Literal["bottom-up", "lxmert"]
+ArrayField = Literal["boxes", "features"]
 Report = Callable[[str, int, int], None]
 """Told what is being done, how many bytes of the input are done, and of how many."""
 
@@ -44,7 +45,7 @@ class TsvRow:
     boxes: bytes
     features: bytes
 
-    def decode(self, field: Literal["boxes", "features"]) -> NDArray[np.float32]:
+    def decode(self, field: ArrayField) -> NDArray[np.float32]:
         """`boxes` (num_boxes, 4) in pixels, or `features` (num_boxes, F).
 
         Raises:
@@ -64,7 +65,8 @@ class TsvRow:
 
     def check_sizes(self, region_width: int) -> None:
         """Raise InputError unless both fields are as long as `num_boxes` says; decodes only what looks wrong."""
-        for field, width in (("boxes", 4), ("features", region_width)):
+        widths: dict[ArrayField, int] = {"boxes": 4, "features": region_width}
+        for field, width in widths.items():
             size = 4 * width * self.num_boxes
             if len(getattr(self, field)) != 4 * -(-size // 3):
                 raise self.disagrees(field, self.decode(field).nbytes)
@@ -125,7 +127,7 @@ class FeatureTsv:
         for number, row in enumerate(self.rows(), 1):
             row.check_sizes(self.region_width)
             if row.image_id in lines:
-                raise InputError(f"{row.where}: this image stands in line {lines[row.image_id]} too; remove one of them")
+                raise InputError(f"{row.where}: this image stands in line {lines[row.image_id]} too; remove one")
             lines[row.image_id] = number
             sizes.append((row.width, row.height))
             counts.append(row.num_boxes)

@@ -24,9 +24,7 @@ class MaskTrain(VQAStage):
     def shape_model(self, network: Subnetwork | None) -> None:
         assert self.sparsity is not None
         groups = self.backbone.matrices()
-        parameters = dict(self.backbone.named_parameters())
-        counts = {modality: sum(parameters[name].numel() for name in names) for modality, names in groups.items()}
-        rates = self.sparsity.rates(counts)
+        rates = self.sparsity.rates(self.counts)
         self.backbone.requires_grad_(False)
         self.backbone.classifier.requires_grad_(self.protocol.train_classifier)
         shared = {

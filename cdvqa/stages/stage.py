@@ -95,6 +95,7 @@ class VQAStage(pl.LightningModule):
         self.preset = preset
         self.protocol, self.departures = settle(preset, self.stage, layout, given)
         self.backbone = backbone
+        self.counts = backbone.counts()
         self.lr = lr
         self.init_from = init_from
         options = dict(objective_options or {})

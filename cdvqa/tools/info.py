@@ -22,7 +22,7 @@ def describe(backbone: Backbone, sparsity: Sparsity | None) -> list[str]:
     """The lines that `cdvqa info` prints."""
     parameters: dict[str, nn.Parameter] = dict(backbone.named_parameters())
     groups = backbone.matrices()
-    counts = {modality: sum(parameters[name].numel() for name in names) for modality, names in groups.items()}
+    counts = backbone.counts()
     masked, classifier = sum(counts.values()), sum(p.numel() for p in backbone.classifier.parameters())
     matrices = sum(len(names) for names in groups.values())
     lines = [

@@ -23,7 +23,7 @@ class Parser(ArgumentParser):
 
 def run(args: list[str]) -> None:
     """Run one of the subcommands."""
-    commands = {"scenes": scenes, "scenes-vs": scenes_vs, "easyvqa": easyvqa, "features": features}
+    commands: dict[str, Any] = {"scenes": scenes, "scenes-vs": scenes_vs, "easyvqa": easyvqa, "features": features}
     auto_cli(commands, args=args[1:], prog="cdvqa prepare", as_positional=False, parser_class=Parser)
 
 

@@ -30,7 +30,13 @@ def rewrite(path, **options):
 
 @pytest.mark.parametrize(
     "storage",
-    [{}, {"dtype": np.float16}, {"chunks": (1, REGIONS, WIDTH)}, {"chunks": True, "compression": "gzip"}, {"dtype": ">f4"}],
+    [
+        {},
+        {"dtype": np.float16},
+        {"dtype": ">f4"},
+        {"chunks": (1, REGIONS, WIDTH)},
+        {"chunks": True, "compression": "gzip"},
+    ],
 )
 def test_reads_equal_what_was_written(tmp_path, storage):
     written = write_toy_features(tmp_path / "features.h5")

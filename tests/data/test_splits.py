@@ -15,7 +15,8 @@ def skewed(n: int, types: int = 3, seed: int = 0) -> Annotations:
     rng = np.random.default_rng(seed)
     answers = ["common" if rng.random() < 0.9 else f"rare {rng.integers(9)}" for _ in range(n)]
     ids = rng.permutation(10 * n)[:n]
-    return Annotations.of([record(int(i), f"type {rng.integers(types)}", [a]) for i, a in zip(ids, answers, strict=True)])
+    pairs = zip(ids.tolist(), answers, strict=True)
+    return Annotations.of([record(i, f"type {rng.integers(types)}", [answer]) for i, answer in pairs])
 
 
 @settings(max_examples=30, deadline=None)

@@ -74,7 +74,7 @@ def test_what_cannot_be_used_is_refused_with_the_remedy(vocabulary, tmp_path):
     with pytest.raises(InputError, match=f"no such file; .*{remedy}"):
         load_tokenizer(str(tmp_path / "absent.txt"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="holds neither vocab.txt nor tokenizer.json"):
+    with pytest.raises(InputError, match=r"holds neither vocab\.txt nor tokenizer\.json"):
         load_tokenizer(tmp_path / "empty")
     vocabulary.write_text("\n".join(PIECES[:3]))
     with pytest.raises(InputError, match=r"lacks \[SEP\]"):

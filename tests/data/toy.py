@@ -8,7 +8,11 @@ import orjson
 
 from cdvqa.data.features import write_features
 
-TYPES = {"is the": ("yes/no", ["yes", "no"]), "how many": ("number", ["1", "2"]), "what color": ("other", ["red", "blue"])}
+TYPES = {
+    "is the": ("yes/no", ["yes", "no"]),
+    "how many": ("number", ["1", "2"]),
+    "what color": ("other", ["red", "blue"]),
+}
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "is", "the", "how", "many", "what", "color", "dog", "?"]
 IMAGES, REGIONS, WIDTH = 12, 3, 8
 
@@ -32,7 +36,9 @@ def split(count: int, first_id: int, seed: int = 0) -> tuple[list[dict[str, Any]
     for question_id in range(first_id, first_id + count):
         question_type = list(TYPES)[rng.integers(len(TYPES))]
         answer_type, choices = TYPES[question_type]
-        answers = [f"unheard of {question_id}"] * 10 if rng.random() < 0.1 else [choices[rng.integers(2)] for _ in range(10)]
+        answers = [choices[rng.integers(2)] for _ in range(10)]
+        if question_id % 10 == 3:
+            answers = [f"unheard of {question_id}"] * 10
         annotations.append(record(question_id, question_type, answers, answer_type))
         text = f"{question_type} dog?"
         questions.append({"question_id": question_id, "image_id": question_id % IMAGES, "question": text})

@@ -23,7 +23,7 @@ def sample_images(count=7, regions=3, width=5, seed=0):
     for i, n in enumerate(counts):
         w, h = int(rng.integers(100, 640)), int(rng.integers(100, 640))
         boxes = rng.random((n, 4), np.float32) * np.array([w, h, w, h], np.float32)
-        images.append(Image(str(1000 - 7 * i), w, h, boxes, rng.normal(size=(n, width)).astype(np.float32)))
+        images.append(Image(str((1000 - 7 * i) % 10007), w, h, boxes, rng.normal(size=(n, width)).astype(np.float32)))
     return images
 
 

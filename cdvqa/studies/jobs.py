@@ -1,0 +1,125 @@
+"""Many runs on one machine: each a `cdvqa fit` and a `cdvqa test` in processes of their own, a few at a time."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+from cdvqa.artefacts import read_json
+from cdvqa.errors import InputError
+from cdvqa.runs import Run, parent_run_name, run_name
+from cdvqa.sparsity import Sparsity
+
+# Two single-threaded runs finish sooner than one run on two threads: the embedded worlds' matrices are small.
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run.
+
+    Attributes:
+        run: where it lands.
+        args: arguments of `fit` and `test`.
+        after: the run it starts from, or None.
+    """
+
+    run: Run
+    args: tuple[str, ...]
+    after: Run | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.run.folder.parent.name} {self.run.folder.name}"
+
+
+def run_jobs(jobs: Sequence[Job], at_once: int) -> None:
+    """Run all jobs, parents first; what is finished is kept, what was interrupted goes on.
+
+    Raises:
+        InputError: a job failed; the message names its log.
+    """
+    by_run = {job.run: job for job in jobs}
+    order = TopologicalSorter({job.run: {job.after} if job.after in by_run else set() for job in jobs})
+    order.prepare()
+    running: dict[Future[None], Run] = {}
+    with ThreadPoolExecutor(at_once) as pool:
+        while order.is_active():
+            for run in order.get_ready():
+                running[pool.submit(run_job, by_run[run])] = run
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                run = running.pop(future)
+                if error := future.exception():
+                    for waiting in running:
+                        waiting.cancel()
+                    raise error
+                order.done(run)
+
+
+def run_job(job: Job) -> None:
+    """Train and test one run, and print one line about it."""
+    started = time.monotonic()
+    if not job.run.finished:
+        call(job, "fit", *(["--ckpt_path", "last"] if job.run.checkpoint.is_file() else []))
+    if not job.run.results.is_file():
+        call(job, "test")
+    splits = read_json(job.run.results)["splits"]
+    figures = ", ".join(f"{split} {result['all']:.2f}" for split, result in splits.items())
+    print(f"{job.name}: {figures} ({time.monotonic() - started:.0f} s)", flush=True)
+
+
+def call(job: Job, command: str, *extra: str) -> None:
+    """One `cdvqa` command in a process of its own, its output in `<run>/<command>.log`."""
+    log = job.run.folder.with_name(f"{job.run.folder.name}.{command}.log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w", encoding="utf-8") as file:
+        arguments = [sys.executable, "-m", "cdvqa", command, *job.args, *extra, "--trainer.enable_progress_bar=false"]
+        status = subprocess.run(arguments, stdout=file, stderr=subprocess.STDOUT, env=ENVIRONMENT).returncode
+    if status:
+        last = log.read_text(encoding="utf-8").strip().splitlines()[-1:]
+        raise InputError(f"{job.name}: `cdvqa {command}` failed ({' '.join(last)}); see {log}")
+
+
+def pipeline_job(
+    logs: Path,
+    stage: int,
+    pipeline: Sequence[str],
+    seed: int,
+    overlay: Sequence[str],
+    data: str = "scenes",
+    method: str = "mask",
+    zeros: float = 0.5,
+    initialisation: str = "magnitude",
+) -> Job:
+    """The job of one stage of a pipeline, with the run it starts from.
+
+    Args:
+        logs: the logs folder.
+        stage: 1, 2 or 3.
+        pipeline: objectives from stage 1 to this one; one-shot pruning adds none.
+        seed: the run's seed.
+        overlay: arguments that name data and model, such as `("--config", "scenes.yaml")`.
+        data: name of the data set's folder.
+        method: `mask` or `omp` (stages 2 and 3).
+        zeros: share of zeros (stages 2 and 3).
+        initialisation: `magnitude` or `random` (mask training).
+    """
+    sparsity = Sparsity(method=method, overall=zeros, initialisation=initialisation) if stage > 1 else None  # type: ignore[arg-type]
+    folder = logs / data / "lxmert"
+    objectives = list(pipeline)
+    one_shot = stage == 2 and method == "omp"
+    config = "stage2_omp.yaml" if one_shot else f"stage{stage}_{objectives[-1]}.yaml"
+    args = ["--config", config, *overlay, f"--seed_everything={seed}", f"--trainer.default_root_dir={logs}"]
+    after = None
+    if sparsity is not None:
+        parents = objectives if one_shot else objectives[:-1]
+        args += [f"--model.parent_objective={'+'.join(parents)}", f"--model.sparsity.method={method}"]
+        args += [f"--model.sparsity.overall={zeros}", f"--model.sparsity.initialisation={initialisation}"]
+        after = Run(folder / parent_run_name(stage, objectives, sparsity) / f"seed{seed}")
+    return Job(Run(folder / run_name(stage, objectives, sparsity) / f"seed{seed}"), tuple(args), after)

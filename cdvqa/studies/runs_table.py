@@ -1,0 +1,79 @@
+"""Every tested run under a logs folder, as one table."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cdvqa.artefacts import read_json
+from cdvqa.errors import InputError
+from cdvqa.runs import Run
+
+OOD = "out of distribution"
+ID = "in distribution"
+# Which split of which kind of data set is in or out of distribution; VQA-VS has nine of the latter, and their mean.
+PLACES = {"id": ID, "iid": ID, "test": OOD}
+KEYS = ["data", "backbone", "run", "stage", "pipeline", "method", "assignment", "initialisation", "zeros", "kept"]
+
+
+def read_runs(logs: Path) -> pd.DataFrame:
+    """One row per tested run and place (in or out of distribution).
+
+    Columns: those of `KEYS`, seed, selection, place, accuracy (percent), questions. `zeros` is the share of zeros
+    asked for, `kept` the share of parameters (masked matrices and classifier) that are not zero.
+
+    Raises:
+        InputError: no run under `logs` has been tested.
+    """
+    rows = [row for path in sorted(logs.glob("*/*/*/seed*/results.json")) for row in rows_of(Run(path.parent))]
+    if not rows:
+        raise InputError(f"{logs}: no tested run here; `cdvqa test --config …` writes results.json")
+    return pd.DataFrame(rows)
+
+
+def rows_of(run: Run) -> list[dict[str, Any]]:
+    """The rows of one run."""
+    record, results = read_json(run.record), read_json(run.results)
+    sparsity = record["sparsity"] or {}
+    data, backbone, name, seed = run.folder.parts[-4:]
+    shared = {
+        "data": data,
+        "backbone": backbone,
+        "run": name,
+        "stage": record["stage"],
+        "pipeline": "+".join(record["pipeline"]),
+        "method": sparsity.get("method", "full"),
+        "assignment": sparsity.get("assignment", ""),
+        "initialisation": sparsity.get("initialisation", ""),
+        "zeros": sparsity.get("overall", 0.0),
+        "kept": record["parameters"]["kept"] / record["parameters"]["full"],
+        "seed": int(seed.removeprefix("seed")),
+        "selection": results["selection"],
+    }
+    splits = {PLACES[split]: result for split, result in results["splits"].items() if split in PLACES}
+    accuracies = {place: (result["all"], result["n"]["all"]) for place, result in splits.items()}
+    if "vqa_vs" in results:
+        accuracies[OOD] = results["vqa_vs"]["ood_mean"], results["splits"]["iid"]["n"]["all"]
+    return [
+        shared | {"place": place, "accuracy": accuracy, "questions": questions}
+        for place, (accuracy, questions) in accuracies.items()
+    ]
+
+
+def over_seeds(runs: pd.DataFrame) -> pd.DataFrame:
+    """Mean, standard deviation (n − 1; empty for one seed) and number of seeds of each run and place."""
+    grouped = runs.groupby([*KEYS, "place"], sort=False)["accuracy"]
+    return grouped.agg(mean="mean", std="std", seeds="count").reset_index()
+
+
+def markdown(runs: pd.DataFrame) -> str:
+    """The table to read: a line per run, both places side by side, mean ± standard deviation over seeds."""
+    means = over_seeds(runs)
+    means["text"] = [
+        f"{mean:.2f}" if pd.isna(std) else f"{mean:.2f} ± {std:.2f}"
+        for mean, std in zip(means["mean"], means["std"], strict=True)
+    ]
+    wide = means.pivot(index=["data", "run", "kept", "seeds"], columns="place", values="text").reset_index()
+    wide["kept"] = [f"{100 * kept:.1f} %" for kept in wide["kept"]]
+    columns = ["data", "run", "kept", "seeds", *(place for place in (ID, OOD) if place in wide)]
+    return wide[columns].to_markdown(index=False, disable_numparse=True)

@@ -1,0 +1,135 @@
+"""The three stages, in-process through the command line, on small worlds."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from cdvqa.sparsity import Subnetwork
+from tests.conftest import overlay
+
+Command = Callable[..., int]
+RUNS = Path("logs/scenes/lxmert")
+
+
+def results(run: str, seed: int = 0, runs: Path = RUNS) -> dict:
+    return json.loads((runs / run / f"seed{seed}" / "results.json").read_text())
+
+
+def network(run: str, runs: Path = RUNS) -> Subnetwork:
+    folder = runs / run / "seed0"
+    name = "model" if run.startswith("stage1") else "subnetwork"
+    return Subnetwork.load(folder / f"{name}.safetensors")
+
+
+@pytest.mark.parametrize("objective", ["bce", "lmh", "rubi", "lpf"])
+def test_every_objective_goes_through_all_stages(cdvqa: Command, objective: str):
+    stage1, stage2 = f"stage1_{objective}", f"stage2_{objective}+{objective}_mask_uniform_s50"
+    stage3 = f"stage3_{objective}+{objective}+{objective}_mask_uniform_s50"
+    assert cdvqa("fit", f"stage1_{objective}.yaml") == 0
+    assert cdvqa("fit", f"stage2_{objective}.yaml", "tiny_masks.yaml") == 0
+    assert cdvqa("fit", f"stage3_{objective}.yaml") == 0
+    assert cdvqa("test", f"stage3_{objective}.yaml") == 0
+    assert cdvqa("predict", f"stage3_{objective}.yaml") == 0
+
+    assert {path.name for path in RUNS.iterdir()} == {stage1, stage2, stage3}
+    for run in (stage1, stage2, stage3):
+        record = json.loads((RUNS / run / "seed0" / "run.json").read_text())
+        assert record["finished"] and set(record["pipeline"]) == {objective}
+    report = results(stage3)
+    assert report["preset"] == "paper" and report["selection"] == "dev"
+    assert set(report["splits"]) == {"id", "test"}
+    assert report["splits"]["id"]["n"]["all"] == 90 and report["splits"]["test"]["n"]["all"] == 70
+    assert sum(report["splits"]["id"]["n"][kind] for kind in ("yes/no", "number", "other")) == 90
+    predictions = json.loads((RUNS / stage3 / "seed0" / "predictions" / "test.json").read_text())
+    assert len({p["question_id"] for p in predictions}) == 70 and set(predictions[0]) == {"question_id", "answer"}
+
+
+@pytest.mark.parametrize("assignment", ["uniform", "modality", "global"])
+def test_every_assignment_goes_through_stages_2_and_3(cdvqa: Command, assignment: str):
+    conf = f"{assignment}.yaml"
+    assert cdvqa("fit", "stage1_bce.yaml") == 0
+    assert cdvqa("fit", "stage2_lmh.yaml", conf, "tiny_masks.yaml", "--model.parent_objective=bce") == 0
+    assert cdvqa("fit", "stage3_bce.yaml", conf, "--model.parent_objective=bce+lmh") == 0
+    pair, triple = f"stage2_bce+lmh_mask_{assignment}_s50", f"stage3_bce+lmh+bce_mask_{assignment}_s50"
+
+    dense, masked, tuned = network("stage1_bce"), network(pair), network(triple)
+    # Stage 2 leaves every weight it keeps as stage 1 left it; stage 3 moves kept weights and no zero.
+    for name, mask in masked.masks.items():
+        torch.testing.assert_close(masked.state[name], dense.state[name] * mask, rtol=0, atol=0)
+        assert torch.equal(tuned.masks[name], mask) and not tuned.state[name][~mask].any()
+    moved = [name for name, mask in masked.masks.items() if not torch.equal(tuned.state[name], masked.state[name])]
+    assert len(moved) == len(masked.masks) - 6  # all but the dead branch
+    # Sparsity is exact: to one element per matrix, or to one in all under global assignment.
+    zeros = {name: int((~mask).sum()) for name, mask in masked.masks.items()}
+    if assignment == "global":
+        total = sum(mask.numel() for mask in masked.masks.values())
+        assert sum(zeros.values()) == int(0.5 * total + 0.5)
+        assert len({round(n / masked.masks[name].numel(), 2) for name, n in zeros.items()}) > 3
+    for name, n in zeros.items():
+        if assignment == "uniform":
+            assert n == int(0.5 * masked.masks[name].numel() + 0.5), name
+        if assignment == "modality" and "r_layers" in name:
+            assert n == int(0.2 * masked.masks[name].numel() + 0.5), name
+
+
+def test_one_shot_pruning_is_a_stage_2_and_stage_3_starts_from_it(cdvqa: Command):
+    assert cdvqa("fit", "stage1_lmh.yaml") == 0
+    assert cdvqa("prune", "--model.parent_objective=lmh", "--model.sparsity.overall=0.7") == 0
+    pruned, dense = network("stage2_lmh_omp_uniform_s70"), network("stage1_lmh")
+    for name, mask in pruned.masks.items():
+        weight = dense.state[name].abs()
+        assert int((~mask).sum()) == int(0.7 * mask.numel() + 0.5)
+        assert weight[~mask].max() <= weight[mask].min()
+    omp = ["--model.sparsity.method=omp", "--model.sparsity.overall=0.7", "--model.parent_objective=lmh"]
+    assert cdvqa("fit", "stage3_bce.yaml", *omp) == 0
+    assert (RUNS / "stage3_lmh+bce_omp_uniform_s70" / "seed0" / "subnetwork.safetensors").is_file()
+
+
+def test_stage_2_uses_its_own_objective_and_rate(cdvqa: Command):
+    """A stage that starts from a checkpoint must not inherit the checkpoint's settings."""
+    assert cdvqa("fit", "stage1_bce.yaml", "--model.lr=0.003") == 0
+    assert cdvqa("fit", "stage2_lpf.yaml", "--model.parent_objective=bce", "--model.lr=0.5") == 0
+    run = RUNS / "stage2_bce+lpf_mask_uniform_s50" / "seed0"
+    config = (run / "config.yaml").read_text()
+    assert "objective: lpf" in config and "lr: 0.5" in config
+    state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert "hyper_parameters" not in state  # nothing that could override the next stage's config
+    assert state["optimizer_states"][0]["param_groups"][0]["initial_lr"] == 0.5
+
+
+def test_init_from_wins_over_the_pipeline(cdvqa: Command):
+    assert cdvqa("fit", "stage1_bce.yaml", "--seed_everything=5") == 0
+    source = RUNS / "stage1_bce" / "seed5"
+    assert cdvqa("fit", "stage2_lmh.yaml", f"--model.init_from={source}", "--model.parent_objective=bce") == 0
+    record = json.loads((RUNS / "stage2_bce+lmh_mask_uniform_s50" / "seed0" / "run.json").read_text())
+    assert record["parent"] == str(source)
+
+
+def test_the_authors_preset_runs_and_says_so(cdvqa: Command):
+    flags = ["--model.preset=authors", "--model.warmup=2", "--model.global_batch=64"]
+    assert cdvqa("fit", "stage1_rubi.yaml", *flags) == 0
+    assert cdvqa("fit", "stage2_lmh.yaml", "tiny_masks.yaml", *flags, "--model.parent_objective=rubi") == 0
+    assert cdvqa("test", "stage2_lmh.yaml", *flags, "--model.parent_objective=rubi") == 0
+    report = results("stage2_rubi+lmh_mask_uniform_s50")
+    assert report["preset"] == "authors" and report["selection"] == "selected on test"
+    assert report["departures"] == {"warmup": 2, "global_batch": 64}
+
+
+def test_easyvqa_goes_through_the_stages(cdvqa: Command, tmp_path: Path):
+    pytest.importorskip("easy_vqa", reason="the optional extra `easyvqa` is not installed")
+    from cdvqa.worlds.easyvqa import make_easyvqa
+
+    make_easyvqa(tmp_path / "easyvqa", 0)
+    world = [*overlay(tmp_path / "easyvqa"), "--trainer.limit_train_batches=3"]
+    runs = Path("logs/easyvqa/lxmert")
+    assert cdvqa("fit", "stage1_bce.yaml", world=world) == 0
+    assert cdvqa("fit", "stage2_lmh.yaml", "--model.parent_objective=bce", world=world) == 0
+    assert cdvqa("fit", "stage3_lmh.yaml", "--model.parent_objective=bce+lmh", world=world) == 0
+    assert cdvqa("test", "stage3_lmh.yaml", "--model.parent_objective=bce+lmh", world=world) == 0
+    assert cdvqa("predict", "stage3_lmh.yaml", "--model.parent_objective=bce+lmh", world=world) == 0
+    report = results("stage3_bce+lmh+lmh_mask_uniform_s50", runs=runs)
+    assert set(report["splits"]) == {"id", "test"}
+    assert set(report["splits"]["test"]["n"]) <= {"all", "yes/no", "other"}
