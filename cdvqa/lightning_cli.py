@@ -6,7 +6,6 @@ from typing import Any
 from jsonargparse import ActionYesNo
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
 from cdvqa.backbones import Backbone
@@ -14,7 +13,7 @@ from cdvqa.callbacks import KeepSelected, LastCheckpoint, Predictions, RunRecord
 from cdvqa.configs import resolve_configs
 from cdvqa.data import VQADataModule
 from cdvqa.errors import InputError
-from cdvqa.metrics_log import MetricsLog
+from cdvqa.loggers import EventLog, MetricsLog
 from cdvqa.parsing import OneLineParser
 from cdvqa.quiet import quieten
 from cdvqa.runs import Run, parent_run, run_name
@@ -64,7 +63,7 @@ class VQACLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add the loggers and callbacks that every run has; `trainer.callbacks` and `trainer.logger` stay the user's."""
         settings = self._get(self.config_init, "trainer")
-        self.run_folder = Run(self._run_folder(Path(settings["default_root_dir"])))
+        self.run_folder = self.run_of_config(Path(settings["default_root_dir"]))
         seed = self._get(self.config, "seed_everything")
         config = self._complete_config()
         kept = KeepSelected(self.run_folder)
@@ -79,10 +78,7 @@ class VQACLI(LightningCLI):
         elif self.model.stage == 2:
             callbacks.insert(0, ThresholdReset(self.model.sparsity.reset_every))
         if self.subcommand == "fit" and settings["logger"] is None:
-            kwargs["logger"] = [
-                TensorBoardLogger(self.run_folder.folder, name="", version="", default_hp_metric=False),
-                MetricsLog(self.run_folder.metrics),
-            ]
+            kwargs["logger"] = [EventLog(self.run_folder.folder), MetricsLog(self.run_folder.metrics)]
         elif settings["logger"] is None:
             kwargs["logger"] = False
         return super().instantiate_trainer(callbacks=[*(settings["callbacks"] or []), *callbacks], **kwargs)
@@ -111,7 +107,9 @@ class VQACLI(LightningCLI):
         kwargs: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
         if kwargs.get("ckpt_path") == "last":
             if not self.run_folder.checkpoint.is_file():
-                raise InputError(f"{self.run_folder.checkpoint}: no checkpoint to go on from; start without --ckpt_path")
+                raise InputError(
+                    f"{self.run_folder.checkpoint}: no checkpoint to go on from; start without --ckpt_path"
+                )
             kwargs["ckpt_path"] = str(self.run_folder.checkpoint)
         kwargs["weights_only"] = True  # a checkpoint is data; none may run code when it is read
         if subcommand in ("validate", "test"):
@@ -120,10 +118,11 @@ class VQACLI(LightningCLI):
             kwargs["return_predictions"] = False
         return kwargs
 
-    def _run_folder(self, logs: Path) -> Path:
+    def run_of_config(self, logs: Path) -> Run:
+        """The run that this config makes or evaluates."""
         name = run_name(self.model.stage, self.model.pipeline, self.model.sparsity)
         seed = self._get(self.config, "seed_everything")
-        return logs / self.datamodule.name / self.model.backbone.name / name / f"seed{seed}"
+        return Run(logs / self.datamodule.name / self.model.backbone.name / name / f"seed{seed}")
 
     def _refuse_existing_run(self) -> None:
         # Under DDP every process runs this; by the time the others do, the first has made the folder.
@@ -151,4 +150,4 @@ def prune(args: list[str]) -> None:
     run(["fit", "--config", "stage2_omp.yaml", *args[1:]])
 
 
-__all__ = ["Backbone", "VQACLI", "prune", "run"]
+__all__ = ["VQACLI", "Backbone", "prune", "run"]

@@ -8,7 +8,9 @@ from pytorch_lightning.cli import LightningArgumentParser
 from cdvqa.errors import InputError
 
 # Lines of the parser's own reports that tell of its inner workings, not of the mistake.
-NOISE = re.compile(r"Does not validate against|Subtypes: |Errors:$|Given value|Expected a <class 'NoneType'>|Expected a path but|^tip:")
+NOISE = re.compile(
+    r"Does not validate against|Subtypes: |Errors:$|Given value|Expected a <class 'NoneType'>|Expected a path but|^tip:"
+)
 
 
 class OneLineParser(LightningArgumentParser):
@@ -24,6 +26,9 @@ def one_line(message: str) -> str:
     kept = [line for line in lines if line and not NOISE.search(line)]
     named = re.search(r"NestedArg\(key='([^']+)'", message)
     text = re.sub(r'Parser key "[^"]*": ', "", " ".join(kept))
-    text = re.sub(r"Expected a dot import path string: (.*)", r"no class is called '\1' (write Lxmert or cdvqa.backbones.Lxmert)", text)
+    text = re.sub(
+        r"Expected a dot import path string: (.*)",
+        r"no class is called '\1' (write Lxmert or cdvqa.backbones.Lxmert)",
+        text,
+    )
     return f"--model.{named[1]}: {text}" if named else text
-

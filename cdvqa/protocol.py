@@ -7,6 +7,8 @@ Every field is a config field of its own; a value there wins over the preset, an
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from cdvqa.errors import InputError
+
 Preset = Literal["paper", "authors"]
 OptimizerName = Literal["adamw", "adam", "authors_adamw"]
 Selection = Literal["dev", "last", "test"]
@@ -89,8 +91,16 @@ def settle(preset: Preset, stage: int, layout: str, given: dict[str, Any]) -> tu
         stage: 1, 2 or 3.
         layout: the data set's file layout.
         given: config values by field name; None means "as the preset says".
+
+    Raises:
+        InputError: a value out of range.
     """
     own = asdict(preset_protocol(preset, stage, layout))
     wanted = {field: value for field, value in given.items() if value is not None}
+    warmup = wanted.get("warmup", 0)
+    if warmup < 0 or (isinstance(warmup, float) and warmup > 1):
+        raise InputError(f"--model.warmup: {warmup} is neither a share from 0.0 to 1.0 nor a whole number of steps")
+    if wanted.get("global_batch", 1) < 1:
+        raise InputError(f"--model.global_batch: {wanted['global_batch']} is no number of questions")
     departures = {field: value for field, value in wanted.items() if value != own[field]}
     return Protocol(**(own | wanted)), departures

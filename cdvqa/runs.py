@@ -74,7 +74,11 @@ class Run:
         for path in (self.subnetwork, self.model):
             if path.is_file():
                 return path
-        state = "was interrupted before it selected a model; finish it with --ckpt_path last" if self.exists else "is no run"
+        state = (
+            "was interrupted before it selected a model; finish it with --ckpt_path last"
+            if self.exists
+            else "is no run"
+        )
         raise InputError(f"{self.folder}: {state}")
 
 
@@ -108,7 +112,9 @@ def pipeline_of(stage: int, objective: str, parent_objective: str | None, sparsi
         check_objective(name, "--model.parent_objective")
     if len(parents) != length:
         example = "+".join(["bce", "lmh"][:length])
-        raise InputError(f"--model.parent_objective: stage {stage} starts from {length} objective(s), such as {example}")
+        raise InputError(
+            f"--model.parent_objective: stage {stage} starts from {length} objective(s), such as {example}"
+        )
     # One-shot pruning trains nothing, so stage 2 adds no objective of its own.
     return parents if stage == 2 and one_shot else [*parents, objective]
 
@@ -132,7 +138,9 @@ def parent_run(folder: Path, stage: int, pipeline: list[str], sparsity: Sparsity
         command = f"cdvqa {made_by} --model.parent_objective {pipeline[0]}"
     run = Run(folder.parent.parent / parent_run_name(stage, pipeline, sparsity) / folder.name)
     if not run.exists:
-        raise InputError(f"{run.folder}: no such run to start from; make it with `{command}` and the same overlays and seed")
+        raise InputError(
+            f"{run.folder}: no such run to start from; make it with `{command}` and the same overlays and seed"
+        )
     if not run.finished:
         raise InputError(f"{run.folder}: this run is not finished; finish it with `{command} --ckpt_path last` first")
     return run

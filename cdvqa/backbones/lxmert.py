@@ -42,7 +42,9 @@ class Lxmert(Backbone):
     ) -> None:
         super().__init__()
         if config is not None and pretrained is not None:
-            raise InputError("--model.backbone: `config` describes a model from scratch; set `pretrained` to null with it")
+            raise InputError(
+                "--model.backbone: `config` describes a model from scratch; set `pretrained` to null with it"
+            )
         self.pretrained = pretrained
         self.num_answers = num_answers
         self.config = architecture(pretrained, config)

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning import Callback
-from pytorch_lightning.loggers import TensorBoardLogger
-
 from rich.console import Console
 from rich.table import Table
 
 from cdvqa.artefacts import read_json, write_atomically, write_json
 from cdvqa.callbacks.selection import KeepSelected
+from cdvqa.errors import InputError
+from cdvqa.loggers import EventLog
 from cdvqa.runs import Run, read_results
 from cdvqa.sparsity import masks
 
@@ -25,7 +25,10 @@ PACKAGES = ("cdvqa", "torch", "pytorch-lightning", "transformers", "torchmetrics
 DASHBOARD = {
     "cdvqa": {
         "loss": ["Multiline", ["train/loss/total", "train/loss/task", "train/loss/entropy"]],
-        "accuracy": ["Multiline", ["val/accuracy/all", "val/accuracy/yes_no", "val/accuracy/number", "val/accuracy/other"]],
+        "accuracy": [
+            "Multiline",
+            ["val/accuracy/all", "val/accuracy/yes_no", "val/accuracy/number", "val/accuracy/other"],
+        ],
         "sparsity": ["Multiline", ["sparsity/overall", "sparsity/language", "sparsity/vision", "sparsity/cross"]],
         "mask flips": ["Multiline", ["mask/flips/overall"]],
     }
@@ -62,7 +65,7 @@ class RunRecord(Callback):
                 temporary.write_text(self.config, encoding="utf-8")
             write_json(self.run.record, lineage(trainer, pl_module, self.seed))
         for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
+            if isinstance(logger, EventLog):
                 logger.log_hyperparams(hyperparameters(pl_module, self.seed), {"hp/val_accuracy": 0.0})
                 logger.experiment.add_custom_scalars(DASHBOARD)
 
@@ -73,6 +76,12 @@ class RunRecord(Callback):
         parameters = count_parameters(pl_module)
         finished = {"finished": now(), "steps": trainer.global_step, "selected": selected, "parameters": parameters}
         write_json(self.run.record, read_json(self.run.record) | finished)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
+        # Wrong data that shows only when it is read: before the first epoch has ended there is nothing worth keeping.
+        wrong_input = isinstance(exception, InputError) and trainer.state.fn == "fit" and not pl_module.resumes
+        if wrong_input and trainer.is_global_zero and self.kept.best is None:
+            shutil.rmtree(self.run.folder, ignore_errors=True)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if not trainer.is_global_zero:

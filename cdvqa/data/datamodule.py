@@ -8,19 +8,21 @@ from typing import Any, Optional, cast
 import numpy as np
 import orjson
 import pytorch_lightning as pl
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from cdvqa.data.answers import AnswerVocabulary
 from cdvqa.data.batch import VQABatch
+from cdvqa.data.cache import QuestionCache
 from cdvqa.data.dataset import VQADataset
 from cdvqa.data.features import RegionFeatures
 from cdvqa.data.layouts import Layout, read_ood_question_ids, split_files
 from cdvqa.data.prior import QuestionTypePrior
-from cdvqa.data.questions import Questions, read_questions
+from cdvqa.data.questions import Questions
 from cdvqa.data.samplers import evaluation_loader, training_loader
 from cdvqa.data.splits import DevSplit, development_split
 from cdvqa.data.targets import SoftTargets
-from cdvqa.data.text import load_tokenizer, tokenise
+from cdvqa.data.text import load_tokenizer
 from cdvqa.errors import InputError
 from cdvqa.protocol import Protocol
 
@@ -116,23 +118,24 @@ class VQADataModule(pl.LightningDataModule):
         self.question_types, self.answer_types = [], []
         self._datasets: dict[str, VQADataset] = {}
         self._features = RegionFeatures(self.features_file)
-        self._tokenizer = load_tokenizer(self.tokenizer_source)
-        pieces = sorted(self._tokenizer.get_vocab().items(), key=lambda item: item[1])
+        tokenizer = load_tokenizer(self.tokenizer_source)
+        pieces = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
         self.tokenizer_digest = hashlib.sha256(orjson.dumps(pieces)).hexdigest()
+        self._cache = QuestionCache(self.root, tokenizer, self.tokenizer_digest)
 
-        train = self._read("train")
-        self.vocabulary = AnswerVocabulary.from_annotations(train.annotations, self.min_count)
+        self._train = self._read("train")
+        annotations = self._train.annotations
+        self.vocabulary = AnswerVocabulary.from_annotations(annotations, self.min_count)
         if len(self.vocabulary) != self.num_answers:
             raise InputError(
                 f"{self.root}: its train split has {len(self.vocabulary)} answers, not {self.num_answers}; "
                 f"set --data.num_answers {len(self.vocabulary)}"
             )
-        self._questions = {"train": train}
+        self._parts: dict[str, NDArray[np.intp]] = {}
         if "dev" not in self._files and protocol.selection != "test":
-            held_out = development_split(train.annotations, self.dev_split, self.split_seed)
-            parts = {"train": ~held_out, "dev": held_out}
-            self._questions = {split: train.select(np.flatnonzero(part)) for split, part in parts.items()}
-        annotations = self._questions["train"].annotations
+            held_out = development_split(annotations, self.dev_split, self.split_seed)
+            self._parts = {"train": np.flatnonzero(~held_out), "dev": np.flatnonzero(held_out)}
+            annotations = annotations.select(self._parts["train"])
         self.prior = QuestionTypePrior.from_annotations(
             annotations, self.vocabulary, protocol.soft_score, protocol.normalise_prior
         )
@@ -141,7 +144,7 @@ class VQADataModule(pl.LightningDataModule):
 
     def _read(self, split: str) -> Questions:
         """Read a split from its files, and give indices to the question and answer types it is the first to have."""
-        questions = read_questions(*(self.root / file for file in self._files[split]))
+        questions = self._cache.questions(self._files[split])
         for known, column in (
             (self.question_types, questions.annotations.question_type),
             (self.answer_types, questions.annotations.answer_type),
@@ -153,11 +156,15 @@ class VQADataModule(pl.LightningDataModule):
         if split in self._datasets:
             return
         protocol = self._current_protocol()
-        questions = self._questions.pop(split, None) or self._read(split)
+        origin = split if split in self._files else "train"  # a held-out development split lies in train's files
+        questions = self._train if origin == "train" else self._read(origin)
+        tokens = self._cache.tokens(self._files[origin], questions.text, protocol.text_format)
+        if split in self._parts:
+            questions, tokens = questions.select(self._parts[split]), tokens.select(self._parts[split])
         training = split == "train"
         self._datasets[split] = VQADataset(
             questions,
-            tokenise(questions.text, self._tokenizer, protocol.text_format),
+            tokens,
             SoftTargets.from_annotations(questions.annotations, self.vocabulary, protocol.soft_score),
             self.prior,
             self.question_types,
@@ -231,15 +238,8 @@ class VQADataModule(pl.LightningDataModule):
 
     def fingerprint(self) -> dict[str, Any]:
         """Sizes and SHA-256 of the question files read so far, and a digest of the feature file and the tokeniser."""
-        read = {"train", *(split for split in self._datasets if split in self._files)}
-        paths = [file for split, files in self._files.items() if split in read for file in files]
         return {
-            "files": {file: _file_digest(self.root / file) for file in paths},
+            "files": dict(self._cache.digests),
             "features": self._features.fingerprint(),
             "tokenizer": self.tokenizer_digest,
         }
-
-
-def _file_digest(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

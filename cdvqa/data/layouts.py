@@ -56,6 +56,11 @@ def split_files(layout: Layout, root: str | Path) -> dict[str, SplitFiles]:
     }
 
 
+def ood_file(root: str | Path, name: str) -> Path:
+    """The questions file of one of VQA-VS's nine OOD test sets."""
+    return Path(root) / "OOD-Test" / name / f"OOD-Test-{name}-Ques.json"
+
+
 def read_ood_question_ids(root: str | Path) -> dict[str, set[int]]:
     """Question ids of the nine OOD test sets of VQA-VS, all of them parts of its IID-Test."""
-    return {name: read_question_ids(Path(root) / "OOD-Test" / name / f"OOD-Test-{name}-Ques.json") for name in OOD_SETS}
+    return {name: read_question_ids(ood_file(root, name)) for name in OOD_SETS}

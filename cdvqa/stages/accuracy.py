@@ -59,4 +59,7 @@ class SplitAccuracy(nn.Module):
     def _rows(self, batch: VQABatch) -> list[Any]:
         ids = batch.question_id.tolist()
         inside = [[i for i, question in enumerate(ids) if question in members] for members in self.subsets.values()]
-        return [slice(None), *(torch.tensor(rows, dtype=torch.long, device=batch.question_id.device) for rows in inside)]
+        return [
+            slice(None),
+            *(torch.tensor(rows, dtype=torch.long, device=batch.question_id.device) for rows in inside),
+        ]

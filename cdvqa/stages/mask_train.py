@@ -27,22 +27,29 @@ class MaskTrain(VQAStage):
         rates = self.sparsity.rates(self.counts)
         self.backbone.requires_grad_(False)
         self.backbone.classifier.requires_grad_(self.protocol.train_classifier)
-        shared = {
-            "assignment": self.sparsity.assignment,
-            "overall": self.sparsity.overall,
-            "tie_break": self.protocol.tie_break,
-            "dead": self.backbone.dead(),
-        }
-        if self.sparsity.method == "omp":
-            attach_fixed_masks(self.backbone, omp_masks(self.backbone, groups, rates, **shared))
+        plan, dead, tie_break = self.sparsity, self.backbone.dead(), self.protocol.tie_break
+        if plan.method == "omp":
+            masks = omp_masks(
+                self.backbone,
+                groups,
+                rates,
+                assignment=plan.assignment,
+                overall=plan.overall,
+                tie_break=tie_break,
+                dead=dead,
+            )
+            attach_fixed_masks(self.backbone, masks)
             return
         attach_masks(
             self.backbone,
             groups,
             rates,
-            initialisation=self.sparsity.initialisation,
-            alpha=self.sparsity.alpha,
-            threshold=self.sparsity.threshold,
+            assignment=plan.assignment,
+            overall=plan.overall,
+            initialisation=plan.initialisation,
+            alpha=plan.alpha,
+            threshold=plan.threshold,
+            tie_break=tie_break,
+            dead=dead,
             generator=torch.Generator().manual_seed(torch.initial_seed()),
-            **shared,
         )

@@ -7,7 +7,6 @@ from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from cdvqa.errors import InputError
 from cdvqa.protocol import OptimizerName
 
 
@@ -55,11 +54,7 @@ def make_optimizer(name: OptimizerName, groups: list[dict[str, Any]], lr: float,
 
 def warmup_steps(warmup: float | int, total: int) -> int:
     """Optimiser steps of warm-up: an int is taken as it is, a float is a share of `total`."""
-    if isinstance(warmup, int):
-        return warmup
-    if not 0 <= warmup <= 1:
-        raise InputError(f"--model.warmup: {warmup} is neither a share from 0.0 to 1.0 nor a whole number of steps")
-    return int(warmup * total)
+    return warmup if isinstance(warmup, int) else int(warmup * total)
 
 
 def linear_schedule(optimizer: Optimizer, warmup: int, total: int) -> LambdaLR:

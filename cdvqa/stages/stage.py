@@ -1,7 +1,7 @@
 """What the three stages share: steps, metrics, parameter groups, and where a stage starts from."""
 
 from pathlib import Path
-from typing import Any, ClassVar, Optional
+from typing import Any, ClassVar, Optional, cast
 
 import pytorch_lightning as pl
 import torch
@@ -163,10 +163,9 @@ class VQAStage(pl.LightningModule):
     def setup(self, stage: str) -> None:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         names = ["val"] if stage in ("fit", "validate") else list(data.test_splits)
-        self.accuracies = nn.ModuleList(
-            SplitAccuracy(data.question_types, data.answer_types, data.ood_question_ids if stage == "test" else None)
-            for _ in names
-        )
+        sets = data.ood_question_ids if stage == "test" else None
+        modules = nn.ModuleList(SplitAccuracy(data.question_types, data.answer_types, sets) for _ in names)
+        self.accuracies = cast(list[SplitAccuracy], modules)
         self.split_names = names
 
     def validation_step(self, batch: VQABatch, batch_idx: int) -> None:
@@ -180,7 +179,7 @@ class VQAStage(pl.LightningModule):
         self.log_dict({f"val/question_type/{name}": value for name, value in per_type.items()})
         self.accuracies[0].reset()
 
-    def test_step(self, batch: VQABatch, batch_idx: int, dataloader_idx: int = 0) -> list[str]:
+    def test_step(self, batch: VQABatch, batch_idx: int, dataloader_idx: int = 0) -> list[str]:  # type: ignore[override]
         answers = self.backbone.answer(batch)
         self.accuracies[dataloader_idx].update(batch, answers)
         return answers

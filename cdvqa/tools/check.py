@@ -31,7 +31,7 @@ def check(config: "ConfigInspector") -> Report:
     from cdvqa.tools.check_model import check_start, check_tokenizer
 
     takes = config.model.backbone.description
-    run_folder = config._run_folder(Path(config.config_init["trainer"]["default_root_dir"]))
+    run_folder = config.run_of_config(Path(config.config_init["trainer"]["default_root_dir"])).folder
     parts = (
         check_data(config.datamodule, takes.get("visual_feat_dim")),
         check_tokenizer(config.datamodule.tokenizer_source, takes.get("vocab_size")),
@@ -59,7 +59,7 @@ def show(report: Report, console: Console) -> None:
     for source, items in group_by_source(wanting).items():
         console.print(f"- {', '.join(item.what for item in items)}: {source}", soft_wrap=True)
     wrong = len(wanting) + sum(not finding.sound for finding in report.findings)
-    console.print("\neverything is there and fits together" if not wrong else f"\n{wrong} problems")
+    console.print("\neverything is there and fits together" if not wrong else f"\nproblems: {wrong}")
 
 
 def group_by_source(items: list[Item]) -> dict[str, list[Item]]:

@@ -7,7 +7,7 @@ import numpy as np
 from cdvqa.data.answers import AnswerVocabulary
 from cdvqa.data.datamodule import VQADataModule
 from cdvqa.data.features import RegionFeatures
-from cdvqa.data.layouts import OOD_SETS, SplitFiles, split_files
+from cdvqa.data.layouts import OOD_SETS, SplitFiles, ood_file, split_files
 from cdvqa.data.questions import Questions, read_question_ids, read_questions
 from cdvqa.data.targets import SoftTargets
 from cdvqa.errors import InputError
@@ -65,8 +65,8 @@ def _open_features(data: VQADataModule, report: Report) -> RegionFeatures | None
 
 def _read_splits(data: VQADataModule, report: Report, features: RegionFeatures | None) -> dict[str, Questions]:
     splits = {}
-    # The names do not depend on the folder; any stands in for one that is missing.
-    for split, files in split_files(data.layout, data.root if data.root.is_dir() else Path.cwd()).items():
+    # The names do not depend on the folder; any other stands in for one that is missing.
+    for split, files in split_files(data.layout, data.root if data.root.is_dir() else Path(__file__).parent).items():
         questions = _read_split(data, split, files, report)
         if questions is not None:
             splits[split] = questions
@@ -96,7 +96,7 @@ def _read_split(data: VQADataModule, split: str, files: SplitFiles, report: Repo
 
 def _read_ood_sets(data: VQADataModule, report: Report, iid: Questions | None) -> None:
     for name in OOD_SETS:
-        path = data.root / "OOD-Test" / name / f"OOD-Test-{name}-Ques.json"
+        path = ood_file(data.root, name)
         item = Item.file(f"OOD {name} questions", path, QUESTION_SOURCES[data.layout])
         report.items.append(item)
         if item.size is None:

@@ -41,7 +41,9 @@ def describe(backbone: Backbone, sparsity: Sparsity | None) -> list[str]:
     if sparsity is not None:
         rates = sparsity.rates(counts)
         zeros = ", ".join(f"{modality} {percent(rate)} %" for modality, rate in rates.items())
-        lines.append(f"this config: {sparsity.method}, {sparsity.assignment}, {percent(sparsity.overall)} % zeros ({zeros})")
+        lines.append(
+            f"this config: {sparsity.method}, {sparsity.assignment}, {percent(sparsity.overall)} % zeros ({zeros})"
+        )
     if dead := backbone.dead():
         weights = sum(parameters[name].numel() for name in dead)
         where = sorted({".".join(name.split(".")[:5]) for name in dead})

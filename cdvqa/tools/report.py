@@ -30,7 +30,9 @@ def report(logs: Path = Path("logs"), output: Path | None = None) -> None:
     pictures = "\n".join(f"![accuracy against kept parameters]({path.name})" for path in figures)
     selections = ", ".join(sorted(set(runs["selection"])))
     with write_atomically(output / "report.md") as temporary:
-        temporary.write_text(f"# Results\n\nModels selected on: {selections}.\n\n{table}\n\n{pictures}\n", encoding="utf-8")
+        temporary.write_text(
+            f"# Results\n\nModels selected on: {selections}.\n\n{table}\n\n{pictures}\n", encoding="utf-8"
+        )
     print(f"{table}\n\nwritten: {output / 'report.md'}, {output / 'runs.csv'}, {', '.join(map(str, figures))}")
 
 

@@ -1,7 +1,7 @@
 """How the small LXMERT that ships for `scenes` was made: `python -m cdvqa.worlds.pretrain`.
 
 It learns the balanced world without noise. Besides the answers it learns what LXMERT's own pre-training taught: what
-each region is, and which regions the question names; without these two the answers stay at chance for much longer.
+each region is and where, and which regions the question names; without these the answers stay at chance for longer.
 """
 
 import shutil
@@ -22,7 +22,7 @@ from cdvqa.worlds.scene_questions import LANGUAGE, PLURALS, QUESTION_TYPES, Ques
 from cdvqa.worlds.scenes import SceneConstants, ask_scenes
 
 SHIPPED = Path(__file__).parent / "scenes_lxmert"
-QUESTIONS, STEPS, BATCH, RATE = 128_000, 3000, 128, 1e-3
+QUESTIONS, STEPS, BATCH, RATE = 128_000, 9000, 64, 1e-3
 ANSWERS = sorted({answer for kind in QUESTION_TYPES.values() for answer in kind.answers})
 
 
@@ -84,12 +84,14 @@ def ask_balanced(count: int, seed: int, vocabulary: Path) -> Asked:
         for answer in annotate(question, rng, constants.hard_share):
             target[row, ANSWERS.index(answer["answer"])] += 1 / 3
     text = [question.text for question in questions]
+    pieces = tokenise(text, load_tokenizer(vocabulary), "standard")
+    assert pieces.lengths is not None
     return Asked(
         features=torch.from_numpy(np.stack([region.features for region in regions])),
         boxes=torch.from_numpy(np.stack([region.boxes for region in regions])),
         things=torch.stack([_what_regions_show(region) for region in regions]),
         image=torch.tensor(image),
-        ids=torch.from_numpy(tokenise(text, load_tokenizer(vocabulary), "standard").ids.astype(np.int64)),
+        ids=torch.from_numpy(pieces.ids[:, : pieces.lengths.max()].astype(np.int64)),
         named=torch.tensor([_named_words(question) for question in text]),
         target=target.clamp(max=1),
     )
@@ -112,7 +114,7 @@ def _train(model: LxmertModel, asked: Asked) -> None:
     """Dropout is off: with it the first, flat part of the training takes longer."""
     model.eval()
     width = model.config.hidden_size
-    heads = nn.ModuleList([answer_head(width, len(ANSWERS)), nn.Linear(width, len(COLOURS) + len(SHAPES) + 2)]).eval()
+    heads = nn.ModuleList([answer_head(width, len(ANSWERS)), nn.Linear(width, len(COLOURS) + len(SHAPES) + 6)]).eval()
     parameters = [*model.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -148,13 +150,15 @@ def _losses(model: LxmertModel, heads: nn.ModuleList, asked: Asked, batch: Tenso
 
     colour, shape = asked.things[image][real].unbind(-1)
     named = asked.named[batch][:, None].expand(-1, REGIONS, -1)[real]
-    colour_named = named.gather(1, colour[:, None])
-    shape_named = named.gather(1, len(COLOURS) + shape[:, None])
-    logits = region_head(output.vision_output[real])
-    of_colour, of_shape, of_named = logits.split([len(COLOURS), len(SHAPES), 2], dim=-1)
-    is_named = torch.cat([colour_named, shape_named], dim=1)
-    regions = functional.cross_entropy(of_colour, colour) + functional.cross_entropy(of_shape, shape)
-    return answers, regions + 2 * functional.binary_cross_entropy_with_logits(of_named, is_named)
+    is_named = torch.stack([named[range(len(colour)), colour], named[range(len(shape)), len(COLOURS) + shape]], dim=1)
+    outputs = region_head(output.vision_output[real]).split([len(COLOURS), len(SHAPES), 2, 4], dim=-1)
+    regions = (
+        functional.cross_entropy(outputs[0], colour)
+        + functional.cross_entropy(outputs[1], shape)
+        + 2 * functional.binary_cross_entropy_with_logits(outputs[2], is_named)
+        + 10 * functional.mse_loss(outputs[3], asked.boxes[image][real])
+    )
+    return answers, regions
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from itertools import permutations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,12 +13,11 @@ COUNTS = ("0", "1", "2", "3", "4")
 CORNERS = ("top left", "top right", "bottom left", "bottom right")
 YES_NO = ("yes", "no")
 PLURALS = {shape: "crosses" if shape == "cross" else f"{shape}s" for shape in SHAPES}
-RELATIONS = {"left of": (0, -1), "right of": (0, 1), "above": (1, -1), "below": (1, 1)}
 SIDES = {"on the left": (0, -1), "on the right": (0, 1), "at the top": (1, -1), "at the bottom": (1, 1)}
 TEMPLATES = {
     "is there a": "is there a {colour} {shape}?",
     "are there any": "are there any {things}?",
-    "is the": "is the {name} {relation} the {other}?",
+    "is the": "is the {name} {side}?",
     "how many": "how many {colour} things are there?",
     "what number of": "what number of {plural} are visible?",
     "what color is the": "what color is the {name}?",
@@ -31,32 +29,31 @@ TEMPLATES = {
 # Every text whose words a question can hold: the whole language of this world.
 LANGUAGE = (
     *(re.sub(r"{.*?}", "", template) for template in TEMPLATES.values()),
-    *COLOURS, *PLURALS, *PLURALS.values(), *RELATIONS, *SIDES, "thing", "things",
+    *COLOURS, *PLURALS, *PLURALS.values(), *SIDES, "thing", "things",
 )  # fmt: skip
-MARGIN = 8  # pixels by which a relation must hold, so that no answer hangs on a pixel
+MARGIN = 8  # pixels by which a thing must be further out than the next, so that no answer hangs on a pixel
 ANNOTATORS = 10
 
 
 class QuestionType(NamedTuple):
-    """A question prefix: its share of the questions, its possible answers, and those that train favours."""
+    """A question prefix, asked as often as any other: its possible answers, and those that train favours."""
 
     answer_type: str
-    share: float
     answers: tuple[str, ...]
     favourites: tuple[str, ...]
 
 
 QUESTION_TYPES = {
-    "is there a": QuestionType("yes/no", 0.12, YES_NO, ("yes",)),
-    "are there any": QuestionType("yes/no", 0.12, YES_NO, ("no",)),
-    "is the": QuestionType("yes/no", 0.10, YES_NO, ("yes",)),
-    "how many": QuestionType("number", 0.12, COUNTS, ("1",)),
-    "what number of": QuestionType("number", 0.10, COUNTS, ("2",)),
-    "what color is the": QuestionType("other", 0.12, tuple(COLOURS), ("red", "blue")),
-    "what shape is the": QuestionType("other", 0.10, SHAPES, ("cube", "star")),
-    "what is the": QuestionType("other", 0.08, SHAPES, ("ball", "cone")),
-    "where is the": QuestionType("other", 0.07, CORNERS, ("top left",)),
-    "what size is the": QuestionType("other", 0.07, tuple(SIZES), ("large",)),
+    "is there a": QuestionType("yes/no", YES_NO, ("yes",)),
+    "are there any": QuestionType("yes/no", YES_NO, ("no",)),
+    "is the": QuestionType("yes/no", YES_NO, ("yes",)),
+    "how many": QuestionType("number", COUNTS, ("1",)),
+    "what number of": QuestionType("number", COUNTS, ("2",)),
+    "what color is the": QuestionType("other", tuple(COLOURS), ("red", "blue")),
+    "what shape is the": QuestionType("other", SHAPES, ("cube", "star")),
+    "what is the": QuestionType("other", SHAPES, ("ball", "cone")),
+    "where is the": QuestionType("other", CORNERS, ("top left",)),
+    "what size is the": QuestionType("other", tuple(SIZES), ("large",)),
 }
 
 
@@ -106,14 +103,11 @@ def _enumerate(things: list[Thing]) -> Iterator[Question]:
         else:
             yield _ask("what shape is the", thing.shape, name=name)
         yield _ask("what size is the", thing.size, name=name)
-        across, down = thing.x - WIDTH // 2, thing.y - HEIGHT // 2
-        if min(abs(across), abs(down)) > MARGIN // 2:
-            yield _ask("where is the", CORNERS[2 * (down > 0) + (across > 0)], name=name)
-    for (name, thing), (other_name, other) in permutations(named.items(), 2):
-        for relation, (axis, sign) in RELATIONS.items():
-            gap = sign * ((thing.x, thing.y)[axis] - (other.x, other.y)[axis])
-            if abs(gap) > MARGIN:
-                yield _ask("is the", _yes_no(gap > 0), name=name, relation=relation, other=other_name)
+        offset = thing.x - WIDTH // 2, thing.y - HEIGHT // 2
+        if min(map(abs, offset)) > MARGIN // 2:
+            yield _ask("where is the", CORNERS[2 * (offset[1] > 0) + (offset[0] > 0)], name=name)
+            for side, (axis, sign) in SIDES.items():
+                yield _ask("is the", _yes_no(sign * offset[axis] > 0), name=name, side=side)
     for side, (axis, sign) in SIDES.items():
         first, second = sorted(things, key=lambda t: -sign * (t.x, t.y)[axis])[:2]
         if abs((first.x, first.y)[axis] - (second.x, second.y)[axis]) > MARGIN:

@@ -4,30 +4,15 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 
-from cdvqa.worlds.drawing import HEIGHT, WIDTH, Regions, Thing, cut_regions, draw_scene, sample_scene
-from cdvqa.worlds.layout import (
-    annotation_record,
-    build_world,
-    question_record,
-    write_features,
-    write_split,
-    write_vocabulary,
-)
-from cdvqa.worlds.scene_questions import (
-    LANGUAGE,
-    QUESTION_TYPES,
-    Question,
-    annotate,
-    answer_prior,
-    candidate_questions,
-)
+from cdvqa.worlds.drawing import sample_scene
+from cdvqa.worlds.layout import build_world, write_split
+from cdvqa.worlds.scene_folder import AskedScene, SceneFolder
+from cdvqa.worlds.scene_questions import QUESTION_TYPES, Question, answer_prior, candidate_questions
 
 VERSION = 1
-ID_STEP = 1000  # question_id = image_id * 1000 + position, as in VQA
 
 
 @dataclass(frozen=True)
@@ -45,13 +30,6 @@ class SceneConstants:
     def balanced(self) -> "SceneConstants":
         """The same world without feature noise and with uniform answer priors."""
         return replace(self, noise=0.0, prior_strength=0.0)
-
-
-class AskedScene(NamedTuple):
-    """A scene, and the questions asked about it."""
-
-    things: list[Thing]
-    questions: list[Question]
 
 
 def make_scenes(output: Path, seed: int = 0) -> None:
@@ -74,38 +52,16 @@ def write_scenes(output: Path, seed: int, constants: SceneConstants) -> None:
 
 def _fill(folder: Path, seed: int, constants: SceneConstants) -> None:
     rng = np.random.default_rng(seed)
-    (folder / "images").mkdir()
-    regions: list[Regions] = []
+    world = SceneFolder(folder, constants.noise, constants.hard_share, rng)
     for split, count, shifted in (
         ("train", constants.train_questions, False),
         ("id", constants.id_questions, False),
         ("test", constants.ood_questions, True),
     ):
-        questions: list[dict[str, Any]] = []
-        annotations: list[dict[str, Any]] = []
-        for scene in ask_scenes(count, constants.prior_strength, shifted, constants.questions_per_image, rng):
-            image = draw_scene(scene.things)
-            regions.append(cut_regions(image, scene.things, constants.noise, rng))
-            image_id = len(regions)
-            image.save(folder / "images" / f"{image_id}.png")
-            for position, question in enumerate(scene.questions):
-                question_id = image_id * ID_STEP + position
-                kind = QUESTION_TYPES[question.question_type]
-                answers = annotate(question, rng, constants.hard_share)
-                questions.append(question_record(question_id, image_id, question.text, "scenes"))
-                annotations.append(
-                    annotation_record(question_id, image_id, question.question_type, kind.answer_type, answers)
-                )
-        write_split(folder, split, questions, annotations)
-    write_features(
-        folder / "features.h5",
-        features=np.stack([region.features for region in regions]),
-        boxes=np.stack([region.boxes for region in regions]),
-        image_ids=list(range(1, len(regions) + 1)),
-        size=(WIDTH, HEIGHT),
-        number=[region.number for region in regions],
-    )
-    write_vocabulary(folder / "vocab.txt", LANGUAGE)
+        asked = ask_scenes(count, constants.prior_strength, shifted, constants.questions_per_image, rng)
+        records = [record for scene in asked for record in world.add(scene)]
+        write_split(folder, split, [question for question, _ in records], [annotation for _, annotation in records])
+    world.finish()
 
 
 def ask_scenes(
@@ -113,8 +69,8 @@ def ask_scenes(
 ) -> Iterator[AskedScene]:
     """Sample scenes, and at most `per_image` questions on each, until `count` questions follow the wanted prior."""
     wanted: Counter[tuple[str, str]] = Counter()
-    shares = np.array([kind.share for kind in QUESTION_TYPES.values()])
-    for question_type, number in zip(QUESTION_TYPES, rng.multinomial(count, shares / shares.sum()), strict=True):
+    types = rng.multinomial(count, np.full(len(QUESTION_TYPES), 1 / len(QUESTION_TYPES)))
+    for question_type, number in zip(QUESTION_TYPES, types, strict=True):
         drawn = rng.multinomial(number, answer_prior(question_type, strength, shifted))
         answers = QUESTION_TYPES[question_type].answers
         wanted.update({(question_type, answer): int(n) for answer, n in zip(answers, drawn, strict=True) if n})

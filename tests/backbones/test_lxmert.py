@@ -77,7 +77,12 @@ def test_base_has_the_matrices_and_counts_of_the_paper():
         model = Lxmert(2274)
     parameters = dict(model.named_parameters())
     assert model.counts() == {"language": 87_141_888, "vision": 36_965_376, "cross": 82_575_360, "pooler": 589_824}
-    assert {m: len(names) for m, names in model.matrices().items()} == {"language": 55, "vision": 32, "cross": 80, "pooler": 1}
+    assert {m: len(names) for m, names in model.matrices().items()} == {
+        "language": 55,
+        "vision": 32,
+        "cross": 80,
+        "pooler": 1,
+    }
     assert sum(p.numel() for p in model.classifier.parameters()) == 4_676_324
     assert sum(parameters[name].numel() for name in model.dead()) == 7_077_888
 

@@ -108,7 +108,9 @@ def test_questions_without_a_label_do_not_count(objective):
     logits, prior = torch.randn(4, 5, dtype=torch.float64, requires_grad=True), torch.rand(4, 5).double()
     target = torch.zeros(4, 5).double()
     some = objective(logits, target, prior, label=torch.tensor([2, -1, 0, -1])).total
-    assert_close(some, objective(logits[[0, 2]], target[[0, 2]], prior[[0, 2]], label=torch.tensor([2, 0])).total.detach())
+    assert_close(
+        some, objective(logits[[0, 2]], target[[0, 2]], prior[[0, 2]], label=torch.tensor([2, 0])).total.detach()
+    )
     none = objective(logits, target, prior, label=torch.full((4,), -1)).total
     none.backward()
     assert none.item() == 0

@@ -1,10 +1,14 @@
-"""TSV files of region features as the two published formats write them, with csv and base64."""
+"""TSV files of region features as the two published formats write them, and what is to come of them."""
 
 import base64
 from pathlib import Path
 from typing import NamedTuple
 
+import h5py
 import numpy as np
+
+from cdvqa.cli import main
+from cdvqa.data.partial import PartialFeatures
 
 
 class Image(NamedTuple):
@@ -47,3 +51,47 @@ def lxmert(image: Image) -> str:
 def write_tsv(path: Path, images: list[Image], line=bottom_up) -> Path:
     path.write_text("".join(f"{line(image)}\n" for image in images))
     return path
+
+
+def convert(source, target, *options):
+    return main(["prepare", "features", "--input", str(source), "--output", str(target), *options])
+
+
+def expected(images, dtype="float16"):
+    """The data sets, computed directly from the arrays."""
+    regions = max(len(image.boxes) for image in images)
+    features = np.zeros((len(images), regions, images[0].features.shape[1]), dtype)
+    boxes = np.zeros((len(images), regions, 4), np.float32)
+    for i, image in enumerate(images):
+        features[i, : len(image.boxes)] = image.features
+        boxes[i, : len(image.boxes), 0::2] = image.boxes[:, 0::2] / np.float32(image.width)
+        boxes[i, : len(image.boxes), 1::2] = image.boxes[:, 1::2] / np.float32(image.height)
+    ids = np.array([int(image.id.rsplit("_")[-1]) for image in images])
+    sizes = np.array([(image.width, image.height) for image in images])
+    return {"features": features, "boxes": boxes, "image_id": ids, "size": sizes}
+
+
+def assert_holds(path, images, dtype="float16"):
+    with h5py.File(path) as file:
+        wanted = expected(images, dtype)
+        if len({len(image.boxes) for image in images}) > 1:
+            wanted["num_boxes"] = np.array([len(image.boxes) for image in images])
+        assert set(file) == set(wanted)
+        for name, values in wanted.items():
+            np.testing.assert_array_equal(file[name][:], values, err_msg=name)
+            assert file[name].chunks is None and file[name].compression is None
+        assert file["features"].dtype == dtype and file["boxes"].dtype == np.float32
+
+
+def interrupt(monkeypatch, after):
+    """Let `append` fail once it has been called `after` times."""
+    append, calls = PartialFeatures.append, []
+
+    def failing(self, *args):
+        calls.append(args)
+        if len(calls) > after:
+            raise KeyboardInterrupt
+        append(self, *args)
+
+    monkeypatch.setattr(PartialFeatures, "append", failing)
+    return calls

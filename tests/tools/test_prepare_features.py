@@ -12,40 +12,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cdvqa.cli import main
 from cdvqa.data import RegionFeatures, conversion
-from cdvqa.data.partial import PartialFeatures
-from tests.tools.features_tsv import Image, bottom_up, encode, lxmert, sample_images, write_tsv
-
-
-def convert(source, target, *options):
-    return main(["prepare", "features", "--input", str(source), "--output", str(target), *options])
-
-
-def expected(images, dtype="float16"):
-    """The data sets, computed directly from the arrays."""
-    regions = max(len(image.boxes) for image in images)
-    features = np.zeros((len(images), regions, images[0].features.shape[1]), dtype)
-    boxes = np.zeros((len(images), regions, 4), np.float32)
-    for i, image in enumerate(images):
-        features[i, : len(image.boxes)] = image.features
-        boxes[i, : len(image.boxes), 0::2] = image.boxes[:, 0::2] / np.float32(image.width)
-        boxes[i, : len(image.boxes), 1::2] = image.boxes[:, 1::2] / np.float32(image.height)
-    ids = np.array([int(image.id.rsplit("_")[-1]) for image in images])
-    sizes = np.array([(image.width, image.height) for image in images])
-    return {"features": features, "boxes": boxes, "image_id": ids, "size": sizes}
-
-
-def assert_holds(path, images, dtype="float16"):
-    with h5py.File(path) as file:
-        wanted = expected(images, dtype)
-        if len({len(image.boxes) for image in images}) > 1:
-            wanted["num_boxes"] = np.array([len(image.boxes) for image in images])
-        assert set(file) == set(wanted)
-        for name, values in wanted.items():
-            np.testing.assert_array_equal(file[name][:], values, err_msg=name)
-            assert file[name].chunks is None and file[name].compression is None
-        assert file["features"].dtype == dtype and file["boxes"].dtype == np.float32
+from tests.tools.features_tsv import (
+    assert_holds,
+    bottom_up,
+    convert,
+    expected,
+    interrupt,
+    lxmert,
+    sample_images,
+    write_tsv,
+)
 
 
 @pytest.mark.parametrize("line", [bottom_up, lxmert])
@@ -96,25 +73,6 @@ def test_any_shape_in_any_block_size(tmp_path, monkeypatch, regions, width, bloc
 
 
 # --- interruption and repetition ----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def blocks_of_two(monkeypatch):
-    monkeypatch.setattr(conversion, "BLOCK", 2)
-
-
-def interrupt(monkeypatch, after):
-    """Let `append` fail once it has been called `after` times."""
-    append, calls = PartialFeatures.append, []
-
-    def failing(self, *args):
-        calls.append(args)
-        if len(calls) > after:
-            raise KeyboardInterrupt
-        append(self, *args)
-
-    monkeypatch.setattr(PartialFeatures, "append", failing)
-    return calls
 
 
 def test_an_interrupted_conversion_goes_on(tmp_path, monkeypatch, capsys, blocks_of_two):
@@ -221,122 +179,3 @@ def test_a_partial_file_of_another_input_wants_overwrite(tmp_path, monkeypatch, 
     assert (tmp_path / "out.h5.part").exists()
     assert convert(source, target, "--dtype", "float32", "--overwrite") == 0
     assert_holds(target, sample_images(), "float32")
-
-
-# --- wrong input --------------------------------------------------------------------------------------------------
-
-
-def without(fields: str, index: int) -> str:
-    return "\t".join(part for i, part in enumerate(fields.split("\t")) if i != index)
-
-
-def replaced(fields: str, index: int, value: str) -> str:
-    return "\t".join(value if i == index else part for i, part in enumerate(fields.split("\t")))
-
-
-def with_value(image: Image, field: str, value: float) -> str:
-    array = getattr(image, field).copy()
-    array[1, 2] = value
-    return bottom_up(image._replace(**{field: array}))
-
-
-SPOILT = {  # how the third line is spoilt: (its text from image, what is said)
-    "a field too few": (lambda i: without(bottom_up(i), 4), "5 tab-separated fields, not 6"),
-    "a field too many": (lambda i: bottom_up(i) + "\tmore", "7 tab-separated fields, not 6"),
-    "a line of the other format": (lxmert, "10 tab-separated fields, not 6"),
-    "features not base64": (lambda i: replaced(bottom_up(i), 5, "!" * 80), "'features' is not base64"),
-    "boxes not base64": (lambda i: replaced(bottom_up(i), 4, "*" * 64), "'boxes' is not base64"),
-    "base64 cut": (lambda i: bottom_up(i)[:-3], "'features' is not base64"),
-    "more boxes than there are": (
-        lambda i: replaced(bottom_up(i), 3, "4"),
-        "num_boxes is 4, but 'boxes' holds 48 bytes",
-    ),
-    "features of another width": (
-        lambda i: replaced(bottom_up(i), 5, encode(i.features[:, :4])),
-        "num_boxes is 3, but 'features' holds 48 bytes",
-    ),
-    "num_boxes zero": (lambda i: replaced(bottom_up(i), 3, "0"), "num_boxes must be a positive whole number"),
-    "width no number": (lambda i: replaced(bottom_up(i), 1, "wide"), "width must be a positive whole number"),
-    "NaN": (lambda i: with_value(i, "features", np.nan), "features has NaN, infinite"),
-    "infinite": (lambda i: with_value(i, "features", -np.inf), "features has NaN, infinite"),
-    "NaN in a box": (lambda i: with_value(i, "boxes", np.nan), "boxes has NaN, infinite"),
-    "too large for fp16": (lambda i: with_value(i, "features", 1e5), "use --dtype float32"),
-    "an image twice": (lambda i: replaced(bottom_up(i), 0, "1000"), "this image stands in line 1 too"),
-}
-
-
-@pytest.mark.parametrize("spoil, said", SPOILT.values(), ids=SPOILT.keys())
-def test_a_wrong_line_is_named_and_nothing_is_left(tmp_path, capsys, blocks_of_two, spoil, said):
-    lines = [bottom_up(image) for image in sample_images()]
-    third = sample_images()[2]
-    lines[2] = spoil(third)
-    (tmp_path / "in.tsv").write_text("".join(f"{line}\n" for line in lines))
-    assert convert(tmp_path / "in.tsv", tmp_path / "out.h5", "--format", "bottom-up") == 2
-    error = capsys.readouterr().err
-    assert f"in.tsv: line 3 (image {lines[2].split(chr(9))[0]}): " in error and said in error
-    assert error.count("\n") == 1
-    assert os.listdir(tmp_path) == ["in.tsv"]
-
-
-def test_a_file_cut_anywhere_in_a_line_is_refused(tmp_path, capsys):
-    first, second = (bottom_up(image) for image in sample_images(count=2))
-    for length in range(1, len(second)):
-        (tmp_path / "in.tsv").write_text(f"{first}\n{second[:length]}")
-        assert convert(tmp_path / "in.tsv", tmp_path / "out.h5") == 2
-        error = capsys.readouterr().err
-        assert "in.tsv: line 2" in error and "the file ends within this line" in error
-        assert os.listdir(tmp_path) == ["in.tsv"]
-
-
-def test_an_id_that_is_no_number(tmp_path, capsys):
-    images = sample_images()
-    images[1] = images[1]._replace(id="a.jpg")
-    assert convert(write_tsv(tmp_path / "in.tsv", images), tmp_path / "out.h5") == 2
-    assert "line 2: image_id must be a whole number, not b'a.jpg'" in capsys.readouterr().err
-
-
-def test_a_missing_empty_or_foreign_input(tmp_path, capsys):
-    assert convert(tmp_path / "absent.tsv", tmp_path / "out.h5") == 2
-    assert "absent.tsv: no such file" in capsys.readouterr().err
-    (tmp_path / "empty.tsv").touch()
-    assert convert(tmp_path / "empty.tsv", tmp_path / "out.h5") == 2
-    assert "empty.tsv: the file is empty" in capsys.readouterr().err
-    (tmp_path / "json.tsv").write_text("[1, 2]\n")
-    assert convert(tmp_path / "json.tsv", tmp_path / "out.h5") == 2
-    assert "line 1: 1 tab-separated fields, not 6 (bottom-up) or 10 (lxmert)" in capsys.readouterr().err
-    assert not list(tmp_path.glob("out*"))
-
-
-def test_an_input_found_wrong_on_resuming_leaves_nothing(tmp_path, monkeypatch, capsys, blocks_of_two):
-    lines = [bottom_up(image) for image in sample_images()]
-    lines[5] = with_value(sample_images()[5], "features", np.nan)
-    source, target = tmp_path / "in.tsv", tmp_path / "out.h5"
-    source.write_text("".join(f"{line}\n" for line in lines))
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        interrupt(patch, after=1)
-        convert(source, target)
-    assert convert(source, target) == 2
-    assert "line 6 (image 965)" in capsys.readouterr().err
-    assert os.listdir(tmp_path) == ["in.tsv"]
-
-
-def test_two_processes_do_not_write_one_file(tmp_path, monkeypatch, capsys, blocks_of_two):
-    source, target = write_tsv(tmp_path / "in.tsv", sample_images()), tmp_path / "out.h5"
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        interrupt(patch, after=1)
-        convert(source, target)
-    other = "import h5py, sys; file = h5py.File(sys.argv[1], 'r+'); print(flush=True); sys.stdin.read()"
-    command = [sys.executable, "-c", other, tmp_path / "out.h5.part"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        process.stdout.readline()
-        assert convert(source, target) == 2
-        assert "another process is writing" in capsys.readouterr().err
-        process.stdin.close()
-    assert convert(source, target) == 0
-
-
-def test_too_little_room_is_told_before_the_work(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 100})())
-    assert convert(write_tsv(tmp_path / "in.tsv", sample_images()), tmp_path / "out.h5") == 2
-    assert "546 bytes are needed and 100 are free" in capsys.readouterr().err
-    assert os.listdir(tmp_path) == ["in.tsv"]

@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import BertTokenizerFast
 
 from cdvqa.errors import InputError
-from cdvqa.worlds import scenes
+from cdvqa.worlds import scene_folder
 from cdvqa.worlds.drawing import SIZES, Thing, cut_regions, draw_scene, sample_scene
 from cdvqa.worlds.scene_questions import QUESTION_TYPES, answer_prior, candidate_questions
 from cdvqa.worlds.scenes import SceneConstants, ask_scenes, make_scenes, write_scenes
@@ -146,7 +146,7 @@ def test_a_half_written_world_leaves_nothing(tmp_path: Path, monkeypatch: pytest
     def fail(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(scenes, "write_features", fail)
+    monkeypatch.setattr(scene_folder, "write_features", fail)
     with pytest.raises(KeyboardInterrupt):
         write_scenes(tmp_path / "scenes", 0, SceneConstants(train_questions=8, id_questions=4, ood_questions=4))
     assert list(tmp_path.iterdir()) == []
@@ -162,7 +162,7 @@ def test_answers_are_true_of_the_scene() -> None:
     assert asked["is there a red cube?"] == "yes" and asked["is there a red cone?"] == "no"
     assert asked["how many red things are there?"] == "2" and asked["what number of cones are visible?"] == "1"
     assert asked["what color is the cone?"] == "blue" and asked["what shape is the blue thing?"] == "cone"
-    assert asked["is the cube left of the cone?"] == "yes" and asked["is the ball below the cone?"] == "no"
+    assert asked["is the cube on the left?"] == "yes" and asked["is the ball at the bottom?"] == "no"
     assert asked["what is the thing on the left?"] == "cube" and asked["where is the cone?"] == "bottom right"
     assert "what shape is the red thing?" not in asked, "two things are red"
     assert "what is the thing on the right?" not in asked, "two things are equally far right"

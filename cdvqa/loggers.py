@@ -1,16 +1,45 @@
-"""`metrics.csv`: one line per logged value, only ever appended."""
+"""Where a run logs: `metrics.csv`, and TensorBoard's event files beside it."""
 
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.loggers import Logger
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 HEADER = "step,metric,value\n"
 
 
+class EventLog(TensorBoardLogger):
+    """TensorBoard's events in the run folder itself.
+
+    The trainer asks every logger for its writer before data and model are set up, which would leave an event file
+    behind wherever they turn out to be wrong. This one has no writer until something is logged.
+
+    Args:
+        folder: the run folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, name="", version="", default_hp_metric=False)
+        self.opened = False
+
+    @property
+    def experiment(self) -> Any:
+        return super().experiment if self.opened else None
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        self.opened = True
+        super().log_hyperparams(*args, **kwargs)
+
+    @rank_zero_only
+    def log_metrics(self, *args: Any, **kwargs: Any) -> None:
+        self.opened = True
+        super().log_metrics(*args, **kwargs)
+
+
 class MetricsLog(Logger):
-    """Append `step,metric,value` lines to a file.
+    """`metrics.csv`: append `step,metric,value` lines to a file.
 
     Lightning's own CSV logger keeps all rows in memory, rewrites the file, and deletes it when a run is resumed.
 

@@ -1,0 +1,58 @@
+"""Scenes written one after the other: their images, regions, and annotated questions."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cdvqa.worlds.drawing import HEIGHT, WIDTH, Regions, Thing, cut_regions, draw_scene
+from cdvqa.worlds.layout import annotation_record, question_record, write_features, write_vocabulary
+from cdvqa.worlds.scene_questions import LANGUAGE, QUESTION_TYPES, Question, annotate
+
+ID_STEP = 1000  # question_id = image_id * 1000 + position, as in VQA
+
+
+class AskedScene(NamedTuple):
+    """A scene, and the questions asked about it."""
+
+    things: list[Thing]
+    questions: list[Question]
+
+
+class SceneFolder:
+    """A world's folder while it is filled. Images are numbered from 1 in the order they are added."""
+
+    def __init__(self, folder: Path, noise: float, hard_share: float, rng: np.random.Generator) -> None:
+        self.folder, self.noise, self.hard_share, self.rng = folder, noise, hard_share, rng
+        self.regions: list[Regions] = []
+        (folder / "images").mkdir()
+
+    def add(self, scene: AskedScene) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """Draw a scene and have its questions answered: one (question, annotation) record for each."""
+        image = draw_scene(scene.things)
+        self.regions.append(cut_regions(image, scene.things, self.noise, self.rng))
+        image_id = len(self.regions)
+        image.save(self.folder / "images" / f"{image_id}.png")
+        records = []
+        for question_id, question in enumerate(scene.questions, image_id * ID_STEP):
+            answer_type = QUESTION_TYPES[question.question_type].answer_type
+            answers = annotate(question, self.rng, self.hard_share)
+            records.append(
+                (
+                    question_record(question_id, image_id, question.text, "scenes"),
+                    annotation_record(question_id, image_id, question.question_type, answer_type, answers),
+                )
+            )
+        return records
+
+    def finish(self) -> None:
+        """Write the features of every image and the vocabulary."""
+        write_features(
+            self.folder / "features.h5",
+            features=np.stack([region.features for region in self.regions]),
+            boxes=np.stack([region.boxes for region in self.regions]),
+            image_ids=list(range(1, len(self.regions) + 1)),
+            size=(WIDTH, HEIGHT),
+            number=[region.number for region in self.regions],
+        )
+        write_vocabulary(self.folder / "vocab.txt", LANGUAGE)

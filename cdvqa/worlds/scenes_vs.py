@@ -1,0 +1,151 @@
+"""`scenes-vs`: the scenes with several shortcuts at once and one OOD test for each, in the files of VQA-VS.
+
+A shortcut is a concept that a question or its image shows and that goes with one answer far too often. Three are
+planted: the question type (QT), the keyword (KW: the colour or thing asked about) and the key object (KO: the most
+frequent shape of the image). The others of VQA-VS are pairs (KWP, KOP) and combinations of these.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cdvqa.worlds.drawing import Thing, sample_scene
+from cdvqa.worlds.layout import build_world, write_json
+from cdvqa.worlds.scene_folder import AskedScene, SceneFolder
+from cdvqa.worlds.scene_questions import LANGUAGE, QUESTION_TYPES, Question, candidate_questions
+from cdvqa.worlds.scenes import SceneConstants
+
+Record = tuple[dict[str, Any], dict[str, Any]]
+VERSION = 1
+SPLITS = {"Training": "train_questions", "Val": "val_questions", "IID-Test": "test_questions"}
+SHORTCUTS = ("QT", "KW", "KWP", "QT+KW", "KO", "KOP", "QT+KO", "KW+KO", "QT+KW+KO")
+CONCEPTS = ("QT", "KW", "KO")  # the planted ones
+
+
+@dataclass(frozen=True)
+class ShortcutConstants:
+    """Numbers of questions, and how many times likelier an answer gets for each planted shortcut that suggests it."""
+
+    train_questions: int = 16_000
+    val_questions: int = 1_500
+    test_questions: int = 8_000
+    boost: float = 4.0
+
+
+def make_scenes_vs(output: Path, seed: int = 0) -> None:
+    """Write the world into the folder `output`: Training, Val, IID-Test, and nine OOD tests that are parts of IID-Test.
+
+    OOD-Test/<S> holds the questions of IID-Test whose answer is rarer than even odds in training, among the questions
+    of the same type that show the same concept of shortcut S; for a combination such as QT+KW, of each of its parts.
+
+    Raises:
+        InputError: `output` exists and is not this very world, complete.
+    """
+    write_scenes_vs(output, seed, ShortcutConstants())
+
+
+def write_scenes_vs(output: Path, seed: int, constants: ShortcutConstants) -> None:
+    """`make_scenes_vs` with other constants."""
+    identity = {"world": "scenes-vs", "version": VERSION, "seed": seed, "constants": asdict(constants)}
+    build_world(output, identity, lambda folder: _fill(folder, seed, constants))
+
+
+def concepts(question: Question, things: list[Thing]) -> dict[str, tuple[str, ...]]:
+    """What the question and its image show: shortcut -> concept. Combined shortcuts have none of their own."""
+    words = question.text.rstrip("?").split()
+    prefix = len(question.question_type.split())
+    content = tuple(word for word in words[prefix:] if word not in STOP_WORDS)
+    shapes = Counter(thing.shape for thing in things)
+    objects = tuple(sorted(shapes, key=lambda shape: (-shapes[shape], shape)))
+    return {
+        "QT": (question.question_type,),
+        "KW": content[:1],
+        "KWP": content[:2],
+        "KO": objects[:1],
+        "KOP": objects[:2],
+    }
+
+
+STOP_WORDS = {"the", "thing", "things", "are", "there", "visible", "on", "at"}
+
+
+def suggested(question_type: str, concept: str) -> str:
+    """The answer that a planted concept suggests for a question type."""
+    answers = QUESTION_TYPES[question_type].answers
+    return answers[(NUMBER[concept] + list(QUESTION_TYPES).index(question_type)) % len(answers)]
+
+
+NUMBER = {
+    name: number
+    for number, name in enumerate(
+        [*QUESTION_TYPES, *sorted({word for text in LANGUAGE for word in text.rstrip("?").split()})]
+    )
+}
+
+
+def ask_with_shortcuts(count: int, boost: float, per_image: int, rng: np.random.Generator) -> Iterator[AskedScene]:
+    """Sample scenes and questions; an answer is `boost` times likelier for each planted concept that suggests it."""
+    left = count
+    while left:
+        things = sample_scene(rng)
+        candidates = [Question(text, *key) for key, texts in candidate_questions(things).items() for text in texts]
+        weights = _weights(candidates, things, boost)
+        number = min(left, per_image, int((weights > 0).sum()))
+        chosen = rng.choice(len(candidates), size=number, replace=False, p=weights)
+        yield AskedScene(things, [candidates[index] for index in chosen])
+        left -= number
+
+
+def _weights(candidates: list[Question], things: list[Thing], boost: float) -> np.ndarray:
+    """Every answer of a type starts equal, whatever the number of questions that have it, and so does every type."""
+    shared = Counter((question.question_type, question.answer) for question in candidates)
+    weights = np.empty(len(candidates))
+    for index, question in enumerate(candidates):
+        shown = concepts(question, things)
+        hits = sum(suggested(question.question_type, shown[name][0]) == question.answer for name in CONCEPTS)
+        weights[index] = boost**hits / shared[question.question_type, question.answer]
+    totals: dict[str, float] = defaultdict(float)
+    for question, weight in zip(candidates, weights, strict=True):
+        totals[question.question_type] += weight
+    return weights / np.array([totals[question.question_type] for question in candidates]) / len(totals)
+
+
+def _fill(folder: Path, seed: int, constants: ShortcutConstants) -> None:
+    rng = np.random.default_rng(seed)
+    defaults = SceneConstants()
+    world = SceneFolder(folder, defaults.noise, defaults.hard_share, rng)
+    training: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
+    ood: dict[str, list[Record]] = {shortcut: [] for shortcut in SHORTCUTS}
+    for split, field in SPLITS.items():
+        records: list[Record] = []
+        for scene in ask_with_shortcuts(getattr(constants, field), constants.boost, defaults.questions_per_image, rng):
+            for question, record in zip(scene.questions, world.add(scene), strict=True):
+                records.append(record)
+                shown = concepts(question, scene.things)
+                answers = {name: training[name, question.question_type, *concept] for name, concept in shown.items()}
+                if split == "Training":
+                    for counts in answers.values():
+                        counts[question.answer] += 1
+                elif split == "IID-Test":
+                    rare = {name for name, counts in answers.items() if _is_rare(question, counts)}
+                    for shortcut in SHORTCUTS:
+                        if rare.issuperset(shortcut.split("+")):
+                            ood[shortcut].append(record)
+        _write(folder / split, split, records)
+    for shortcut in SHORTCUTS:
+        _write(folder / "OOD-Test" / shortcut, f"OOD-Test-{shortcut}", ood[shortcut])
+    world.finish()
+
+
+def _is_rare(question: Question, answers: Counter[str]) -> bool:
+    """Whether training gave this answer less often than if all answers of the type were as likely."""
+    return answers[question.answer] * len(QUESTION_TYPES[question.question_type].answers) < answers.total()
+
+
+def _write(folder: Path, stem: str, records: list[Record]) -> None:
+    write_json(folder / f"{stem}-Ques.json", [question for question, _ in records])
+    write_json(folder / f"{stem}-Ans.json", [annotation for _, annotation in records])

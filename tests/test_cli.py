@@ -1,0 +1,174 @@
+"""The command table, the configs and the messages for wrong settings."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cdvqa.cli import COMMANDS, main
+from cdvqa.configs import find_config, shipped
+from cdvqa.errors import InputError
+from tests.conftest import overlay
+
+Command = Callable[..., int]
+CONFIGS = sorted(shipped().rglob("*.yaml"))
+STAGE_CONFIGS = [path.name for path in CONFIGS if path.parent == shipped()]
+
+
+def test_help_lists_every_command_without_importing_torch(capsys: pytest.CaptureFixture[str]):
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"  {name} " in text for name in COMMANDS)
+    code = "import sys; from cdvqa.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
+    started = time.monotonic()
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
+    assert time.monotonic() - started < 30  # a hang, not a speed, is what this would catch
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]):
+    assert main([command, "--help"]) == 0
+    assert "usage" in capsys.readouterr().out
+
+
+def test_unknown_commands_and_configs_are_refused_in_one_line(capsys: pytest.CaptureFixture[str]):
+    assert main(["train"]) == 2
+    assert capsys.readouterr().err.startswith("cdvqa train: no such command; there are fit, validate")
+    assert main(["fit", "--config", "stage9.yaml"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "stage9.yaml: no such file, and no shipped config of this name" in error
+
+
+def test_an_ambiguous_config_name_lists_the_matches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "same.yaml").write_text("{}")
+    monkeypatch.setattr("cdvqa.configs.shipped", lambda: tmp_path)
+    with pytest.raises(InputError, match=r"several shipped configs have this name: .*a/same.yaml, .*b/same.yaml"):
+        find_config("same.yaml")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_shipped_config_parses(path: Path, capsys: pytest.CaptureFixture[str]):
+    base = [] if path.parent == shipped() else ["--config", "stage1_bce.yaml"]
+    assert main(["fit", *base, "--config", path.name, "--print_config"]) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["model"]["class_path"].startswith("cdvqa.stages.")
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize("objective", ["bce", "lmh", "rubi", "lpf"])
+def test_shipped_stages_have_the_papers_settings(stage: int, objective: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["fit", "--config", f"stage{stage}_{objective}.yaml", "--print_config"]) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    model = config["model"]["init_args"]
+    assert model["preset"] == "paper" and model["objective"] == objective and model["lr"] == 5e-5
+    assert config["trainer"]["max_epochs"] == 20 and config["trainer"]["gradient_clip_val"] == 1.0
+    if stage == 2:
+        assert model["sparsity"]["reset_every"] == 100 and model["sparsity"]["alpha"] == 2.0
+
+
+@pytest.mark.parametrize("config", STAGE_CONFIGS)
+def test_a_bare_config_name_and_flags_compose_left_to_right(config: str, capsys: pytest.CaptureFixture[str]):
+    flags = ["--model.lr=0.25", "--config", "vqavs.yaml", "--data.root=elsewhere"]
+    assert main(["fit", "--config", config, *flags, "--print_config"]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["model"]["init_args"]["lr"] == 0.25
+    assert printed["data"]["name"] == "vqavs" and printed["data"]["root"] == "elsewhere"
+    assert printed["data"]["num_answers"] == 2486
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--model.objective=focal", "--model.objective: unknown objective 'focal'; known are bce, ce, lmh, rubi, lpf"),
+        ("--model.parent_objective=bce+focal", "--model.parent_objective: unknown objective 'focal'"),
+        ("--model.parent_objective=bce+lmh+lpf", "stage 2 starts from 1 objective(s), such as bce"),
+        ("--model.objective_options.gamma=2", "lmh does not take gamma (it takes: entropy_weight, trainable)"),
+        ("--model.objectiv=lmh", "--model.objectiv: Option 'objectiv' is not accepted"),
+        ("--model.backbone=Nothing", "--model.backbone: no class is called 'Nothing'"),
+        ("--model.lr=fast", "--model.lr: Expected a <class 'float'>. Got value: fast"),
+        ("--model.sparsity.overall=1.5", "--model.sparsity.overall is 1.5; a share of zeros lies between 0 and 1"),
+        ("--model.warmup=1.5", "--model.warmup: 1.5 is neither a share from 0.0 to 1.0 nor a whole number of steps"),
+        ("--data.nothing=1", "unrecognized arguments: --data.nothing=1"),
+    ],
+)
+def test_a_wrong_setting_is_named_in_one_line(
+    cdvqa: Command, capsys: pytest.CaptureFixture[str], flag: str, message: str
+):
+    cdvqa("fit", "stage1_bce.yaml")
+    capsys.readouterr()
+    assert cdvqa("fit", "stage2_lmh.yaml", *([] if "parent" in flag else ["--model.parent_objective=bce"]), flag) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("cdvqa fit: ") and message in error
+    assert {path.name for path in Path("logs/scenes/lxmert").iterdir()} == {"stage1_bce"}  # nothing half-written
+
+
+def test_an_infeasible_budget_names_what_is_feasible(cdvqa: Command, capsys: pytest.CaptureFixture[str]):
+    flags = ["--model.sparsity.overall=0.9", "--model.sparsity.language=0.1", "--model.sparsity.vision=0.1"]
+    assert cdvqa("fit", "stage1_bce.yaml") == 0
+    assert cdvqa("fit", "stage2_bce.yaml", "--model.sparsity.assignment=modality", *flags) == 2
+    error = capsys.readouterr().err
+    assert "no cross sparsity gives 0.9 overall; the overall sparsity can lie between" in error
+    assert not Path("logs/scenes/lxmert/stage2_bce+bce_mask_modality_s90").exists()
+
+
+def test_starting_without_a_parent_says_which_command_makes_one(cdvqa: Command, capsys: pytest.CaptureFixture[str]):
+    assert cdvqa("fit", "stage2_lmh.yaml", "--model.parent_objective=lpf") == 2
+    assert "make it with `cdvqa fit --config stage1_lpf.yaml` and the same overlays and seed" in capsys.readouterr().err
+    assert cdvqa("fit", "stage3_lmh.yaml", "--model.parent_objective=bce+lmh") == 2
+    assert "`cdvqa fit --config stage2_lmh.yaml --model.parent_objective bce`" in capsys.readouterr().err
+    assert cdvqa("fit", "stage3_lmh.yaml", "--model.sparsity.method=omp", "--model.parent_objective=bce") == 2
+    assert "make it with `cdvqa prune --model.parent_objective bce`" in capsys.readouterr().err
+    assert cdvqa("test", "stage1_bce.yaml") == 2
+    assert "is no run" in capsys.readouterr().err
+
+
+def test_info_prints_the_papers_numbers_without_weights_or_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["info", "--config", "stage2_lmh.yaml"]) == 0
+    text = capsys.readouterr().out
+    assert "168 matrices" in text
+    rows = {line.split("  ")[0]: line.split() for line in text.splitlines()}
+    for name, matrices, weights, mega in [
+        ("language", "55", "87,141,888", "83.1"),
+        ("vision", "32", "36,965,376", "35.3"),
+        ("cross", "80", "82,575,360", "78.8"),
+        ("pooler", "1", "589,824", "0.56"),
+        ("all masked", "168", "207,272,448", "197.7"),
+    ]:
+        assert rows[name][-3:] == [matrices, weights, mega]
+    assert rows["classifier"][-2:] == ["4,676,324", "4.5"] and rows["with the classifier"][-1] == "202.1"
+    assert "10 % 24.2 M, 30 % 63.8 M, 50 % 103.3 M" in text
+    assert "dead: 6 matrices (7,077,888 weights)" in text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_validate_scores_the_development_split(cdvqa: Command, capsys: pytest.CaptureFixture[str]):
+    assert cdvqa("fit", "stage1_bce.yaml") == 0
+    capsys.readouterr()
+    assert cdvqa("validate", "stage1_bce.yaml") == 0
+    assert "│ val   │ 20 " in capsys.readouterr().out
+
+
+def test_test_takes_a_runs_own_config(cdvqa: Command):
+    assert cdvqa("fit", "stage1_bce.yaml") == 0
+    run = Path("logs/scenes/lxmert/stage1_bce/seed0")
+    assert main(["test", "--config", str(run / "config.yaml")]) == 0
+    assert (run / "results.json").is_file()
+
+
+def test_a_checkpoint_can_be_evaluated(cdvqa: Command, scenes: Path):
+    assert cdvqa("fit", "stage1_bce.yaml") == 0
+    assert cdvqa("fit", "stage2_bce.yaml") == 0
+    flags = ["--model.selection=last", *overlay(scenes)]
+    run = Path("logs/scenes/lxmert/stage2_bce+bce_mask_uniform_s50/seed0")
+    checkpoint = run / "checkpoints" / "last.ckpt"
+    assert main(["test", "--config", "stage2_bce.yaml", *flags, "--ckpt_path", str(checkpoint)]) == 0
+    assert (run / "results.json").is_file()

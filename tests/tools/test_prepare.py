@@ -1,0 +1,57 @@
+"""The command line of `cdvqa prepare`: subcommands, flags, and what it leaves unimported."""
+
+import subprocess
+import sys
+
+import pytest
+
+from cdvqa.cli import main
+from tests.tools.features_tsv import sample_images, write_tsv
+
+
+@pytest.mark.parametrize(
+    "command, function", [("scenes", "make_scenes"), ("scenes-vs", "make_scenes_vs"), ("easyvqa", "make_easyvqa")]
+)
+def test_a_world_is_made_in_the_folder_and_from_the_seed(tmp_path, monkeypatch, capsys, command, function):
+    def make(output, seed):
+        output.mkdir()
+        (output / "made").write_text(f"{function} {seed}")
+
+    monkeypatch.setattr(f"cdvqa.worlds.{function}", make, raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    assert main(["prepare", command]) == 0
+    assert (tmp_path / "data" / command / "made").read_text() == f"{function} 0"
+    assert main(["prepare", command, "--output", "here", "--seed=3"]) == 0
+    assert (tmp_path / "here" / "made").read_text() == f"{function} 3"
+    assert f"here: made, {len(function) + 2} bytes, " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        ([], "one of {scenes,scenes-vs,easyvqa,features}"),
+        (["features", "--input", "a.tsv"], "required: features.output"),
+        (["features", "--input=a.tsv", "--output=b.h5", "--dtype=float64"], "float64"),
+        (["features", "--input=a.tsv", "--output=b.h5", "--format=csv"], "csv"),
+    ],
+)
+def test_wrong_arguments_are_refused(capsys, arguments, said):
+    assert main(["prepare", *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_help_is_the_docstring(capsys):
+    assert main(["prepare", "features", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "Convert a TSV of region features" in text and "--overwrite" in text and "{float16,float32}" in text
+
+
+def test_neither_help_nor_a_conversion_imports_torch(tmp_path):
+    source = write_tsv(tmp_path / "in.tsv", sample_images())
+    code = (
+        "import sys; from cdvqa.cli import main; main(['prepare', '--help'])\n"
+        "assert main(['prepare', 'features', '--input', sys.argv[1], '--output', sys.argv[2]]) == 0\n"
+        "assert not {'torch', 'pytorch_lightning', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, source, tmp_path / "out.h5"], check=True, stdout=subprocess.DEVNULL)
