@@ -49,7 +49,8 @@ def main(args: Sequence[str] | None = None) -> int:
         mistake = input_error_behind(error)
         if mistake is None:
             raise
-        print(f"cdvqa {args[0]}: {mistake}", file=sys.stderr)
+        # A loader process sends its error home as text, with the traceback put before it.
+        print(f"cdvqa {args[0]}: {str(mistake).rpartition('InputError: ')[2].strip()}", file=sys.stderr)
         return 2
 
 

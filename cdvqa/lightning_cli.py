@@ -61,7 +61,7 @@ class VQACLI(LightningCLI):
         parser.link_arguments("data.layout", "model.init_args.layout")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Add the loggers and callbacks that every run has; `trainer.callbacks` and `trainer.logger` stay the user's."""
+        """Add what every run logs and calls back; `trainer.callbacks` and `trainer.logger` stay the user's."""
         settings = self._get(self.config_init, "trainer")
         self.run_folder = self.run_of_config(Path(settings["default_root_dir"]))
         seed = self._get(self.config, "seed_everything")
@@ -107,9 +107,7 @@ class VQACLI(LightningCLI):
         kwargs: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
         if kwargs.get("ckpt_path") == "last":
             if not self.run_folder.checkpoint.is_file():
-                raise InputError(
-                    f"{self.run_folder.checkpoint}: no checkpoint to go on from; start without --ckpt_path"
-                )
+                raise InputError(f"{self.run_folder.checkpoint}: nothing to go on from; start without --ckpt_path")
             kwargs["ckpt_path"] = str(self.run_folder.checkpoint)
         kwargs["weights_only"] = True  # a checkpoint is data; none may run code when it is read
         if subcommand in ("validate", "test"):
@@ -126,7 +124,7 @@ class VQACLI(LightningCLI):
 
     def _refuse_existing_run(self) -> None:
         # Under DDP every process runs this; by the time the others do, the first has made the folder.
-        if rank_zero_only.rank != 0 or not self.run_folder.exists or self._get(self.config, "overwrite"):
+        if getattr(rank_zero_only, "rank", 0) != 0 or not self.run_folder.exists or self._get(self.config, "overwrite"):
             return
         state = "a finished run" if self.run_folder.finished else "an interrupted run (go on with --ckpt_path last)"
         raise InputError(f"{self.run_folder.folder}: holds {state}; replace it with --overwrite")

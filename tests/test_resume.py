@@ -28,7 +28,7 @@ STAGES = {
 
 
 def fit_in_process(args: list[str], kill_after_epoch: Path | None = None) -> int:
-    """Run `cdvqa fit` in a process of its own; with a file given, kill -9 it once the file holds an epoch's validation."""
+    """Run `cdvqa fit` in a process of its own; with a file given, kill -9 it once the file holds a validation."""
     command = [sys.executable, "-m", "cdvqa", "fit", *args]
     process = subprocess.Popen(command, env=os.environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     while kill_after_epoch is not None and process.poll() is None:
@@ -76,7 +76,7 @@ def test_an_interrupted_run_is_neither_restarted_nor_used(cdvqa: Command, capsys
 
 def test_a_missing_checkpoint_is_an_error_not_a_restart(cdvqa: Command, capsys: pytest.CaptureFixture[str]):
     assert cdvqa("fit", "stage1_bce.yaml", "--ckpt_path=last") == 2
-    assert "no checkpoint to go on from" in error(capsys)
+    assert "nothing to go on from" in error(capsys)
     assert not RUNS.exists()
 
 

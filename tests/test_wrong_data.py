@@ -103,6 +103,14 @@ def answers(world: Path, min_count: int) -> int:
     return len(AnswerVocabulary.from_annotations(annotations, min_count))
 
 
+def test_an_error_in_a_loader_process_is_one_line_too(cdvqa: Command, broken: Path, capsys: pytest.CaptureFixture[str]):
+    world = [*overlay(broken), "--data.num_workers=1"]
+    put_nan(broken)
+    assert cdvqa("fit", "stage1_bce.yaml", world=world) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("cdvqa fit: ") and "features.h5" in error and "NaN" in error and "Traceback" not in error
+
+
 def test_stage_3_needs_masks(cdvqa: Command, capsys: pytest.CaptureFixture[str]):
     assert cdvqa("fit", "stage1_bce.yaml") == 0
     source = "logs/scenes/lxmert/stage1_bce/seed0"

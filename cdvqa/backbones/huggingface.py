@@ -1,31 +1,32 @@
 """Reading pre-trained weights through transformers, with a report that cannot be overlooked."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError
-from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from cdvqa.backbones.backbone import LoadReport
 from cdvqa.errors import InputError
 
+Model = TypeVar("Model", bound=PreTrainedModel)
 ENOUGH = 0.95  # a checkpoint that fills less than this share is another model's
 
 
-def load_from_hub(model_class: type[PreTrainedModel], source: str, config: Any) -> tuple[nn.Module, LoadReport]:
+def load_from_hub(model_class: type[Model], source: str, config: PreTrainedConfig) -> tuple[Model, LoadReport]:
     """Load `model_class` from a hub name or a local folder in Hugging Face's format, in training mode.
 
     Raises:
         InputError: weights absent, unreadable, of another shape, or matching less than 95 % of the parameters.
     """
     try:
-        model, info = model_class.from_pretrained(source, config=config, output_loading_info=True)
+        loaded: Any = model_class.from_pretrained(source, config=config, output_loading_info=True)
     except (OSError, SafetensorError, EOFError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
             f"{source}: cannot load weights ({reason}); "
             "give a folder that holds config.json and model.safetensors with --model.backbone.pretrained FOLDER"
         ) from error
+    model, info = loaded
     sizes = {name: tensor.numel() for name, tensor in model.state_dict().items()}
     missing = sorted(info["missing_keys"])
     total = sum(sizes.values())

@@ -13,6 +13,7 @@ from cdvqa.errors import InputError
 
 ATTENTION = ("self.query", "self.key", "self.value", "output.dense")
 BLOCK = tuple(f"attention.{part}" for part in ATTENTION) + ("intermediate.dense", "output.dense")
+CROSS_BLOCK = (*(f"attention.{part}" for part in ATTENTION), "intermediate.dense", "output.dense")
 CROSS_BLOCK = (
     *(f"visual_attention.{part}" for part in ("att.query", "att.key", "att.value", "output.dense")),
     *(f"{stream}_self_att.{part}" for stream in ("lang", "visn") for part in ATTENTION),
@@ -42,9 +43,7 @@ class Lxmert(Backbone):
     ) -> None:
         super().__init__()
         if config is not None and pretrained is not None:
-            raise InputError(
-                "--model.backbone: `config` describes a model from scratch; set `pretrained` to null with it"
-            )
+            raise InputError("--model.backbone: `config` is for a model from scratch; set `pretrained` to null with it")
         self.pretrained = pretrained
         self.num_answers = num_answers
         self.config = architecture(pretrained, config)

@@ -12,7 +12,7 @@ from cdvqa.runs import Run
 
 
 class Predictions(Callback):
-    """Collect every answer of a test or predict pass and write `predictions/<split>.json`, complete and without doubles.
+    """Collect every answer of a test or predict pass; write `predictions/<split>.json`, complete and without doubles.
 
     Args:
         run: the run's files.

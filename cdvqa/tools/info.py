@@ -49,8 +49,8 @@ def describe(backbone: Backbone, sparsity: Sparsity | None) -> list[str]:
         where = sorted({".".join(name.split(".")[:5]) for name in dead})
         lines += [
             "",
-            f"dead: {len(dead)} matrices ({weights:,} weights) cannot reach the answer; they are counted, frozen, and keep a",
-            f"magnitude mask: {', '.join(where)}",
+            f"dead: {len(dead)} matrices ({weights:,} weights) cannot reach the answer; they are counted, frozen,",
+            f"and keep a magnitude mask: {', '.join(where)}",
         ]
     return lines
 

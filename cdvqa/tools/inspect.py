@@ -6,7 +6,7 @@ from cdvqa.lightning_cli import VQACLI
 
 
 class ConfigInspector(VQACLI):
-    """Parse `--config … --OPTION …` as `fit` does and build stage and data module; the model has shapes but no memory."""
+    """Parse `--config … --OPTION …` as `fit` does, and build stage and data; the model has shapes but no memory."""
 
     def __init__(self, args: list[str]) -> None:
         super().__init__(args, run=False)

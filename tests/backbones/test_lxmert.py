@@ -118,7 +118,7 @@ def test_a_truncated_or_foreign_or_absent_checkpoint_is_refused(tmp_path):
     with pytest.raises(InputError, match="cannot load weights"):
         Lxmert(5, pretrained=str(tmp_path)).load_pretrained()
     weights.unlink()
-    with pytest.raises(InputError, match="--model.backbone.pretrained FOLDER"):
+    with pytest.raises(InputError, match=r"--model\.backbone\.pretrained FOLDER"):
         Lxmert(5, pretrained=str(tmp_path)).load_pretrained()
     from safetensors.torch import save_file
 

@@ -1,0 +1,39 @@
+# `make` alone lists what there is.
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+PYTHON3 ?= python3
+# Two single-threaded runs or test workers suit two cores better than one on two threads.
+JOBS ?= 2
+export OMP_NUM_THREADS := 1
+export HF_HUB_OFFLINE := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo claims test lint ci clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "cdvqa needs Python 3.11 or newer")'
+	$(PYTHON3) -m venv $(VENV)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,easyvqa]'
+	touch $@
+
+demo: $(VENV)/ready ## the three stages on the embedded world: a table, a figure, TensorBoard
+	$(PYTHON) -m cdvqa.studies.demo
+
+claims: $(VENV)/ready ## the paper's claims on the embedded world over four seeds
+	$(PYTHON) -m cdvqa.studies.claims --jobs $(JOBS)
+
+test: $(VENV)/ready ## the whole suite
+	$(PYTHON) -m pytest -n $(JOBS)
+
+lint: $(VENV)/ready ## ruff and mypy
+	$(VENV)/bin/ruff check cdvqa tests
+	$(VENV)/bin/ruff format --check cdvqa tests
+	$(VENV)/bin/mypy
+
+ci: lint test ## what every change must pass
+
+clean: ## remove the environment and caches; logs and data stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
