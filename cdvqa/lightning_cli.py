@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ActionYesNo
+from jsonargparse import ActionYesNo, set_parsing_settings
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
@@ -19,6 +19,8 @@ from cdvqa.quiet import quieten
 from cdvqa.runs import Run, parent_run, run_name
 from cdvqa.stages import VQAStage
 
+# The help of dataclass options, such as --model.sparsity.overall, is the docstring below each field.
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
 TRAINER = {
     "default_root_dir": "logs",
     "gradient_clip_val": 1.0,

@@ -4,6 +4,7 @@ from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 from cdvqa.backbones.backbone import LoadReport
 from cdvqa.errors import InputError
@@ -18,6 +19,7 @@ def load_from_hub(model_class: type[Model], source: str, config: PreTrainedConfi
     Raises:
         InputError: weights absent, unreadable, of another shape, or matching less than 95 % of the parameters.
     """
+    disable_progress_bar()  # a bar per load, with nothing to wait for
     try:
         loaded: Any = model_class.from_pretrained(source, config=config, output_loading_info=True)
     except (OSError, SafetensorError, EOFError, RuntimeError, ValueError) as error:

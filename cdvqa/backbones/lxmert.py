@@ -12,8 +12,7 @@ from cdvqa.data.batch import VQABatch
 from cdvqa.errors import InputError
 
 ATTENTION = ("self.query", "self.key", "self.value", "output.dense")
-BLOCK = tuple(f"attention.{part}" for part in ATTENTION) + ("intermediate.dense", "output.dense")
-CROSS_BLOCK = (*(f"attention.{part}" for part in ATTENTION), "intermediate.dense", "output.dense")
+BLOCK = (*(f"attention.{part}" for part in ATTENTION), "intermediate.dense", "output.dense")
 CROSS_BLOCK = (
     *(f"visual_attention.{part}" for part in ("att.query", "att.key", "att.value", "output.dense")),
     *(f"{stream}_self_att.{part}" for stream in ("lang", "visn") for part in ATTENTION),

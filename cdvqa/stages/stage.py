@@ -150,8 +150,9 @@ class VQAStage(pl.LightningModule):
     def training_step(self, batch: VQABatch, batch_idx: int) -> Tensor:
         output: Output = self.backbone(batch)
         # Losses are formed in fp32 whatever the precision of the forward pass.
-        logits, hidden = output.logits.float(), output.hidden.float()
-        loss = self.objective(logits, batch.soft_target, batch.prior, hidden, batch.label)
+        with torch.autocast(self.device.type, enabled=False):
+            logits, hidden = output.logits.float(), output.hidden.float()
+            loss = self.objective(logits, batch.soft_target, batch.prior, hidden, batch.label)
         self.log("train/loss/total", loss.total, prog_bar=True)
         self.log_dict({f"train/loss/{name}": value for name, value in loss.terms.items()})
         if isinstance(self.objective, LMH):

@@ -1,0 +1,63 @@
+"""Optimisers and schedule against formulas written a second time."""
+
+import pytest
+import torch
+
+from cdvqa.stages.optimisation import AuthorsAdamW, linear_schedule, make_optimizer, warmup_steps
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+def test_the_authors_adamw_does_not_scale_eps(decay: float):
+    torch.manual_seed(0)
+    scale = torch.tensor([1.0, 1e-2, 1e-4, 1e-6, 1e-8, 0.0], dtype=torch.float64)
+    gradients = torch.randn(6, 6, dtype=torch.float64) * scale
+    parameter = torch.nn.Parameter(torch.randn(6, dtype=torch.float64))
+    expected, mean, square = parameter.detach().clone(), torch.zeros(6).double(), torch.zeros(6).double()
+    optimizer = AuthorsAdamW([parameter], lr=5e-3, weight_decay=decay)
+    for t, gradient in enumerate(gradients, 1):
+        parameter.grad = gradient.clone()
+        optimizer.step()
+        mean = 0.9 * mean + 0.1 * gradient
+        square = 0.999 * square + 0.001 * gradient**2
+        expected = expected - 5e-3 * (1 - 0.999**t) ** 0.5 / (1 - 0.9**t) * mean / (square**0.5 + 1e-8)
+        expected = expected - 5e-3 * decay * expected
+        torch.testing.assert_close(parameter.detach(), expected, rtol=0, atol=1e-12)
+    # torch's AdamW differs where gradients are about as small as eps.
+    torchs = torch.nn.Parameter(torch.zeros(6, dtype=torch.float64))
+    ours = torch.nn.Parameter(torch.zeros(6, dtype=torch.float64))
+    for parameter, kind in ((torchs, "adamw"), (ours, "authors_adamw")):
+        parameter.grad = gradients[0].clone()
+        make_optimizer(kind, [{"params": [parameter]}], 5e-3, 0.0).step()
+    assert (torchs - ours)[0].abs() < 1e-8 < (torchs - ours)[4].abs()
+
+
+def test_its_state_survives_a_checkpoint():
+    def steps(optimizer: AuthorsAdamW, parameter: torch.nn.Parameter, n: int) -> None:
+        for _ in range(n):
+            parameter.grad = torch.ones_like(parameter)
+            optimizer.step()
+
+    whole, split = torch.nn.Parameter(torch.zeros(3)), torch.nn.Parameter(torch.zeros(3))
+    first = AuthorsAdamW([split], lr=0.1)
+    steps(AuthorsAdamW([whole], lr=0.1), whole, 4)
+    steps(first, split, 2)
+    second = AuthorsAdamW([split], lr=0.1)
+    second.load_state_dict(first.state_dict())
+    steps(second, split, 2)
+    assert torch.equal(whole, split)
+
+
+def test_schedule_rises_for_the_warmup_and_falls_to_zero():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+    schedule = linear_schedule(optimizer, warmup=2, total=6)
+    rates = []
+    for _ in range(7):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates == [0.0, 1.0, 2.0, 1.5, 1.0, 0.5, 0.0]
+
+
+def test_warmup_is_a_share_or_a_number_of_steps():
+    assert warmup_steps(0.25, 136_940) == 34_235 and warmup_steps(34_235, 100) == 34_235
+    assert warmup_steps(0.0, 10) == 0 and warmup_steps(1, 10) == 1
