@@ -27,12 +27,12 @@ STAGES = {
 }
 
 
-def fit_in_process(args: list[str], kill_after_epoch: Path | None = None) -> int:
-    """Run `cdvqa fit` in a process of its own; with a file given, kill -9 it once the file holds a validation."""
+def fit_in_process(args: list[str], kill_after: Path | None = None, holding: str = "val/accuracy/all") -> int:
+    """Run `cdvqa fit` in a process of its own; kill -9 it once the file `kill_after` holds the given text."""
     command = [sys.executable, "-m", "cdvqa", "fit", *args]
     process = subprocess.Popen(command, env=os.environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    while kill_after_epoch is not None and process.poll() is None:
-        if kill_after_epoch.is_file() and "val/accuracy/all" in kill_after_epoch.read_text():
+    while kill_after is not None and process.poll() is None:
+        if kill_after.is_file() and holding in kill_after.read_text():
             process.send_signal(signal.SIGKILL)
             break
         time.sleep(0.005)
@@ -48,7 +48,7 @@ def test_a_killed_run_resumes_to_the_same_end(cdvqa: Command, scenes: Path, stag
     args = [*configs, *overlay(scenes), "--trainer.max_epochs=12"]
     assert fit_in_process(args) == 0
     whole = (RUNS / name / "seed0").rename("whole")
-    assert fit_in_process(args, kill_after_epoch=RUNS / name / "seed0" / "metrics.csv") == -signal.SIGKILL
+    assert fit_in_process(args, kill_after=RUNS / name / "seed0" / "metrics.csv") == -signal.SIGKILL
     run = RUNS / name / "seed0"
     assert json.loads((run / "run.json").read_text())["finished"] is None
     assert fit_in_process([*args, "--ckpt_path=last"]) == 0
@@ -80,11 +80,22 @@ def test_a_missing_checkpoint_is_an_error_not_a_restart(cdvqa: Command, capsys: 
     assert not RUNS.exists()
 
 
-def test_a_checkpoint_exists_before_the_first_step(cdvqa: Command):
-    assert cdvqa("fit", "stage1_bce.yaml", "--trainer.max_steps=1") == 0
-    # The only checkpoint after a run that stopped in the middle of an epoch is the one of step 0 or of its end.
-    state = torch.load(RUNS / "stage1_bce" / "seed0" / "checkpoints" / "last.ckpt", weights_only=True)
-    assert state["global_step"] in (0, 1)
+def test_a_run_killed_before_its_first_epoch_ends_goes_on_from_step_0(cdvqa: Command, scenes: Path):
+    args = ["--config", "stage1_lmh.yaml", *overlay(scenes), "--model.global_batch=2", "--trainer.max_epochs=1"]
+    assert fit_in_process(args) == 0
+    run = RUNS / "stage1_lmh" / "seed0"
+    whole = run.rename("whole")
+    assert fit_in_process(args, kill_after=run / "metrics.csv", holding="train/loss/total") == -signal.SIGKILL
+    state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert state["global_step"] == 0
+    assert fit_in_process([*args, "--ckpt_path=last"]) == 0
+    assert (run / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
+    torch.testing.assert_close(
+        Subnetwork.load(run / "model.safetensors").state,
+        Subnetwork.load(whole / "model.safetensors").state,
+        rtol=0,
+        atol=0,
+    )
 
 
 def test_overwrite_replaces_a_run_whole(cdvqa: Command, capsys: pytest.CaptureFixture[str]):

@@ -22,7 +22,7 @@ COLOURS = {
     "black": (20, 20, 20),
 }
 SHAPES = ("cube", "ball", "cone", "star", "ring", "cross")
-SIZES = {"small": 8, "large": 13}
+SIZES = {"small": 7, "large": 14}
 BACKGROUND = (245, 245, 240)
 
 

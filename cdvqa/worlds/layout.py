@@ -48,10 +48,11 @@ def _check_existing(output: Path, identity: dict[str, Any]) -> None:
     if not marker.is_file():
         raise InputError(f"{output} exists and is no world made by cdvqa; name another folder or remove it")
     found = orjson.loads(marker.read_bytes())
-    sizes = found.pop("files", None)
+    sizes = found.pop("files", {})
     if found != orjson.loads(orjson.dumps(identity)):
         raise InputError(f"{output} holds another world (seed or version differ); name another folder or remove it")
-    if sizes != _file_sizes(output):
+    present = _file_sizes(output)  # and what the data module keeps beside them
+    if any(present.get(file) != size for file, size in sizes.items()):
         raise InputError(f"{output} is incomplete or was changed; remove it and make it again")
 
 

@@ -1,7 +1,9 @@
 """How the small LXMERT that ships for `scenes` was made: `python -m cdvqa.worlds.pretrain`.
 
-It learns the balanced world without noise. Besides the answers it learns what LXMERT's own pre-training taught: what
-each region is and where, and which regions the question names; without these the answers stay at chance for longer.
+It learns the balanced world: first without noise, then with fresh noise at each step, since a model that never met
+noise loses what it knows in the first steps of stage 1. Besides the answers it learns what LXMERT's own pre-training
+taught: what each region is and where, and which regions the question names; without these the answers stay at chance
+for longer.
 """
 
 import shutil
@@ -16,19 +18,25 @@ from transformers import LxmertConfig, LxmertModel
 
 from cdvqa.backbones.head import answer_head
 from cdvqa.data.text import load_tokenizer, tokenise
-from cdvqa.worlds.drawing import COLOURS, FEATURE_SIZE, REGIONS, SHAPES, Regions, cut_regions, draw_scene
+from cdvqa.worlds.drawing import COLOURS, FEATURE_SIZE, REGIONS, SHAPES, SIZES, Regions, cut_regions, draw_scene
 from cdvqa.worlds.layout import write_vocabulary
 from cdvqa.worlds.scene_questions import LANGUAGE, PLURALS, QUESTION_TYPES, Question, annotate
 from cdvqa.worlds.scenes import SceneConstants, ask_scenes
 
 SHIPPED = Path(__file__).parent / "scenes_lxmert"
-QUESTIONS, STEPS, BATCH, RATE = 128_000, 9000, 64, 1e-3
+QUESTIONS, STEPS, BATCH, RATE = 128_000, 12_000, 64, 1e-3
+NOISE = 2.2  # the most that the second half adds
+REGION_OUTPUTS = [len(COLOURS), len(SHAPES), len(SIZES), 4, 2]  # what a region is, its box, its words in the question
 ANSWERS = sorted({answer for kind in QUESTION_TYPES.values() for answer in kind.answers})
 
 
 class Asked(NamedTuple):
-    """N questions over M images: `features` (M, 10, 128), `boxes` (M, 10, 4), `things` (M, 10, 2) colour and shape or
-    -1, `image` (N,), `ids` (N, T), `named` (N, colours + shapes) whether the question has the word, `target` (N, A)."""
+    """N questions over M images.
+
+    `features` (M, 10, 128), `boxes` (M, 10, 4), `things` (M, 10, 3) numbers of colour, shape and size or -1,
+    `image` (N,) row of the question's image, `ids` (N, T), `named` (N, colours + shapes) 1 where the question has the
+    word, `target` (N, A) soft scores.
+    """
 
     features: Tensor
     boxes: Tensor
@@ -98,9 +106,11 @@ def ask_balanced(count: int, seed: int, vocabulary: Path) -> Asked:
 
 
 def _what_regions_show(region: Regions) -> Tensor:
-    shown = torch.full((REGIONS, 2), -1)
+    shown = torch.full((REGIONS, 3), -1)
     for slot, thing in enumerate(region.things):
-        shown[slot] = torch.tensor([list(COLOURS).index(thing.colour), SHAPES.index(thing.shape)])
+        shown[slot] = torch.tensor(
+            [list(COLOURS).index(thing.colour), SHAPES.index(thing.shape), list(SIZES).index(thing.size)]
+        )
     return shown
 
 
@@ -114,7 +124,7 @@ def _train(model: LxmertModel, asked: Asked) -> None:
     """Dropout is off: with it the first, flat part of the training takes longer."""
     model.eval()
     width = model.config.hidden_size
-    heads = nn.ModuleList([answer_head(width, len(ANSWERS)), nn.Linear(width, len(COLOURS) + len(SHAPES) + 6)]).eval()
+    heads = nn.ModuleList([answer_head(width, len(ANSWERS)), nn.Linear(width, sum(REGION_OUTPUTS))]).eval()
     parameters = [*model.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -123,7 +133,8 @@ def _train(model: LxmertModel, asked: Asked) -> None:
     epochs = -(-STEPS * BATCH // len(asked.image))
     rows = torch.cat([torch.randperm(len(asked.image)) for _ in range(epochs)])
     for step, batch in enumerate(rows[: STEPS * BATCH].split(BATCH), 1):
-        answer_loss, region_loss = _losses(model, heads, asked, batch)
+        noise = NOISE if 2 * step > STEPS else 0.0
+        answer_loss, region_loss = _losses(model, heads, asked, batch, noise)
         optimizer.zero_grad()
         (answer_loss + region_loss).backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -133,13 +144,18 @@ def _train(model: LxmertModel, asked: Asked) -> None:
             print(f"step {step}: answers {answer_loss.item():.3f}, regions {region_loss.item():.3f}", flush=True)
 
 
-def _losses(model: LxmertModel, heads: nn.ModuleList, asked: Asked, batch: Tensor) -> tuple[Tensor, Tensor]:
+def _losses(
+    model: LxmertModel, heads: nn.ModuleList, asked: Asked, batch: Tensor, noise: float
+) -> tuple[Tensor, Tensor]:
+    """Answer and region losses; each image gets fresh noise of a strength between 0 and `noise`."""
     image, ids = asked.image[batch], asked.ids[batch]
     real = asked.things[image][..., 0] >= 0
+    features = asked.features[image]
+    features = features + noise * torch.rand(len(batch), 1, 1) * torch.randn_like(features) * real[..., None]
     output = model(
         input_ids=ids,
         attention_mask=(ids > 0).float(),
-        visual_feats=asked.features[image],
+        visual_feats=features,
         visual_pos=asked.boxes[image],
         visual_attention_mask=real.float(),
     )
@@ -148,16 +164,13 @@ def _losses(model: LxmertModel, heads: nn.ModuleList, asked: Asked, batch: Tenso
         answer_head(output.pooled_output), asked.target[batch], reduction="sum"
     ) / len(batch)
 
-    colour, shape = asked.things[image][real].unbind(-1)
+    things = asked.things[image][real]
     named = asked.named[batch][:, None].expand(-1, REGIONS, -1)[real]
-    is_named = torch.stack([named[range(len(colour)), colour], named[range(len(shape)), len(COLOURS) + shape]], dim=1)
-    outputs = region_head(output.vision_output[real]).split([len(COLOURS), len(SHAPES), 2, 4], dim=-1)
-    regions = (
-        functional.cross_entropy(outputs[0], colour)
-        + functional.cross_entropy(outputs[1], shape)
-        + 2 * functional.binary_cross_entropy_with_logits(outputs[2], is_named)
-        + 10 * functional.mse_loss(outputs[3], asked.boxes[image][real])
-    )
+    is_named = named.gather(1, things[:, :2] + torch.tensor([0, len(COLOURS)]))
+    *kinds, boxes, naming = region_head(output.vision_output[real]).split(REGION_OUTPUTS, dim=-1)
+    regions = sum(functional.cross_entropy(kind, thing) for kind, thing in zip(kinds, things.unbind(-1), strict=True))
+    regions += 10 * functional.mse_loss(boxes, asked.boxes[image][real])
+    regions += 2 * functional.binary_cross_entropy_with_logits(naming, is_named)
     return answers, regions
 
 

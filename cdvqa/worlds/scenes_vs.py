@@ -33,7 +33,7 @@ class ShortcutConstants:
     train_questions: int = 16_000
     val_questions: int = 1_500
     test_questions: int = 8_000
-    boost: float = 4.0
+    boost: float = 6.0
 
 
 def make_scenes_vs(output: Path, seed: int = 0) -> None:
@@ -56,18 +56,21 @@ def write_scenes_vs(output: Path, seed: int, constants: ShortcutConstants) -> No
 
 def concepts(question: Question, things: list[Thing]) -> dict[str, tuple[str, ...]]:
     """What the question and its image show: shortcut -> concept. Combined shortcuts have none of their own."""
-    words = question.text.rstrip("?").split()
-    prefix = len(question.question_type.split())
-    content = tuple(word for word in words[prefix:] if word not in STOP_WORDS)
-    shapes = Counter(thing.shape for thing in things)
-    objects = tuple(sorted(shapes, key=lambda shape: (-shapes[shape], shape)))
+    words = question.text.rstrip("?").split()[len(question.question_type.split()) :]
+    keywords = tuple(word for word in words if word not in STOP_WORDS)
+    objects = _shapes_by_number(things)
     return {
         "QT": (question.question_type,),
-        "KW": content[:1],
-        "KWP": content[:2],
+        "KW": keywords[:1],
+        "KWP": keywords[:2],
         "KO": objects[:1],
         "KOP": objects[:2],
     }
+
+
+def _shapes_by_number(things: list[Thing]) -> tuple[str, ...]:
+    shapes = Counter(thing.shape for thing in things)
+    return tuple(sorted(shapes, key=lambda shape: (-shapes[shape], shape)))
 
 
 STOP_WORDS = {"the", "thing", "things", "are", "there", "visible", "on", "at"}
