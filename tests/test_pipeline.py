@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cdvqa.cli import main
 from cdvqa.sparsity import Subnetwork
 from tests.conftest import overlay
 
@@ -116,6 +117,27 @@ def test_the_authors_preset_runs_and_says_so(cdvqa: Command):
     report = results("stage2_rubi+lmh_mask_uniform_s50")
     assert report["preset"] == "authors" and report["selection"] == "selected on test"
     assert report["departures"] == {"warmup": 2, "global_batch": 64}
+
+
+def test_the_vqa_vs_layout_gets_its_nine_sets_and_their_means(cdvqa: Command, tmp_path: Path):
+    from cdvqa.worlds.scenes_vs import ShortcutConstants, write_scenes_vs
+
+    root = tmp_path / "scenes-vs"
+    write_scenes_vs(root, 0, ShortcutConstants(train_questions=400, val_questions=50, test_questions=300))
+    world = overlay(root, "vqavs", ("Training/Training-Ques.json", "Training/Training-Ans.json"))
+    assert cdvqa("fit", "stage1_lmh.yaml", world=world) == 0
+    assert cdvqa("test", "stage1_lmh.yaml", world=world) == 0
+    report = results("stage1_lmh", runs=Path("logs/scenes-vs/lxmert"))
+    nine = {"QT", "KW", "KWP", "QT+KW", "KO", "KOP", "QT+KO", "KW+KO", "QT+KW+KO"}
+    assert set(report["splits"]) == {"iid", *nine}
+    for name in nine:
+        questions = json.loads((root / f"OOD-Test/{name}/OOD-Test-{name}-Ques.json").read_text())
+        assert report["splits"][name]["n"]["all"] == len(questions)
+    mean = sum(round(report["splits"][name]["all"], 2) for name in nine) / 9
+    assert report["vqa_vs"]["ood_mean"] == pytest.approx(mean, abs=1e-9)
+    assert set(report["vqa_vs"]) == {"ood_mean", "ood_lang", "ood_vis", "ood_crsm"}
+    # OOD-mean is what the table of runs shows.
+    assert main(["report"]) == 0
 
 
 def test_easyvqa_goes_through_the_stages(cdvqa: Command, tmp_path: Path):

@@ -53,7 +53,9 @@ def test_pipelines(stage: int, objective: str, parent: str | None, sparsity: Spa
 def test_a_parent_is_the_finished_run_of_the_same_data_backbone_and_seed(tmp_path: Path):
     folder = tmp_path / "vqacp2" / "lxmert" / "stage2_lpf+lmh_mask_uniform_s50" / "seed3"
     parent = Run(tmp_path / "vqacp2" / "lxmert" / "stage1_lpf" / "seed3")
-    with pytest.raises(InputError, match=r"stage1_lpf/seed3: no such run to start from; make it with `cdvqa fit --config"):
+    with pytest.raises(
+        InputError, match=r"stage1_lpf/seed3: no such run to start from; make it with `cdvqa fit --config"
+    ):
         parent_run(folder, 2, ["lpf", "lmh"], MASK)
     parent.folder.mkdir(parents=True)
     parent.record.write_text('{"finished": null}')

@@ -1,7 +1,17 @@
 """The answer head of the authors' classification models."""
 
+from pathlib import Path
+
+import orjson
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
+
+from cdvqa.errors import InputError
+
+HEAD_FILE = "answer_head.safetensors"
 
 
 def answer_head(hidden_size: int, num_answers: int, dropout: float = 0.5) -> nn.Sequential:
@@ -14,3 +24,41 @@ def answer_head(hidden_size: int, num_answers: int, dropout: float = 0.5) -> nn.
         nn.init.zeros_(layer.bias)
         weight_norm(layer, dim=None)  # type: ignore[arg-type]
     return nn.Sequential(first, nn.ReLU(), nn.Dropout(dropout), second)
+
+
+def save_answer_head(head: nn.Sequential, answers: list[str], folder: Path) -> None:
+    """Write a pre-trained head beside its model, with the answer of each output."""
+    tensors = {f"{i}.{name}": getattr(head[i], name).detach().clone() for i in (0, 3) for name in ("weight", "bias")}
+    save_file(tensors, folder / HEAD_FILE, {"answers": orjson.dumps(answers).decode()})
+
+
+@torch.no_grad()
+def load_answer_head(head: nn.Sequential, answers: list[str], folder: Path) -> int:
+    """Fill `head` from a pre-trained one, output by output where the answer strings agree; return how many did.
+
+    Args:
+        head: from `answer_head`; outputs that find no counterpart keep their values.
+        answers: the answer of each output of `head`.
+        folder: a pre-trained model's folder that holds `answer_head.safetensors`.
+
+    Raises:
+        InputError: the file is unreadable, or of another width.
+    """
+    try:
+        with safe_open(folder / HEAD_FILE, framework="pt") as file:
+            theirs = orjson.loads(file.metadata()["answers"])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{folder / HEAD_FILE}: cannot read the answer head ({error}); copy it again") from error
+    first, second = head[0], head[3]
+    if tensors["0.weight"].shape != first.weight.shape:
+        raise InputError(f"{folder / HEAD_FILE}: its answer head is of another width than the model's")
+    ours = [i for i, answer in enumerate(answers) if answer in theirs]
+    rows = [theirs.index(answers[i]) for i in ours]
+    weight, bias = second.weight.clone(), second.bias.clone()
+    weight[ours], bias[ours] = tensors["3.weight"][rows], tensors["3.bias"][rows]
+    # Assigning to a weight-normed weight sets its norm and direction.
+    first.weight, second.weight = tensors["0.weight"], weight
+    first.bias.copy_(tensors["0.bias"])
+    second.bias.copy_(bias)
+    return len(ours)

@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any, Optional
 
+from pytorch_lightning.utilities import rank_zero_info
 from transformers import LxmertConfig, LxmertModel
 
 from cdvqa.backbones.backbone import Backbone, LoadReport, Output
-from cdvqa.backbones.head import answer_head
+from cdvqa.backbones.head import HEAD_FILE, answer_head, load_answer_head
 from cdvqa.backbones.huggingface import load_from_hub
 from cdvqa.data.batch import VQABatch
 from cdvqa.errors import InputError
@@ -27,7 +28,9 @@ class Lxmert(Backbone):
 
     Args:
         num_answers: size of the answer vocabulary; linked to data.num_answers.
-        pretrained: hub name, or a local folder in Hugging Face's format; null starts from random weights.
+        pretrained: hub name, or a local folder in Hugging Face's format; null starts from random weights. A folder that
+            also holds `answer_head.safetensors` warm-starts the answers it knows; published LXMERT has none, so its head
+            starts fresh, as the authors' does.
         config: LXMERT's configuration as a dictionary, for a model from scratch; null takes the pre-trained model's,
             and LXMERT-base where that is not at hand.
     """
@@ -53,9 +56,14 @@ class Lxmert(Backbone):
 
     def forward(self, batch: VQABatch) -> Output:
         """Pooled output of the first position of the language stream, then the answer head (no dropout between)."""
+        ids, mask = batch.input_ids, batch.attention_mask
+        if mask is not None:
+            # What is padding in every question of the batch is attended to by none: no need to compute it.
+            longest = int(mask.sum(dim=1).max())
+            ids, mask = ids[:, :longest], mask[:, :longest]
         hidden = self.lxmert(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
+            input_ids=ids,
+            attention_mask=mask,
             visual_feats=batch.region_features,
             visual_pos=batch.boxes,
             visual_attention_mask=batch.region_mask,
@@ -89,6 +97,10 @@ class Lxmert(Backbone):
             return None
         self.lxmert, report = load_from_hub(LxmertModel, self.pretrained, self.config)
         self._freeze_dead_branch()
+        folder = Path(self.pretrained)
+        if self.answers is not None and (folder / HEAD_FILE).is_file():
+            matched = load_answer_head(self.classifier, self.answers, folder)
+            rank_zero_info(f"answer head: {matched} of {self.num_answers} answers from {folder / HEAD_FILE}")
         return report
 
     @property

@@ -20,11 +20,9 @@ RUNS = {
     "full bce": partial(pipeline_job, stage=1, pipeline=["bce"]),
     "full lmh": partial(pipeline_job, stage=1, pipeline=["lmh"]),
     "OMP of bce 50 %": partial(pipeline_job, stage=2, pipeline=["bce"], method="omp"),
-    "bce+bce 50 %": partial(pipeline_job, stage=2, pipeline=["bce", "bce"]),
     "bce+lmh 50 %": partial(pipeline_job, stage=2, pipeline=["bce", "lmh"]),
     "bce+lmh 50 % random start": partial(pipeline_job, stage=2, pipeline=["bce", "lmh"], initialisation="random"),
     "bce+lmh 95 %": partial(pipeline_job, stage=2, pipeline=["bce", "lmh"], zeros=0.95),
-    "lmh+lmh 50 %": partial(pipeline_job, stage=2, pipeline=["lmh", "lmh"]),
 }
 
 
@@ -44,10 +42,9 @@ CLAIMS = (
     Claim("bce+lmh at 50 % beats full BCE", "bce+lmh 50 %", "full bce", 5, "Fig. 2"),
     Claim("a magnitude start beats a random one", "bce+lmh 50 %", "bce+lmh 50 % random start", 0, "Fig. 13"),
     Claim("accuracy collapses at 95 % zeros", "bce+lmh 50 %", "bce+lmh 95 %", 10, "§3.2, App. C.3"),
-    Claim("mask training beats OMP without fine-tuning", "bce+bce 50 %", "OMP of bce 50 %", 0, "Fig. 2"),
-    Claim("bce+bce at 50 % is no worse than full BCE", "bce+bce 50 %", "full bce", 0, "Fig. 2, 12"),
-    Claim("lmh in stage 2 beats bce in stage 2", "bce+lmh 50 %", "bce+bce 50 %", 0, "Fig. 4"),
-    Claim("lmh in both stages beats lmh in stage 2 alone", "lmh+lmh 50 %", "bce+lmh 50 %", 0, "Fig. 4"),
+    Claim("mask training with LMH beats OMP of full BCE", "bce+lmh 50 %", "OMP of bce 50 %", 0, "Fig. 2"),
+    Claim("OMP at 50 % is no worse than full BCE", "OMP of bce 50 %", "full bce", 0, "Fig. 2"),
+    Claim("bce+lmh at 50 % is no worse than full LMH", "bce+lmh 50 %", "full lmh", 0, "Fig. 2"),
 )
 
 
@@ -93,16 +90,18 @@ def claim_table(table: dict[str, list[Job]]) -> list[str]:
 
 
 def converged_lines(table: dict[str, list[Job]]) -> list[str]:
-    """Whether each training of the full models had converged."""
-    lines = ["Converged: over the last fifth of the epochs the training loss falls < 2 % and development accuracy", ""]
-    lines[0] += " moves < 0.5 points."
-    lines += ["| run | loss fell by | accuracy moved by | converged |", "| --- | --- | --- | --- |"]
+    """Whether the full models had converged."""
+    lines = [
+        "Converged means: over the last fifth of the epochs the training loss falls by less than 2 %, and development",
+        "accuracy moves by less than 0.5 points; curves averaged over seeds.",
+        "",
+        "| run | loss fell by | accuracy moved by | converged |",
+        "| --- | --- | --- | --- |",
+    ]
     for name in ("full bce", "full lmh"):
-        for job in table[name]:
-            end = convergence(job.run)
-            verdict = "yes" if end.converged else "**no**"
-            seed = job.run.folder.name
-            lines.append(f"| {name}, {seed} | {end.loss_fall:.1%} | {end.accuracy_move:.2f} points | {verdict} |")
+        end = convergence([job.run for job in table[name]])
+        verdict = "yes" if end.converged else "**no**"
+        lines.append(f"| {name} | {end.loss_fall:.1%} | {end.accuracy_move:.2f} points | {verdict} |")
     return lines
 
 

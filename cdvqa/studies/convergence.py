@@ -1,22 +1,26 @@
 """Whether a training has converged, from its `metrics.csv`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from cdvqa.runs import Run
 
+CURVES = ("train/loss/epoch", "val/accuracy/all")
 LOSS_FALL = 0.02  # of the loss a fifth before the end
 ACCURACY_MOVE = 0.5  # points
 
 
 @dataclass(frozen=True)
 class Convergence:
-    """What the last fifth of a training's epochs did.
+    """What the epochs of the last fifth of a training did.
 
     Attributes:
-        loss_fall: how far the epoch's mean training loss fell, as a share of its value a fifth before the end.
-        accuracy_move: range of the development accuracy over those epochs, in points.
+        loss_fall: how far the epoch's mean training loss fell from the first to the last of them, as a share.
+        accuracy_move: range of the development accuracy after each of them, in points.
     """
 
     loss_fall: float
@@ -28,12 +32,15 @@ class Convergence:
         return self.loss_fall < LOSS_FALL and self.accuracy_move < ACCURACY_MOVE
 
 
-def convergence(run: Run) -> Convergence:
-    """Read the last fifth of the epochs, and the one before them, from the run's metrics."""
-    metrics = pd.read_csv(run.metrics)
-    loss, accuracy = (
-        metrics.loc[metrics["metric"] == name, "value"].to_numpy() for name in ("train/loss/epoch", "val/accuracy/all")
-    )
-    last = max(1, len(loss) // 5) + 1
+def convergence(runs: Sequence[Run]) -> Convergence:
+    """Judge the curves of the same training under several seeds, averaged; each has at least ten epochs."""
+    loss, accuracy = (np.mean([curve(run, name) for run in runs], axis=0) for name in CURVES)
+    last = len(loss) // 5
     loss, accuracy = loss[-last:], accuracy[-last:]
     return Convergence(float(1 - loss[-1] / loss[0]), float(accuracy.max() - accuracy.min()))
+
+
+def curve(run: Run, name: str) -> NDArray[np.float64]:
+    """The values logged under `name`, in order."""
+    metrics = pd.read_csv(run.metrics)
+    return metrics.loc[metrics["metric"] == name, "value"].to_numpy(np.float64)

@@ -1,5 +1,6 @@
 """Scenes written one after the other: their images, regions, and annotated questions."""
 
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ from cdvqa.worlds.drawing import HEIGHT, WIDTH, Regions, Thing, cut_regions, dra
 from cdvqa.worlds.layout import annotation_record, question_record, write_features, write_vocabulary
 from cdvqa.worlds.scene_questions import LANGUAGE, QUESTION_TYPES, Question, annotate
 
+SHIPPED_LXMERT = Path(__file__).parent / "scenes_lxmert"  # made by `pretrain.py`
 ID_STEP = 1000  # question_id = image_id * 1000 + position, as in VQA
 
 
@@ -46,7 +48,8 @@ class SceneFolder:
         return records
 
     def finish(self) -> None:
-        """Write the features of every image and the vocabulary."""
+        """Write the features of every image and the vocabulary, and put the small pre-trained LXMERT beside them."""
+        shutil.copytree(SHIPPED_LXMERT, self.folder / "lxmert")
         write_features(
             self.folder / "features.h5",
             features=np.stack([region.features for region in self.regions]),

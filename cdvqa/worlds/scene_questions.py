@@ -132,9 +132,9 @@ def _unique_names(things: list[Thing]) -> dict[str, Thing]:
 
 
 def annotate(question: Question, rng: np.random.Generator, hard_share: float) -> list[dict[str, Any]]:
-    """Ten answers in the VQA schema. An annotator errs with probability 0.35 on a hard question, 0.03 on others."""
+    """Ten answers in the VQA schema. An annotator errs with probability 0.3 on a hard question, 0.01 on others."""
     answers = QUESTION_TYPES[question.question_type].answers
-    error = 0.35 if rng.random() < hard_share else 0.03
+    error = 0.3 if rng.random() < hard_share else 0.01
     given = []
     for number in range(1, ANNOTATORS + 1):
         wrong = rng.random() < error

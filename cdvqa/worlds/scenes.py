@@ -23,9 +23,9 @@ class SceneConstants:
     id_questions: int = 4_000
     ood_questions: int = 4_000
     questions_per_image: int = 4
-    noise: float = 2.2
-    prior_strength: float = 0.75
-    hard_share: float = 0.15
+    noise: float = 2.4
+    prior_strength: float = 0.85
+    hard_share: float = 0.05
 
     def balanced(self) -> "SceneConstants":
         """The same world without feature noise and with uniform answer priors."""

@@ -23,7 +23,6 @@ Record = tuple[dict[str, Any], dict[str, Any]]
 VERSION = 1
 SPLITS = {"Training": "train_questions", "Val": "val_questions", "IID-Test": "test_questions"}
 SHORTCUTS = ("QT", "KW", "KWP", "QT+KW", "KO", "KOP", "QT+KO", "KW+KO", "QT+KW+KO")
-CONCEPTS = ("QT", "KW", "KO")  # the planted ones
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,7 @@ def write_scenes_vs(output: Path, seed: int, constants: ShortcutConstants) -> No
 
 def concepts(question: Question, things: list[Thing]) -> dict[str, tuple[str, ...]]:
     """What the question and its image show: shortcut -> concept. Combined shortcuts have none of their own."""
-    words = question.text.rstrip("?").split()[len(question.question_type.split()) :]
-    keywords = tuple(word for word in words if word not in STOP_WORDS)
+    keywords = _keywords(question)
     objects = _shapes_by_number(things)
     return {
         "QT": (question.question_type,),
@@ -66,6 +64,11 @@ def concepts(question: Question, things: list[Thing]) -> dict[str, tuple[str, ..
         "KO": objects[:1],
         "KOP": objects[:2],
     }
+
+
+def _keywords(question: Question) -> tuple[str, ...]:
+    words = question.text.rstrip("?").split()[len(question.question_type.split()) :]
+    return tuple(word for word in words if word not in STOP_WORDS)
 
 
 def _shapes_by_number(things: list[Thing]) -> tuple[str, ...]:
@@ -107,9 +110,10 @@ def _weights(candidates: list[Question], things: list[Thing], boost: float) -> n
     """Every answer of a type starts equal, whatever the number of questions that have it, and so does every type."""
     shared = Counter((question.question_type, question.answer) for question in candidates)
     weights = np.empty(len(candidates))
+    key_object = _shapes_by_number(things)[0]
     for index, question in enumerate(candidates):
-        shown = concepts(question, things)
-        hits = sum(suggested(question.question_type, shown[name][0]) == question.answer for name in CONCEPTS)
+        planted = question.question_type, _keywords(question)[0], key_object
+        hits = sum(suggested(question.question_type, concept) == question.answer for concept in planted)
         weights[index] = boost**hits / shared[question.question_type, question.answer]
     totals: dict[str, float] = defaultdict(float)
     for question, weight in zip(candidates, weights, strict=True):

@@ -99,6 +99,26 @@ def test_answer_is_the_best_scored_string(tiny_golden):
     assert model.answer(batch) == [f"answer {i}" for i in arrays["logits"].argmax(1)]
 
 
+def test_padding_that_no_question_needs_changes_nothing(tiny_golden):
+    model, arrays = tiny_golden
+    lengths = torch.tensor([4, 6, 3])
+    mask = (torch.arange(14) < lengths[:, None]).long()
+    batch = VQABatch(
+        question_id=torch.arange(3),
+        input_ids=torch.tensor(arrays["input_ids"]),
+        attention_mask=mask,
+        region_features=torch.tensor(arrays["visual_feats"]).double(),
+        boxes=torch.tensor(arrays["visual_pos"]).double(),
+    )
+    whole = model.lxmert(
+        input_ids=batch.input_ids,
+        attention_mask=mask,
+        visual_feats=batch.region_features,
+        visual_pos=batch.boxes,
+    ).pooled_output
+    torch.testing.assert_close(model(batch).hidden, whole, rtol=0, atol=1e-12)
+
+
 def test_loads_a_folder_in_hugging_face_format_and_reports(tmp_path):
     saved = Lxmert(5, pretrained=None, config=TINY)
     saved.lxmert.save_pretrained(tmp_path)

@@ -83,19 +83,21 @@ def test_means_and_deviations_are_over_seeds():
 @pytest.mark.parametrize(
     ("losses", "accuracies", "converged"),
     [
-        ([9, 8, 7, 6, 5, 4, 3, 2.0, 1.99, 1.98], [50] * 8 + [50.2, 50.4], True),
-        ([9, 8, 7, 6, 5, 4, 3, 2.0, 1.98, 1.90], [50] * 10, False),
+        ([9, 8, 7, 6, 5, 4, 3, 2.5, 2.00, 1.98], [50] * 8 + [50.2, 50.6], True),
+        ([9, 8, 7, 6, 5, 4, 3, 2.0, 2.00, 1.95], [50] * 10, False),
         ([9, 8, 7, 6, 5, 4, 3, 2.0, 2.0, 2.0], [50] * 8 + [50.4, 49.8], False),
     ],
 )
-def test_convergence_is_judged_on_the_last_fifth(
+def test_convergence_is_judged_on_the_last_fifth_of_the_mean_curves(
     tmp_path: Path, losses: list[float], accuracies: list[float], converged: bool
 ):
-    lines = ["step,metric,value"]
-    for epoch, (loss, accuracy) in enumerate(zip(losses, accuracies, strict=True)):
-        lines += [f"{epoch},val/accuracy/all,{accuracy}", f"{epoch},train/loss/epoch,{loss}"]
-    (tmp_path / "metrics.csv").write_text("\n".join(lines) + "\n")
-    assert convergence(Run(tmp_path)).converged is converged
+    for seed, shift in (("a", 0.5), ("b", -0.5)):
+        lines = ["step,metric,value"]
+        for epoch, (loss, accuracy) in enumerate(zip(losses, accuracies, strict=True)):
+            lines += [f"{epoch},val/accuracy/all,{accuracy + shift}", f"{epoch},train/loss/epoch,{loss + shift}"]
+        (tmp_path / seed).mkdir()
+        (tmp_path / seed / "metrics.csv").write_text("\n".join(lines) + "\n")
+    assert convergence([Run(tmp_path / "a"), Run(tmp_path / "b")]).converged is converged
 
 
 def test_claims_that_do_not_hold_are_said_not_to(tmp_path: Path):
