@@ -67,7 +67,7 @@ class Backbone(nn.Module, ABC):
     name: str
     hidden_size: int
     num_answers: int
-    classifier: nn.Module
+    classifier: nn.Sequential
     answers: list[str] | None = None
 
     @abstractmethod

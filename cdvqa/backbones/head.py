@@ -1,6 +1,7 @@
 """The answer head of the authors' classification models."""
 
 from pathlib import Path
+from typing import cast
 
 import orjson
 import torch
@@ -50,7 +51,7 @@ def load_answer_head(head: nn.Sequential, answers: list[str], folder: Path) -> i
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{folder / HEAD_FILE}: cannot read the answer head ({error}); copy it again") from error
-    first, second = head[0], head[3]
+    first, second = cast(nn.Linear, head[0]), cast(nn.Linear, head[3])
     if tensors["0.weight"].shape != first.weight.shape:
         raise InputError(f"{folder / HEAD_FILE}: its answer head is of another width than the model's")
     ours = [i for i, answer in enumerate(answers) if answer in theirs]
@@ -58,7 +59,7 @@ def load_answer_head(head: nn.Sequential, answers: list[str], folder: Path) -> i
     weight, bias = second.weight.clone(), second.bias.clone()
     weight[ours], bias[ours] = tensors["3.weight"][rows], tensors["3.bias"][rows]
     # Assigning to a weight-normed weight sets its norm and direction.
-    first.weight, second.weight = tensors["0.weight"], weight
+    first.weight, second.weight = tensors["0.weight"], weight  # type: ignore[assignment]
     first.bias.copy_(tensors["0.bias"])
     second.bias.copy_(bias)
     return len(ours)

@@ -29,8 +29,8 @@ class Lxmert(Backbone):
     Args:
         num_answers: size of the answer vocabulary; linked to data.num_answers.
         pretrained: hub name, or a local folder in Hugging Face's format; null starts from random weights. A folder that
-            also holds `answer_head.safetensors` warm-starts the answers it knows; published LXMERT has none, so its head
-            starts fresh, as the authors' does.
+            also holds `answer_head.safetensors` warm-starts the answers it knows; published LXMERT has none, so its
+            head starts fresh, as the authors' does.
         config: LXMERT's configuration as a dictionary, for a model from scratch; null takes the pre-trained model's,
             and LXMERT-base where that is not at hand.
     """
@@ -57,7 +57,7 @@ class Lxmert(Backbone):
     def forward(self, batch: VQABatch) -> Output:
         """Pooled output of the first position of the language stream, then the answer head (no dropout between)."""
         ids, mask = batch.input_ids, batch.attention_mask
-        if mask is not None:
+        if ids is not None and mask is not None:
             # What is padding in every question of the batch is attended to by none: no need to compute it.
             longest = int(mask.sum(dim=1).max())
             ids, mask = ids[:, :longest], mask[:, :longest]
