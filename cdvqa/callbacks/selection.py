@@ -23,34 +23,36 @@ class KeepSelected(Callback):
     def __init__(self, run: Run) -> None:
         self.run = run
         self.best: float | None = None
-        self.best_step: int | None = None
+        self.step: int | None = None
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if trainer.state.fn != "fit" or trainer.sanity_checking or pl_module.protocol.selection == "last":
             return
         accuracy = float(trainer.callback_metrics["val/accuracy/all"])
         if self.best is None or accuracy > self.best:
-            self.best, self.best_step = accuracy, trainer.global_step
+            self.best, self.step = accuracy, trainer.global_step
             self._write(trainer, pl_module)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        accuracy: Any = self.best
         if self.best is None:
-            self.best_step = trainer.global_step
+            self.step = trainer.global_step
+            accuracy = trainer.callback_metrics.get("val/accuracy/all")
             self._write(trainer, pl_module)
-        elif trainer.is_global_zero:
+        if accuracy is not None:
             for logger in trainer.loggers:
-                logger.log_metrics({"hp/val_accuracy": self.best}, step=trainer.global_step)
+                logger.log_metrics({"hp/val_accuracy": float(accuracy)}, step=trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "best_step": self.best_step}
+        return {"best": self.best, "step": self.step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best, self.best_step = state_dict["best"], state_dict["best_step"]
+        self.best, self.step = state_dict["best"], state_dict["step"]
 
     def _write(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if not trainer.is_global_zero:
             return
-        network = Subnetwork.from_model(pl_module.backbone, pl_module.metadata() | {"step": self.best_step})
+        network = Subnetwork.from_model(pl_module.backbone, pl_module.metadata() | {"step": self.step})
         path = self.run.subnetwork if network.masks else self.run.model
         network.save(path)
-        rank_zero_info(f"kept the network of step {self.best_step}: {path}")
+        rank_zero_info(f"kept the network of step {self.step}: {path}")
