@@ -140,13 +140,18 @@ class VQAAccuracy(Metric):
         by_answer_type, n = self._means("answer")
         by_question_type, _ = self._means("question")
         total = sum(n.values())
-        overall = {"all": 100 * self.answer_score.sum().item() / total} if total else {}  # type: ignore[operator,union-attr]
+        overall = {"all": percent(self.answer_score.sum().item(), total)} if total else {}  # type: ignore[operator,union-attr]
         return {**overall, **by_answer_type, "per_question_type": by_question_type, "n": {"all": total, **n}}
 
     def _means(self, kind: str) -> tuple[dict[str, float], dict[str, int]]:
         scores, counts = getattr(self, f"{kind}_score").tolist(), getattr(self, f"{kind}_count").tolist()
         groups = [(name, s, n) for name, s, n in zip(self.names[kind], scores, counts, strict=True) if n]
-        return {name: 100 * s / n for name, s, n in groups}, {name: n for name, _, n in groups}
+        return {name: percent(s, n) for name, s, n in groups}, {name: n for name, _, n in groups}
+
+
+def percent(score: float, count: int) -> float:
+    """Mean in percent, without the last digits, which hang on the order in which processes add up."""
+    return round(100 * score / count, 10)
 
 
 def _pairs(predictions: Iterable[Record], annotations: Sequence[Record]) -> list[tuple[str, Record]]:

@@ -20,7 +20,7 @@ def run(args: list[str]) -> int:
 
     report = check(ConfigInspector(args[1:]))
     # A pipe has no width of its own: lines stay whole there.
-    console = Console(markup=False, highlight=False, emoji=False, width=None if sys.stdout.isatty() else 240)
+    console = Console(markup=False, highlight=False, emoji=False, width=None if sys.stdout.isatty() else 1000)
     show(report, console)
     return 0 if report.sound else 1
 
