@@ -32,7 +32,7 @@ def golden() -> Callable[[str], dict[str, np.ndarray]]:
     return load
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real data that stays out of the repository; the test is skipped where it is absent."""
     folder = Path(os.environ.get("CDVQA_SHARED", Path(__file__).parents[2] / "shared"))

@@ -1,10 +1,8 @@
 """VQA accuracies against the authors' program, the official evaluation code's values, and over two processes."""
 
 import json
-import os
 import pickle
 import zipfile
-from pathlib import Path
 from statistics import fmean
 
 import numpy as np
@@ -37,12 +35,9 @@ def test_paper_rule_equals_the_authors_program(golden):
 
 
 @pytest.fixture(scope="module")
-def vqavs_val():
+def vqavs_val(shared):
     """The real VQA-VS validation annotations."""
-    path = Path(os.environ.get("CDVQA_SHARED", Path(__file__).parents[2] / "shared")) / "data/vqavs_val.zip"
-    if not path.is_file():
-        pytest.skip("real VQA-VS questions are not here (set CDVQA_SHARED to their folder)")
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(shared / "data" / "vqavs_val.zip") as archive:
         return json.loads(archive.read("Val/Val-Ans.json"))
 
 

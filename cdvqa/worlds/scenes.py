@@ -17,7 +17,11 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class SceneConstants:
-    """What makes a world hard. The defaults were chosen once, from full models alone."""
+    """What makes a world hard.
+
+    The defaults were chosen once, from full models alone: BCE learns the world (92.9 % in distribution) but falls back
+    on the priors where they shift (44.5 %), and LMH does not (78.5 %); means over four seeds of `make claims`.
+    """
 
     train_questions: int = 16_000
     id_questions: int = 4_000

@@ -13,9 +13,9 @@ from cdvqa.protocol import preset_protocol
 
 
 @pytest.fixture(scope="module")
-def data_and_annotations(shared_folder, tmp_path_factory):
+def data_and_annotations(shared, tmp_path_factory):
     root = tmp_path_factory.mktemp("vqavs")
-    with zipfile.ZipFile(shared_folder / "data/vqavs_val.zip") as archive:
+    with zipfile.ZipFile(shared / "data/vqavs_val.zip") as archive:
         for kind in ("Ques", "Ans"):
             content = archive.read(f"Val/Val-{kind}.json")
             for split in ("Training", "Val"):
@@ -27,7 +27,7 @@ def data_and_annotations(shared_folder, tmp_path_factory):
     write_features(
         root / "features.h5", np.ones((n, 1, 2), np.float32), np.ones((n, 1, 4)), images, np.ones((n, 2), int)
     )
-    tokenizer = str(shared_folder / "data/bert_base_uncased_vocab.txt")
+    tokenizer = str(shared / "data/bert_base_uncased_vocab.txt")
     data = VQADataModule("vqavs", "vqavs", str(root), num_answers=327, tokenizer=tokenizer)
     data.protocol = preset_protocol("paper", stage=1)
     data.setup("fit")
