@@ -8,7 +8,6 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
-from cdvqa.backbones import Backbone
 from cdvqa.callbacks import KeepSelected, LastCheckpoint, Predictions, RunRecord, ThresholdReset
 from cdvqa.configs import resolve_configs
 from cdvqa.data import VQADataModule
@@ -148,6 +147,3 @@ def run(args: list[str]) -> None:
 def prune(args: list[str]) -> None:
     """One-shot magnitude pruning: stage 2 without any step, so it is `fit` with its config put first."""
     run(["fit", "--config", "stage2_omp.yaml", *args[1:]])
-
-
-__all__ = ["VQACLI", "Backbone", "prune", "run"]

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,9 +23,7 @@ def test_help_lists_every_command_without_importing_torch(capsys: pytest.Capture
     text = capsys.readouterr().out
     assert all(f"  {name} " in text for name in COMMANDS)
     code = "import sys; from cdvqa.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
-    started = time.monotonic()
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
-    assert time.monotonic() - started < 30  # a hang, not a speed, is what this would catch
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -9,6 +9,7 @@ import torch
 
 from cdvqa.cli import main
 from cdvqa.sparsity import Subnetwork
+from cdvqa.worlds.easyvqa import make_easyvqa
 from tests.conftest import overlay
 
 Command = Callable[..., int]
@@ -54,6 +55,10 @@ def test_every_assignment_goes_through_stages_2_and_3(cdvqa: Command, assignment
     assert cdvqa("fit", "stage1_bce.yaml") == 0
     assert cdvqa("fit", "stage2_lmh.yaml", conf, "tiny_masks.yaml", "--model.parent_objective=bce") == 0
     assert cdvqa("fit", "stage3_bce.yaml", conf, "--model.parent_objective=bce+lmh") == 0
+    pipeline = [conf, "--model.parent_objective=bce+lmh"]
+    assert cdvqa("test", "stage3_bce.yaml", *pipeline) == 0
+    assert cdvqa("predict", "stage3_bce.yaml", *pipeline) == 0
+    assert results(f"stage3_bce+lmh+bce_mask_{assignment}_s50")["splits"]["test"]["n"]["all"] == 70
     pair, triple = f"stage2_bce+lmh_mask_{assignment}_s50", f"stage3_bce+lmh+bce_mask_{assignment}_s50"
 
     dense, masked, tuned = network("stage1_bce"), network(pair), network(triple)
@@ -140,18 +145,28 @@ def test_the_vqa_vs_layout_gets_its_nine_sets_and_their_means(cdvqa: Command, tm
     assert main(["report"]) == 0
 
 
-def test_easyvqa_goes_through_the_stages(cdvqa: Command, tmp_path: Path):
+@pytest.fixture(scope="module")
+def easyvqa(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The world made of the package easy-vqa."""
     pytest.importorskip("easy_vqa", reason="the optional extra `easyvqa` is not installed")
-    from cdvqa.worlds.easyvqa import make_easyvqa
+    folder = tmp_path_factory.mktemp("worlds") / "easyvqa"
+    make_easyvqa(folder, 0)
+    return folder
 
-    make_easyvqa(tmp_path / "easyvqa", 0)
-    world = [*overlay(tmp_path / "easyvqa"), "--trainer.limit_train_batches=3"]
-    runs = Path("logs/easyvqa/lxmert")
-    assert cdvqa("fit", "stage1_bce.yaml", world=world) == 0
-    assert cdvqa("fit", "stage2_lmh.yaml", "--model.parent_objective=bce", world=world) == 0
-    assert cdvqa("fit", "stage3_lmh.yaml", "--model.parent_objective=bce+lmh", world=world) == 0
-    assert cdvqa("test", "stage3_lmh.yaml", "--model.parent_objective=bce+lmh", world=world) == 0
-    assert cdvqa("predict", "stage3_lmh.yaml", "--model.parent_objective=bce+lmh", world=world) == 0
-    report = results("stage3_bce+lmh+lmh_mask_uniform_s50", runs=runs)
+
+@pytest.mark.parametrize(
+    ("objective", "assignment"), [("bce", "uniform"), ("lmh", "modality"), ("rubi", "global"), ("lpf", "uniform")]
+)
+def test_easyvqa_goes_through_the_stages(cdvqa: Command, easyvqa: Path, objective: str, assignment: str):
+    world = [*overlay(easyvqa), "--trainer.limit_train_batches=3", "--trainer.max_epochs=1"]
+    conf, runs = f"{assignment}.yaml", Path("logs/easyvqa/lxmert")
+    assert cdvqa("fit", f"stage1_{objective}.yaml", world=world) == 0
+    assert cdvqa("fit", f"stage2_{objective}.yaml", conf, world=world) == 0
+    for command in ("fit", "test", "predict"):
+        assert cdvqa(command, f"stage3_{objective}.yaml", conf, world=world) == 0
+    name = f"stage3_{objective}+{objective}+{objective}_mask_{assignment}_s50"
+    report = results(name, runs=runs)
     assert set(report["splits"]) == {"id", "test"}
     assert set(report["splits"]["test"]["n"]) <= {"all", "yes/no", "other"}
+    predictions = json.loads((runs / name / "seed0" / "predictions" / "test.json").read_text())
+    assert len(predictions) == report["splits"]["test"]["n"]["all"]

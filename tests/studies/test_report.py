@@ -108,6 +108,5 @@ def test_claims_that_do_not_hold_are_said_not_to(tmp_path: Path):
     lines = claim_table(table)
     assert len(lines) == 2 + len(CLAIMS)
     assert "| ≥ 10 | 1.00 | **does not hold here** |" in lines[2]
-    assert "| > 0 | 3.00 | holds |" not in lines[2]
-    assert sum("holds |" in line for line in lines) > 0
+    assert "| > 0 | 1.00 | holds |" in lines[6]  # the runs score 50, 51, … in the order of RUNS
     assert all(claim.better in RUNS and claim.worse in RUNS for claim in CLAIMS)
