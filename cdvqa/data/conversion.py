@@ -1,16 +1,19 @@
 """Published region features to the one HDF5 file that cdvqa reads."""
 
-from collections.abc import Iterator
+import json
+import os
 from contextlib import closing
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from cdvqa.data.partial import BLOCK, PartialFeatures, verify_features
-from cdvqa.data.tsv import FeatureTsv, Report, TsvFormat, TsvRow, refusal
+from cdvqa.data.blocks import BlockFile, Interrupted, convert_block, reading, store, verify_block
+from cdvqa.data.fingerprint import measure, sample_rows
+from cdvqa.data.partial import FeatureFile, claimed, lay_out, read_layout, readable, rename
+from cdvqa.data.sources.source import FeatureIndex, FeatureSource, Report
+from cdvqa.data.workers import results
 from cdvqa.errors import InputError
 
 FeatureType = Literal["float16", "float32"]
@@ -28,79 +31,148 @@ class Conversion(NamedTuple):
 
 
 def convert_features(
-    source: str | Path,
+    source: FeatureSource,
     target: str | Path,
-    format: Literal["auto"] | TsvFormat = "auto",
     dtype: FeatureType = "float16",
+    workers: int = 1,
     overwrite: bool = False,
     report: Report = lambda step, done, total: None,
 ) -> Conversion:
-    """Convert a TSV of region features, image by image and in constant memory.
+    """Convert region features block by block, in constant memory, and verify what was written.
 
     The work is done in TARGET.part, which gets its name when it is complete. After an interruption the same call goes
     on where it was; on a finished file it reads the file through and checks that it is still what was written.
 
     Args:
-        source: a TSV in one of the formats of `cdvqa.data.tsv`.
+        source: the input, as `cdvqa.data.sources.recognise.open_source` opens it.
         target: the HDF5 file. Its regions are as many as the image with most has; where images have fewer, `num_boxes`
             tells how many and the rest is zero.
-        format: columns of the TSV; `auto` goes by the number of fields.
         dtype: how features are stored; boxes are float32 shares of the image's width and height.
-        overwrite: replace what stands at `target`, or in its partial file, whatever it is.
+        workers: processes that decode and write.
+        overwrite: replace what stands at `target`, or in its partial file, whatever it is. A partial file that was
+            begun from this input with these options is still gone on with.
         report: told of the progress.
 
     Raises:
-        InputError: the input is wrong (file, line and image are named; nothing is left of the output), or the output
+        InputError: the input is wrong (file, record and image are named; nothing is left of the output), or the output
             was made from another input or with other options.
+        Interrupted: the disk is full or fails, or a worker was killed; the partial file is kept.
     """
-    tsv, target = FeatureTsv(source, format), Path(target)
-    made_from: dict[str, Any] = {**tsv.identity, "format": tsv.format, "dtype": dtype}
+    target = Path(target)
+    made_from = json.loads(json.dumps({"format": source.format, "dtype": dtype, **source.identity}))
+    if target.is_dir():
+        raise InputError(f"{target}: is a folder; --output names a file")
     if target.exists() and not overwrite:
-        shape, stored = verify_features(target, made_from)
-        return Conversion(shape, stored, found=shape[0], verified=True)
+        return _verified(target, made_from, workers, report)
     path = target.with_name(f"{target.name}.part")
-    partial = None if overwrite else PartialFeatures.resume(path, made_from)
-    found = partial.rows if partial else 0
+    with claimed(path) as descriptor:
+        file = _left_before(path, descriptor, made_from, overwrite)
+        found = file.images_done() if file else 0
+        try:
+            file = file or _begun(source, path, descriptor, made_from, report)
+            _convert(source, file, workers, report)
+            _check_unchanged(source, made_from)
+            _check_written(file.blocks, workers, report)
+            rename(path, target)
+        except Interrupted:
+            raise
+        except InputError:
+            path.unlink(missing_ok=True)
+            _check_unchanged(source, made_from)  # the likelier reason, if so
+            raise
+    return Conversion(file.blocks.shape, dtype, found, verified=False)
+
+
+def _left_before(path: Path, descriptor: int, made_from: dict[str, Any], overwrite: bool) -> FeatureFile | None:
+    """The partial file that an earlier call left; None where there is none, or none that got beyond being laid out."""
     try:
-        partial = partial or PartialFeatures.create(path, made_from, tsv.index(report), tsv.region_width, dtype)
-        with closing(partial):
-            _copy(tsv, partial, made_from, report)
-            partial.finish(target)
+        file = read_layout(path, descriptor)
+    except OSError:  # new, or of unknown origin
+        return None
     except InputError:
-        path.unlink(missing_ok=True)
+        if overwrite:
+            return None
         raise
-    return Conversion(partial.shape, dtype, found, verified=False)
+    if file and file.source != made_from:
+        if overwrite:
+            return None
+        raise InputError(f"{path}: begun from another input or with other options; start over with --overwrite")
+    return file
 
 
-def _copy(tsv: FeatureTsv, partial: PartialFeatures, made_from: dict[str, Any], report: Report) -> None:
-    images, regions, width = partial.shape
-    features = np.empty((min(BLOCK, images), regions, width), made_from["dtype"])
-    boxes = np.empty((len(features), regions, 4), np.float32)
-    rows = tsv.rows(partial.offset, partial.rows + 1)
-    while partial.rows < images:
-        count, offset = _fill(features, boxes, rows)
-        if tsv.identity.items() - made_from.items():
-            raise InputError(f"{tsv.path}: the file changed while it was read; start again when it is complete")
-        partial.append(features[:count], boxes[:count], offset)
-        report("converting", offset, tsv.bytes)
+def _begun(
+    source: FeatureSource, path: Path, descriptor: int, made_from: dict[str, Any], report: Report
+) -> FeatureFile:
+    with reading(source):
+        index = source.index(report)
+        fingerprint = _fingerprint(source, index, made_from["dtype"], report)
+    return lay_out(path, descriptor, index, made_from["dtype"], source.images_per_block, made_from, fingerprint)
 
 
-def _fill(features: NDArray[Any], boxes: NDArray[np.float32], rows: Iterator[TsvRow]) -> tuple[int, int]:
-    """Decode the next rows into the two buffers; return how many there were and the offset behind them."""
-    features[:], boxes[:] = 0, 0
-    count, offset = 0, 0
-    for count, row in enumerate(islice(rows, len(features)), 1):
-        scale = np.array([row.width, row.height] * 2, np.float32)
-        _put(row, "features", row.decode("features"), features[count - 1])
-        _put(row, "boxes", row.decode("boxes") / scale, boxes[count - 1])
-        offset = row.end
-    return count, offset
+def _fingerprint(source: FeatureSource, index: FeatureIndex, dtype: str, report: Report) -> dict[str, Any]:
+    """Taken before the conversion, so that the file is complete when its last block is."""
+    shape = (len(index), int(index.num_boxes.max()), index.region_width)
+    sample = index[sample_rows(shape[0])]
+    features = np.empty((len(sample), *shape[1:]), dtype)
+    boxes = np.empty((*features.shape[:2], 4), np.float32)
+    for place, image in enumerate(source.images(sample)):
+        store(image, features[place], boxes[place])
+        report("measuring a sample", source.bytes * (place + 1) // len(sample), source.bytes)
+    origin = {"shape": shape, "dtype": dtype, "extractor": source.extractor, "source_digest": source.digest}
+    return origin | measure(features, boxes, sample.num_boxes)
 
 
-def _put(row: TsvRow, field: str, values: NDArray[Any], place: NDArray[Any]) -> None:
-    """Store an image's values, if the stored type can hold them."""
-    limit = float(np.finfo(place.dtype).max)
-    if not max(values.max(), -values.min()) <= limit:  # false for NaN too
-        remedy = "" if np.isinf(values).any() or np.isnan(values).any() else "; use --dtype float32"
-        raise refusal(row.where, f"{field} has NaN, infinite or too large values for {place.dtype}{remedy}", cut=False)
-    place[: row.num_boxes] = values
+def _convert(source: FeatureSource, file: FeatureFile, workers: int, report: Report) -> None:
+    blocks, done = file.blocks, file.images_done()
+    tasks = [(block, file.index[blocks.rows(block)]) for block in np.flatnonzero(~blocks.done()).tolist()]
+    with closing(results(partial(convert_block, blocks, source), tasks, workers)) as finished:
+        for block in finished:
+            done += blocks.images(block)
+            report("converting", source.bytes * done // blocks.shape[0], source.bytes)
+
+
+def _broken(blocks: BlockFile, workers: int, report: Report) -> list[int]:
+    """Read a file through; the blocks that do not hold what was written."""
+    images, size = 0, os.fstat(blocks.descriptor).st_size
+    broken = []
+    with closing(results(partial(verify_block, blocks), range(len(blocks)), workers)) as verified:
+        for block, sound in verified:
+            images += blocks.images(block)
+            report("verifying", size * images // blocks.shape[0], size)
+            if not sound:
+                broken.append(block)
+    return sorted(broken)
+
+
+def _check_written(blocks: BlockFile, workers: int, report: Report) -> None:
+    if broken := _broken(blocks, workers, report):
+        for block in broken:
+            blocks.forget(block)
+        count = f"{len(broken)} blocks do" if len(broken) > 1 else "1 block does"
+        what = f"{count} not read back as written, the disk may be failing"
+        raise Interrupted(f"{blocks.name}: {what}; run the same command again to write it anew")
+
+
+def _verified(target: Path, made_from: dict[str, Any], workers: int, report: Report) -> Conversion:
+    with readable(target) as descriptor:
+        try:
+            file = read_layout(target, descriptor)
+        except OSError as error:
+            raise InputError(f"{target}: not a readable HDF5 file ({error}); replace it with --overwrite") from None
+        if not file or file.source != made_from:
+            raise InputError(f"{target}: not made from this input with these options; replace it with --overwrite")
+        blocks = file.blocks
+        if broken := _broken(blocks, workers, report):
+            rows = blocks.rows(broken[0])
+            what = f"its content has changed since it was made, first in images {rows.start} to {rows.stop - 1}"
+            raise InputError(f"{target}: {what}; make it again with --overwrite")
+    return Conversion(blocks.shape, blocks.dtype, blocks.shape[0], verified=True)
+
+
+def _check_unchanged(source: FeatureSource, made_from: dict[str, Any]) -> None:
+    try:
+        unchanged = json.loads(json.dumps(source.identity)).items() <= made_from.items()
+    except OSError:
+        unchanged = False
+    if not unchanged:
+        raise InputError(f"{source.path}: the file changed while it was read; start again when it is complete")

@@ -1,9 +1,31 @@
-"""A feature file in the making: it can be left at any moment, by a kill too, and taken up again."""
+"""A feature file in the making: it can be left at any moment, by a kill too, and taken up again.
 
+The file, all data sets contiguous and uncompressed (`docs/features.md` says the same to users):
+
+- `features` (N, R, F) fp16 or fp32, `boxes` (N, R, 4) fp32, `image_id` (N,), `size` (N, 2), `num_boxes` (N,) where
+  counts differ;
+- `conversion/place`: the source's own note of where each image stands in the input, so that going on needs no second
+  look at all of it; `conversion/blocks` (blocks, 3) uint32: a row per `images_per_block` images with the CRC-32 of
+  their features and boxes, and a CRC-32 of these two and the row's number, which marks the block as done;
+- attributes `format`, `version`, `source` (JSON: which state of which input, and the options), `fingerprint` (JSON:
+  `cdvqa.data.fingerprint`, with shape, type, extractor and the input's CRC-32); on `conversion` `images_per_block` and
+  `tables_crc` of the small data sets.
+
+HDF5 only lays the file out, under another name. From then on data are written at their offsets and HDF5's own
+structures do not change, so that no kill can leave them half-written. A block's row is written once its data have
+reached the disk.
+"""
+
+import errno
+import fcntl
 import json
 import os
 import shutil
+import time
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,147 +33,197 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from cdvqa.data.tsv import TsvIndex
+from cdvqa.data.blocks import RECORD, BlockFile
+from cdvqa.data.sources.source import FeatureIndex
 from cdvqa.errors import InputError
 
-BLOCK = 256  # images written and flushed together
+FORMAT, VERSION = "cdvqa region features", 1
+PATIENCE = 5.0  # seconds in which the workers of a killed conversion have ended
 
 
-class PartialFeatures:
-    """`FILE.part`: all data sets laid out at full size, filled from the first image on.
+@dataclass(frozen=True, eq=False)
+class FeatureFile:
+    """A feature file that is laid out, finished or not."""
 
-    The attribute `progress` holds how many images are in, the offset at which the input goes on, and two CRC-32: of the
-    features so far, and of the small data sets followed by the boxes so far. It is written only after these images have
-    reached the disk, and stays in the finished file, where it vouches for the content. The attribute `source` says
-    which input and options the file is made from.
-    """
+    source: dict[str, Any]
+    index: FeatureIndex
+    blocks: BlockFile
 
-    def __init__(self, path: Path, file: h5py.File) -> None:
-        self.path = path
-        self.file = file
-        self.shape: tuple[int, int, int] = file["features"].shape
-        self.rows, self.offset, self._features_crc, self._boxes_crc = _progress(file)
-
-    @classmethod
-    def create(
-        cls, path: Path, source: dict[str, Any], index: TsvIndex, region_width: int, dtype: str
-    ) -> "PartialFeatures":
-        """Lay out a file for the indexed images, in uncompressed pieces as `RegionFeatures` reads them fastest.
-
-        Raises:
-            InputError: the disk has too little room.
-        """
-        images, regions = len(index.image_id), int(index.num_boxes.max())
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
-        needed = images * regions * (region_width * np.dtype(dtype).itemsize + 16)
-        if needed > (free := shutil.disk_usage(path.parent).free):
-            raise InputError(f"{path.parent}: {needed:,} bytes are needed and {free:,} are free; make room first")
-        file = h5py.File(path, "w")
-        _lay_out(file, "features", (images, regions, region_width), dtype)
-        _lay_out(file, "boxes", (images, regions, 4), "float32")
-        file["image_id"], file["size"] = index.image_id, index.size
-        if index.num_boxes.min() != regions:
-            file["num_boxes"] = index.num_boxes
-        file.attrs["source"] = json.dumps(source)
-        file.attrs["progress"] = np.array([0, 0, 0, _tables_crc(file)], np.uint64)
-        _flush(file)
-        return cls(path, file)
-
-    @classmethod
-    def resume(cls, path: Path, source: dict[str, Any]) -> "PartialFeatures | None":
-        """Take up a file that was left; None where there is none, or none that got beyond being laid out.
-
-        Raises:
-            InputError: another process is writing it, or it was begun from another input or with other options.
-        """
-        try:
-            file = h5py.File(path, "r+")
-        except BlockingIOError:
-            raise InputError(f"{path}: another process is writing this file; wait for it or end it") from None
-        except OSError:  # absent, or killed while it was being laid out
-            return None
-        if "progress" not in file.attrs:
-            file.close()
-            return None
-        if json.loads(file.attrs["source"]) != source:
-            file.close()
-            raise InputError(f"{path}: begun from another input or with other options; start over with --overwrite")
-        return cls(path, file)
-
-    def append(self, features: NDArray[Any], boxes: NDArray[Any], offset: int) -> None:
-        """Add the next images (n, R, F) and (n, R, 4); the input goes on at `offset`."""
-        end = self.rows + len(features)
-        self.file["features"][self.rows : end] = features
-        self.file["boxes"][self.rows : end] = boxes
-        _flush(self.file)
-        self.rows, self.offset = end, offset
-        self._features_crc = zlib.crc32(features.data, self._features_crc)
-        self._boxes_crc = zlib.crc32(boxes.data, self._boxes_crc)
-        progress = [self.rows, self.offset, self._features_crc, self._boxes_crc]
-        self.file.attrs.modify("progress", np.array(progress, np.uint64))
-        self.file.flush()
-
-    def finish(self, target: Path) -> None:
-        """Give the complete file its name."""
-        assert self.rows == self.shape[0]
-        self.file.close()
-        self.path.replace(target)
-
-    def close(self) -> None:
-        """Leave the file as far as it has come."""
-        self.file.close()
+    def images_done(self) -> int:
+        """How many images are converted."""
+        return sum(self.blocks.images(block) for block in np.flatnonzero(self.blocks.done()).tolist())
 
 
-def verify_features(path: Path, source: dict[str, Any]) -> tuple[tuple[int, int, int], str]:
-    """Read a finished file through and return shape and type of its features.
+@contextmanager
+def claimed(path: Path) -> Iterator[int]:
+    """Open and lock `path`, which is made (empty) where it is absent.
 
     Raises:
-        InputError: it was not made from this input with these options, or its content has changed since.
+        InputError: another process holds it, or it cannot be written.
+    """
+    give_up = time.monotonic() + PATIENCE
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            if _locked(descriptor) and _is_at(path, descriptor):
+                break
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({error.strerror}); choose another --output") from None
+        os.close(descriptor)
+        if time.monotonic() > give_up:
+            raise InputError(f"{path}: another process is writing this file; wait for it or end it")
+        time.sleep(0.05)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[int]:
+    """Open `path` for reading."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def read_layout(path: Path, descriptor: int) -> FeatureFile | None:
+    """The layout of a file made by `lay_out`, which is open as `descriptor`; None if it is anything else.
+
+    Raises:
+        OSError: it is no HDF5 file, cut off, or damaged in HDF5's own structures.
+        InputError: its small data sets have changed since it was laid out.
     """
     try:
-        file = h5py.File(path, "r")
+        with h5py.File(path, "r", locking=False) as file:
+            if file.attrs.get("format") != FORMAT or file.attrs["version"] != VERSION:
+                return None
+            return _layout(path, file, descriptor)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        # h5py's and ours, where bytes are wrong and one object stands for another
+        raise OSError(f"damaged: {error}") from None
+
+
+def _layout(path: Path, file: h5py.File, descriptor: int) -> FeatureFile:
+    blocks = _blocks(path, file, descriptor)
+    if file["conversion/blocks"].shape != (len(blocks), RECORD):
+        raise ValueError("conversion/blocks has another number of rows than there are blocks")
+    if file["conversion"].attrs["tables_crc"] != _tables_crc({name: file[name][:] for name in _tables(file)}):
+        raise InputError(f"{path}: its content has changed since it was made; make it again with --overwrite")
+    images, regions, width = file["features"].shape
+    num_boxes = file["num_boxes"][:] if "num_boxes" in file else np.full(images, regions)
+    index = FeatureIndex(file["image_id"][:], file["size"][:], num_boxes, width, file["conversion/place"][:])
+    return FeatureFile(json.loads(file.attrs["source"]), index, blocks)
+
+
+def lay_out(
+    path: Path,
+    descriptor: int,
+    index: FeatureIndex,
+    dtype: str,
+    images_per_block: int,
+    source: dict[str, Any],
+    fingerprint: dict[str, Any],
+) -> FeatureFile:
+    """Put a file for the indexed images, with all its room on the disk and nothing converted, in the place of `path`.
+
+    `descriptor`, which holds the lock, then stands for the new file.
+
+    Raises:
+        InputError: the disk has too little room.
+    """
+    images, regions = len(index), int(index.num_boxes.max())
+    tables = {"image_id": index.image_id, "size": index.size, "conversion/place": index.place}
+    if index.num_boxes.min() != regions:
+        tables["num_boxes"] = index.num_boxes
+    needed = images * regions * (index.region_width * np.dtype(dtype).itemsize + 16)
+    needed += sum(table.nbytes for table in tables.values())
+    new = path.with_name(f"{path.name}.new")
+    try:
+        if needed > shutil.disk_usage(path.parent).free:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        with h5py.File(new, "w", locking=False) as file:
+            _reserve(file, "features", (images, regions, index.region_width), dtype)
+            _reserve(file, "boxes", (images, regions, 4), "float32")
+            _reserve(file, "conversion/blocks", (-(-images // images_per_block), RECORD), "uint32")
+            offsets = {name: _reserve(file, name, table.shape, table.dtype) for name, table in tables.items()}
+            texts = {"source": json.dumps(source), "fingerprint": json.dumps(fingerprint)}
+            file.attrs.update({"format": FORMAT, "version": VERSION} | texts)
+            file["conversion"].attrs.update({"images_per_block": images_per_block, "tables_crc": _tables_crc(tables)})
+            blocks = _blocks(path, file, descriptor)
+        _fill_and_lock(new, tables, offsets, descriptor)
+        rename(new, path)
     except OSError as error:
-        raise InputError(f"{path}: not a readable HDF5 file ({error}); replace it with --overwrite") from None
-    with file:
-        if not {"source", "progress"} <= set(file.attrs) or json.loads(file.attrs["source"]) != source:
-            raise InputError(f"{path}: not made from this input with these options; replace it with --overwrite")
-        features = file["features"]
-        rows, _, *expected = _progress(file)
-        if rows != len(features) or expected != [_crc(features, 0), _crc(file["boxes"], _tables_crc(file))]:
-            raise InputError(f"{path}: its content has changed since it was made; make it again with --overwrite")
-        return features.shape, features.dtype.name
+        free = shutil.disk_usage(path.parent).free
+        what = f"{needed:,} bytes are needed and {free:,} are free ({error.strerror or error})"
+        raise InputError(f"{path.parent}: {what}; make room first") from None
+    finally:
+        new.unlink(missing_ok=True)
+    return FeatureFile(source, index, blocks)
 
 
-def _lay_out(file: h5py.File, name: str, shape: tuple[int, ...], dtype: str) -> None:
-    """Reserve a data set's place in the file now, so that filling it changes nothing but the data."""
+def _fill_and_lock(new: Path, tables: dict[str, NDArray[Any]], offsets: dict[str, int], descriptor: int) -> None:
+    """Take the room on the disk, write the small data sets, and let `descriptor` stand for this file, locked."""
+    with new.open("rb+", buffering=0) as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, new.stat().st_size)
+        for name, table in tables.items():
+            file.seek(offsets[name])
+            file.write(np.ascontiguousarray(table).data)
+        os.fsync(file.fileno())
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+        os.dup2(file.fileno(), descriptor, inheritable=False)
+
+
+def rename(path: Path, target: Path) -> None:
+    """Rename, for good even if the machine stops the next moment."""
+    path.replace(target)
+    folder = os.open(target.parent, os.O_RDONLY)
+    os.fsync(folder)
+    os.close(folder)
+
+
+def _reserve(file: h5py.File, name: str, shape: tuple[int, ...], dtype: Any) -> int:
+    """Give a data set its place in the file now; returns its offset."""
     storage = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     storage.set_layout(h5py.h5d.CONTIGUOUS)
     storage.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     storage.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    file.create_dataset(name, shape, dtype, dcpl=storage)
+    return int(file.create_dataset(name, shape, dtype, dcpl=storage).id.get_offset())
 
 
-def _progress(file: h5py.File) -> tuple[int, int, int, int]:
-    rows, offset, features_crc, boxes_crc = (int(value) for value in file.attrs["progress"])
-    return rows, offset, features_crc, boxes_crc
+def _blocks(path: Path, file: h5py.File, descriptor: int) -> BlockFile:
+    features = file["features"]
+    offsets = [file[name].id.get_offset() for name in ("features", "boxes", "conversion/blocks")]
+    images_per_block = int(file["conversion"].attrs["images_per_block"])
+    return BlockFile(str(path), descriptor, features.shape, features.dtype.name, images_per_block, *offsets)
 
 
-def _tables_crc(file: h5py.File) -> int:
+def _tables(file: h5py.File) -> list[str]:
+    return [name for name in ("image_id", "size", "conversion/place", "num_boxes") if name in file]
+
+
+def _tables_crc(tables: dict[str, NDArray[Any]]) -> int:
     crc = 0
-    for name in ("image_id", "size", "num_boxes"):
-        if name in file:
-            crc = _crc(file[name], crc)
+    for name in sorted(tables):
+        crc = zlib.crc32(np.ascontiguousarray(tables[name]).data, crc)
     return crc
 
 
-def _crc(dataset: h5py.Dataset, crc: int) -> int:
-    """CRC-32 of a data set that follows what has the CRC-32 `crc`."""
-    for start in range(0, len(dataset), BLOCK):
-        crc = zlib.crc32(dataset[start : start + BLOCK], crc)
-    return crc
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
-def _flush(file: h5py.File) -> None:
-    file.flush()
-    os.fsync(file.id.get_vfd_handle())
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Whether the open file is still the one of that name: it may have been finished while we waited for the lock."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

@@ -2,35 +2,67 @@
 
 import time
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Optional
 
+from cdvqa.data.sources.source import FeatureFormat, FeatureSource
+from cdvqa.errors import InputError
 from cdvqa.tools.progress import progress_bar
 
 
 def features(
-    input: str,
     output: str,
-    format: Literal["auto", "bottom-up", "lxmert"] = "auto",
+    input: Optional[str] = None,
+    images: Optional[str] = None,
+    format: FeatureFormat = "auto",
+    extractor: Literal["grid"] = "grid",
+    checkpoint: Optional[str] = None,
     dtype: Literal["float16", "float32"] = "float16",
+    workers: int = 1,
     overwrite: bool = False,
 ) -> None:
-    """Convert a TSV of region features to the HDF5 file that `data.features` names.
+    """Make the HDF5 file that `data.features` names, from published region features or from own images.
 
     Works in OUTPUT.part; after an interruption the same command goes on where it was. A finished OUTPUT is verified.
 
     Args:
-        input: TSV as published with bottom-up attention (6 fields) or LXMERT (10 fields); join several with `cat`.
         output: HDF5 file to make.
-        format: columns of the TSV; auto goes by the number of fields.
+        input: file or folder of published features; join several TSVs with `cat`.
+        images: folder of images, in place of --input.
+        format: of --input; auto goes by what it looks like.
+        extractor: what computes features from --images; grid is 6 x 6 cells of a ResNet.
+        checkpoint: ResNet of the extractor, a name on the Hugging Face hub or a folder.
         dtype: how features are stored; float16 takes half the room.
+        workers: processes that convert.
         overwrite: replace a file made from another input or with other options.
     """
     from cdvqa.data.conversion import convert_features
 
+    if workers < 1:
+        raise InputError(f"--workers {workers}: must be at least 1")
     start = time.perf_counter()
+    source = _source(input, images, format, checkpoint)
     with progress_bar() as report:
-        done = convert_features(input, output, format, dtype, overwrite, report)
-    images, regions, width = done.shape
+        done = convert_features(source, output, dtype, workers, overwrite, report)
+    count, regions, width = done.shape
     verb = "verified" if done.verified else f"made, going on after {done.found:,} images" if done.found else "made"
     size, seconds = Path(output).stat().st_size, time.perf_counter() - start
-    print(f"{output}: {verb}: {images:,} images, {regions} x {width} {done.dtype}, {size:,} bytes, {seconds:.1f} s")
+    print(f"{output}: {verb}: {count:,} images, {regions} x {width} {done.dtype}, {size:,} bytes, {seconds:.1f} s")
+
+
+def _source(input: str | None, images: str | None, format: FeatureFormat, checkpoint: str | None) -> FeatureSource:
+    if (input is None) == (images is None):
+        raise InputError(
+            "name either --input, published features, or --images, a folder of images to extract them from"
+        )
+    if images is None:
+        from cdvqa.data.sources.recognise import open_source
+
+        if checkpoint:
+            raise InputError("--checkpoint goes with --images; --input has its features already")
+        assert input is not None
+        return open_source(input, format)
+    from cdvqa.data.sources.images import GridImages
+
+    if format != "auto":
+        raise InputError("--format goes with --input; --images is a folder of images")
+    return GridImages(images, checkpoint) if checkpoint else GridImages(images)

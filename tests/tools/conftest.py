@@ -2,9 +2,9 @@
 
 import pytest
 
-from cdvqa.data import conversion
+from cdvqa.data.sources.source import FeatureSource
 
 
 @pytest.fixture
 def blocks_of_two(monkeypatch):
-    monkeypatch.setattr(conversion, "BLOCK", 2)
+    monkeypatch.setattr(FeatureSource, "images_per_block", 2)

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 
 from cdvqa.cli import main
-from cdvqa.data.partial import PartialFeatures
+from cdvqa.data.blocks import BlockFile
 
 
 class Image(NamedTuple):
@@ -71,12 +71,19 @@ def expected(images, dtype="float16"):
     return {"features": features, "boxes": boxes, "image_id": ids, "size": sizes}
 
 
+def contents(path):
+    """The bytes of every data set."""
+    with h5py.File(path) as file:
+        names = [*(name for name in file if name != "conversion"), "conversion/blocks", "conversion/place"]
+        return {name: file[name][:].tobytes() for name in names}
+
+
 def assert_holds(path, images, dtype="float16"):
     with h5py.File(path) as file:
         wanted = expected(images, dtype)
         if len({len(image.boxes) for image in images}) > 1:
             wanted["num_boxes"] = np.array([len(image.boxes) for image in images])
-        assert set(file) == set(wanted)
+        assert set(file) == {*wanted, "conversion"}
         for name, values in wanted.items():
             np.testing.assert_array_equal(file[name][:], values, err_msg=name)
             assert file[name].chunks is None and file[name].compression is None
@@ -84,14 +91,14 @@ def assert_holds(path, images, dtype="float16"):
 
 
 def interrupt(monkeypatch, after):
-    """Let `append` fail once it has been called `after` times."""
-    append, calls = PartialFeatures.append, []
+    """Let the conversion be interrupted before it writes another block than the first `after`; returns those tried."""
+    write, blocks = BlockFile.write, []
 
-    def failing(self, *args):
-        calls.append(args)
-        if len(calls) > after:
+    def failing(self, block, images):
+        blocks.append(block)
+        if len(blocks) > after:
             raise KeyboardInterrupt
-        append(self, *args)
+        write(self, block, images)
 
-    monkeypatch.setattr(PartialFeatures, "append", failing)
-    return calls
+    monkeypatch.setattr(BlockFile, "write", failing)
+    return blocks

@@ -30,7 +30,7 @@ def test_a_world_is_made_in_the_folder_and_from_the_seed(tmp_path, monkeypatch, 
 @pytest.mark.parametrize(
     "arguments, said",
     [
-        ([], "one of {scenes,scenes-vs,easyvqa,features}"),
+        ([], "one of {scenes,scenes-vs,easyvqa,features,questions}"),
         (["features", "--input", "a.tsv"], "required: features.output"),
         (["features", "--input=a.tsv", "--output=b.h5", "--dtype=float64"], "float64"),
         (["features", "--input=a.tsv", "--output=b.h5", "--format=csv"], "csv"),
@@ -44,7 +44,8 @@ def test_wrong_arguments_are_refused(capsys, arguments, said):
 def test_help_is_the_docstring(capsys):
     assert main(["prepare", "features", "--help"]) == 0
     text = capsys.readouterr().out
-    assert "Convert a TSV of region features" in text and "--overwrite" in text and "{float16,float32}" in text
+    assert "from published region features or from own images" in " ".join(text.split())
+    assert "--overwrite" in text and "{float16,float32}" in text
 
 
 def test_neither_help_nor_a_conversion_imports_torch(tmp_path):

@@ -1,10 +1,8 @@
 """`cdvqa prepare features` makes from published TSV files exactly what the arrays in them say."""
 
+import json
 import os
-import signal
-import subprocess
-import sys
-import time
+import zlib
 
 import h5py
 import numpy as np
@@ -12,10 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cdvqa.data import RegionFeatures, conversion
+from cdvqa.data import RegionFeatures
+from cdvqa.data.sources.source import FeatureSource
 from tests.tools.features_tsv import (
     assert_holds,
     bottom_up,
+    contents,
     convert,
     expected,
     interrupt,
@@ -39,8 +39,9 @@ def test_both_formats_are_recognised_and_converted(tmp_path, capsys, line, dtype
 def test_the_reader_reads_it_at_its_offset(tmp_path):
     images = sample_images()
     convert(write_tsv(tmp_path / "in.tsv", images), tmp_path / "out.h5")
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert file["features"].id.get_offset() is not None
     reader = RegionFeatures(tmp_path / "out.h5")
-    assert reader._features.offset is not None
     features, boxes, mask = reader.read([int(images[4].id), int(images[0].id)])
     np.testing.assert_array_equal(features[0], images[4].features.astype(np.float16).astype(np.float32))
     np.testing.assert_array_equal(boxes[1], expected(images)["boxes"][0])
@@ -65,7 +66,7 @@ def test_lxmert_image_names_and_a_last_line_without_a_break(tmp_path):
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(regions=st.lists(st.integers(1, 4), min_size=1, max_size=6), width=st.integers(1, 7), block=st.integers(1, 4))
 def test_any_shape_in_any_block_size(tmp_path, monkeypatch, regions, width, block):
-    monkeypatch.setattr(conversion, "BLOCK", block)
+    monkeypatch.setattr(FeatureSource, "images_per_block", block)
     images = sample_images(regions=regions, width=width)
     assert convert(write_tsv(tmp_path / "in.tsv", images, lxmert), tmp_path / "out.h5", "--overwrite") == 0
     assert_holds(tmp_path / "out.h5", images)
@@ -78,26 +79,26 @@ def test_any_shape_in_any_block_size(tmp_path, monkeypatch, regions, width, bloc
 def test_an_interrupted_conversion_goes_on(tmp_path, monkeypatch, capsys, blocks_of_two):
     images = sample_images(regions=[2, 4, 1, 3, 3, 2, 1])
     source, target, part = write_tsv(tmp_path / "in.tsv", images), tmp_path / "out.h5", tmp_path / "out.h5.part"
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         interrupt(patch, after=2)
-        convert(source, target)
+        assert convert(source, target) == 130
     assert part.exists() and not target.exists()
     with monkeypatch.context() as patch:
         rest = interrupt(patch, after=9)
         assert convert(source, target) == 0
-    assert [len(features) for features, _, _ in rest] == [2, 1]  # four of seven images were done
+    assert rest == [2, 3]  # of four blocks
     assert "going on after 4 images" in capsys.readouterr().out
     assert_holds(target, images)
     assert not part.exists()
     assert convert(source, target) == 0
 
 
-def test_rows_that_were_written_without_their_mark_are_written_again(tmp_path, monkeypatch, blocks_of_two):
+def test_a_block_that_was_written_without_its_record_is_written_again(tmp_path, monkeypatch, blocks_of_two):
     images = sample_images()
     source, target = write_tsv(tmp_path / "in.tsv", images), tmp_path / "out.h5"
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         interrupt(patch, after=2)
-        convert(source, target)
+        assert convert(source, target) == 130
     with h5py.File(tmp_path / "out.h5.part", "r+") as file:
         file["features"][4:] = np.nan
     assert convert(source, target) == 0
@@ -112,28 +113,6 @@ def test_a_part_that_was_killed_while_being_laid_out_is_begun_anew(tmp_path):
     assert_holds(tmp_path / "out.h5", images)
 
 
-def test_a_killed_process_goes_on(tmp_path):
-    images = sample_images(count=400, regions=4, width=64)
-    source, target, part = write_tsv(tmp_path / "in.tsv", images), tmp_path / "out.h5", tmp_path / "out.h5.part"
-    slow = (  # one image a block and a pause after each, so that the kill falls into the middle
-        "import sys, time; from cdvqa.data import conversion, partial; from cdvqa.cli import main\n"
-        "conversion.BLOCK = 1; append = partial.PartialFeatures.append\n"
-        "def slowly(*args): append(*args); time.sleep(.01); print(args[0].rows, flush=True)\n"
-        "partial.PartialFeatures.append = slowly\n"
-        "main(['prepare', 'features', '--input', sys.argv[1], '--output', sys.argv[2]])"
-    )
-    with subprocess.Popen([sys.executable, "-c", slow, source, target], stdout=subprocess.PIPE) as process:
-        for _ in range(20):
-            process.stdout.readline()
-        time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-    assert part.exists() and not target.exists()
-    with h5py.File(part) as file:
-        assert 20 <= file.attrs["progress"][0] < 400
-    assert convert(source, target) == 0
-    assert_holds(target, images)
-
-
 def test_a_finished_file_is_verified_and_left_alone(tmp_path, capsys):
     source, target = write_tsv(tmp_path / "in.tsv", sample_images()), tmp_path / "out.h5"
     convert(source, target)
@@ -143,12 +122,12 @@ def test_a_finished_file_is_verified_and_left_alone(tmp_path, capsys):
     assert target.stat().st_mtime_ns == before.st_mtime_ns and target.stat().st_ino == before.st_ino
 
 
-@pytest.mark.parametrize("name", ["features", "boxes", "image_id", "size"])
+@pytest.mark.parametrize("name", ["features", "boxes", "image_id", "size", "conversion/place", "conversion/blocks"])
 def test_a_finished_file_that_has_changed_is_found(tmp_path, capsys, name):
     source, target = write_tsv(tmp_path / "in.tsv", sample_images()), tmp_path / "out.h5"
     convert(source, target)
     with h5py.File(target, "r+") as file:
-        file[name][3] = 5
+        file[name][0 if name == "conversion/blocks" else 3] = 5
     assert convert(source, target) == 2
     assert f"{target}: its content has changed" in capsys.readouterr().err
 
@@ -171,11 +150,67 @@ def test_anything_else_wants_overwrite(tmp_path, capsys):
 
 def test_a_partial_file_of_another_input_wants_overwrite(tmp_path, monkeypatch, capsys, blocks_of_two):
     source, target = write_tsv(tmp_path / "in.tsv", sample_images()), tmp_path / "out.h5"
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         interrupt(patch, after=1)
-        convert(source, target)
+        assert convert(source, target) == 130
     assert convert(source, target, "--dtype", "float32") == 2
     assert "out.h5.part: begun from another input or with other options" in capsys.readouterr().err
     assert (tmp_path / "out.h5.part").exists()
     assert convert(source, target, "--dtype", "float32", "--overwrite") == 0
     assert_holds(target, sample_images(), "float32")
+
+
+# --- what the file tells about itself -----------------------------------------------------------------------------
+
+
+def test_the_file_tells_where_it_comes_from(tmp_path):
+    images = sample_images(regions=[2, 4, 1, 3])
+    source, target = write_tsv(tmp_path / "in.tsv", images, lxmert), tmp_path / "out.h5"
+    convert(source, target)
+    with h5py.File(target) as file:
+        assert (file.attrs["format"], file.attrs["version"]) == ("cdvqa region features", 1)
+        told, fingerprint = json.loads(file.attrs["source"]), json.loads(file.attrs["fingerprint"])
+    assert (told["format"], told["dtype"], told["bytes"]) == ("lxmert", "float16", source.stat().st_size)
+    norms = np.concatenate([np.linalg.norm(image.features.astype(np.float16), axis=1) for image in images])
+    assert fingerprint["shape"] == [4, 4, 5] and fingerprint["images"] == 4 and fingerprint["extractor"] is None
+    assert fingerprint["source_digest"] == f"crc32 {zlib.crc32(source.read_bytes()):08x}"
+    assert fingerprint["norm"]["mean"] == pytest.approx(norms.mean(), rel=1e-3)
+    assert fingerprint["norm"]["max"] == pytest.approx(norms.max(), rel=1e-3)
+
+
+def test_two_workers_make_the_same_file(tmp_path, blocks_of_two):
+    images = sample_images(regions=[2, 4, 1, 3, 3, 2, 1])
+    source = write_tsv(tmp_path / "in.tsv", images)
+    assert convert(source, tmp_path / "one.h5") == convert(source, tmp_path / "two.h5", "--workers", "2") == 0
+    assert_holds(tmp_path / "two.h5", images)
+    assert contents(tmp_path / "one.h5") == contents(tmp_path / "two.h5")
+    assert convert(source, tmp_path / "one.h5", "--workers", "2") == 0  # verifies
+
+
+def test_an_interrupted_replacement_goes_on(tmp_path, monkeypatch, capsys, blocks_of_two):
+    old, images = sample_images(seed=1), sample_images()
+    target = tmp_path / "out.h5"
+    convert(write_tsv(tmp_path / "old.tsv", old), target)
+    source = write_tsv(tmp_path / "in.tsv", images)
+    with monkeypatch.context() as patch:
+        interrupt(patch, after=3)
+        assert convert(source, target, "--overwrite") == 130
+    assert_holds(target, old)
+    assert convert(source, target, "--overwrite") == 0
+    assert "going on after 6 images" in capsys.readouterr().out
+    assert_holds(target, images)
+
+
+def test_a_block_that_does_not_read_back_is_told_and_made_anew(tmp_path, monkeypatch, capsys, blocks_of_two):
+    images = sample_images()
+    source, target = write_tsv(tmp_path / "in.tsv", images), tmp_path / "out.h5"
+    with monkeypatch.context() as patch:
+        interrupt(patch, after=3)
+        assert convert(source, target) == 130
+    with h5py.File(tmp_path / "out.h5.part", "r+") as file:
+        file["features"][2] = 5
+    assert convert(source, target) == 2
+    assert "1 block does not read back as written" in capsys.readouterr().err
+    assert not target.exists()
+    assert convert(source, target) == 0
+    assert_holds(target, images)

@@ -1,14 +1,39 @@
 """`cdvqa prepare features` names what is wrong with its input, and leaves nothing of it behind."""
 
+import errno
 import os
+import shutil
 import subprocess
 import sys
+from itertools import count
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from cdvqa.data.partial import PartialFeatures
-from tests.tools.features_tsv import Image, bottom_up, convert, encode, interrupt, lxmert, sample_images, write_tsv
+from cdvqa.cli import main
+from cdvqa.data import fingerprint, partial
+from cdvqa.data.blocks import BlockFile
+from cdvqa.data.sources.tsv import BottomUpTsv
+from tests.tools.features_tsv import (
+    Image,
+    assert_holds,
+    bottom_up,
+    contents,
+    convert,
+    encode,
+    interrupt,
+    lxmert,
+    sample_images,
+    write_tsv,
+)
+
+
+@pytest.fixture(autouse=True)
+def small_sample(monkeypatch):
+    """The fingerprint looks at the first image only, so that the others are met in their blocks first."""
+    monkeypatch.setattr(fingerprint, "SAMPLE", 1)
 
 
 def without(fields: str, index: int) -> str:
@@ -80,15 +105,33 @@ def test_an_id_that_is_no_number(tmp_path, capsys):
     assert "line 2: image_id must be a whole number, not b'a.jpg'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        ([], "either --input"),
+        (["--input", "a.tsv", "--images", "folder"], "either --input"),
+        (["--input", "a.tsv", "--checkpoint", "a/b"], "--checkpoint goes with --images"),
+        (["--images", "folder", "--format", "lxmert"], "--format goes with --input"),
+        (["--input", "a.tsv", "--workers", "0"], "--workers 0: must be at least 1"),
+    ],
+)
+def test_flags_that_do_not_go_together(tmp_path, capsys, arguments, said):
+    assert main(["prepare", "features", "--output", str(tmp_path / "out.h5"), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+
+
 def test_a_missing_empty_or_foreign_input(tmp_path, capsys):
     assert convert(tmp_path / "absent.tsv", tmp_path / "out.h5") == 2
     assert "absent.tsv: no such file" in capsys.readouterr().err
     (tmp_path / "empty.tsv").touch()
-    assert convert(tmp_path / "empty.tsv", tmp_path / "out.h5") == 2
+    assert convert(tmp_path / "empty.tsv", tmp_path / "out.h5", "--format", "lxmert") == 2
     assert "empty.tsv: the file is empty" in capsys.readouterr().err
     (tmp_path / "json.tsv").write_text("[1, 2]\n")
     assert convert(tmp_path / "json.tsv", tmp_path / "out.h5") == 2
-    assert "line 1: 1 tab-separated fields, not 6 (bottom-up) or 10 (lxmert)" in capsys.readouterr().err
+    assert "json.tsv: looks like none of bottom-up, lxmert, arrays" in capsys.readouterr().err
+    assert convert(tmp_path / "json.tsv", tmp_path / "out.h5", "--format", "lxmert") == 2
+    assert "json.tsv: line 1: 1 tab-separated fields, not 10 as in lxmert" in capsys.readouterr().err
     assert not list(tmp_path.glob("out*"))
 
 
@@ -97,9 +140,9 @@ def test_an_input_found_wrong_on_resuming_leaves_nothing(tmp_path, monkeypatch, 
     lines[5] = with_value(sample_images()[5], "features", np.nan)
     source, target = tmp_path / "in.tsv", tmp_path / "out.h5"
     source.write_text("".join(f"{line}\n" for line in lines))
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         interrupt(patch, after=1)
-        convert(source, target)
+        assert convert(source, target) == 130
     assert convert(source, target) == 2
     assert "line 6 (image 965)" in capsys.readouterr().err
     assert os.listdir(tmp_path) == ["in.tsv"]
@@ -107,10 +150,14 @@ def test_an_input_found_wrong_on_resuming_leaves_nothing(tmp_path, monkeypatch, 
 
 def test_two_processes_do_not_write_one_file(tmp_path, monkeypatch, capsys, blocks_of_two):
     source, target = write_tsv(tmp_path / "in.tsv", sample_images()), tmp_path / "out.h5"
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         interrupt(patch, after=1)
-        convert(source, target)
-    other = "import h5py, sys; file = h5py.File(sys.argv[1], 'r+'); print(flush=True); sys.stdin.read()"
+        assert convert(source, target) == 130
+    monkeypatch.setattr(partial, "PATIENCE", 0.1)
+    other = (
+        "import fcntl, sys; file = open(sys.argv[1]); fcntl.flock(file, fcntl.LOCK_EX); print(flush=True)\n"
+        "sys.stdin.read()"
+    )
     command = [sys.executable, "-c", other, tmp_path / "out.h5.part"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         process.stdout.readline()
@@ -123,7 +170,7 @@ def test_two_processes_do_not_write_one_file(tmp_path, monkeypatch, capsys, bloc
 def test_too_little_room_is_told_before_the_work(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 100})())
     assert convert(write_tsv(tmp_path / "in.tsv", sample_images()), tmp_path / "out.h5") == 2
-    assert "546 bytes are needed and 100 are free" in capsys.readouterr().err
+    assert "882 bytes are needed and 100 are free (No space left on device)" in capsys.readouterr().err
     assert os.listdir(tmp_path) == ["in.tsv"]
 
 
@@ -137,14 +184,158 @@ def test_a_wrong_input_does_not_cost_the_file_it_was_to_replace(tmp_path):
 
 
 def test_an_input_that_changes_while_it_is_read(tmp_path, monkeypatch, capsys, blocks_of_two):
-    source, append = write_tsv(tmp_path / "in.tsv", sample_images()), PartialFeatures.append
+    source, write = write_tsv(tmp_path / "in.tsv", sample_images()), BlockFile.write
 
     def growing(self, *args):
-        append(self, *args)
+        write(self, *args)
         with source.open("a") as file:
             file.write("more")
 
-    monkeypatch.setattr(PartialFeatures, "append", growing)
+    monkeypatch.setattr(BlockFile, "write", growing)
     assert convert(source, tmp_path / "out.h5") == 2
     assert "in.tsv: the file changed while it was read" in capsys.readouterr().err
     assert os.listdir(tmp_path) == ["in.tsv"]
+
+
+def test_an_input_that_shrinks_while_it_is_read(tmp_path, monkeypatch, capsys, blocks_of_two):
+    source, write = write_tsv(tmp_path / "in.tsv", sample_images()), BlockFile.write
+
+    def shrinking(self, *args):
+        write(self, *args)
+        os.truncate(source, 400)
+
+    monkeypatch.setattr(BlockFile, "write", shrinking)
+    assert convert(source, tmp_path / "out.h5") == 2
+    assert "in.tsv: the file changed while it was read" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ["in.tsv"]
+
+
+def test_a_wrong_line_is_named_by_a_worker_too(tmp_path, capsys, blocks_of_two):
+    lines = [bottom_up(image) for image in sample_images()]
+    lines[5] = with_value(sample_images()[5], "features", np.nan)
+    (tmp_path / "in.tsv").write_text("".join(f"{line}\n" for line in lines))
+    assert convert(tmp_path / "in.tsv", tmp_path / "out.h5", "--workers", "2") == 2
+    error = capsys.readouterr().err
+    assert "in.tsv: line 6 (image 965): features has NaN" in error and error.count("\n") == 1
+    assert os.listdir(tmp_path) == ["in.tsv"]
+
+
+# --- the output ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kept", [0, 100, 2500, -1])
+def test_a_finished_file_that_is_cut_short_is_named(tmp_path, capsys, kept):
+    source, target = write_tsv(tmp_path / "in.tsv", sample_images()), tmp_path / "out.h5"
+    convert(source, target)
+    os.truncate(target, kept if kept >= 0 else target.stat().st_size - 1)
+    assert convert(source, target) == 2
+    error = capsys.readouterr().err
+    assert f"{target}: " in error and "--overwrite" in error and error.count("\n") == 1
+    assert convert(source, target, "--overwrite") == 0 and convert(source, target) == 0
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.floats(0, 1, exclude_max=True), value=st.integers(0, 255))
+def test_a_wrong_byte_anywhere_in_a_finished_file(tmp_path, capsys, place, value):
+    """It is told in one line, or it stands where nothing is kept."""
+    source, target = write_tsv(tmp_path / "in.tsv", sample_images(count=2)), tmp_path / "out.h5"
+    convert(source, target, "--overwrite")
+    right = contents(target)
+    content = bytearray(target.read_bytes())
+    content[int(place * len(content))] = value
+    target.write_bytes(content)
+    capsys.readouterr()
+    status, error = convert(source, target), capsys.readouterr().err
+    assert (status, error.count("\n")) == (2, 1) or (status == 0 and contents(target) == right)
+
+
+def test_a_half_written_file_under_the_final_name_is_named(tmp_path, monkeypatch, capsys, blocks_of_two):
+    source, target = write_tsv(tmp_path / "in.tsv", sample_images()), tmp_path / "out.h5"
+    with monkeypatch.context() as patch:
+        interrupt(patch, after=2)
+        assert convert(source, target) == 130
+    (tmp_path / "out.h5.part").rename(target)
+    assert convert(source, target) == 2
+    assert f"{target}: its content has changed since it was made, first in images 4 to 5" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("output", ["file/out.h5", "folder", "/proc/self/out.h5"])
+def test_an_output_that_cannot_be_written(tmp_path, capsys, output):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    source = write_tsv(tmp_path / "in.tsv", sample_images())
+    assert convert(source, tmp_path / output) == 2
+    error = capsys.readouterr().err
+    assert str(tmp_path / output) in error and "--output" in error and error.count("\n") == 1
+
+
+def failing(function, after, code):
+    """The function, failing from its call number `after` + 1 on as the system does."""
+    calls = count()
+
+    def fail(*args):
+        if next(calls) >= after:
+            raise OSError(code, os.strerror(code))
+        return function(*args)
+
+    return fail
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_that_is_full_at_once_is_told_with_numbers(tmp_path, monkeypatch, capsys, code):
+    source, target = write_tsv(tmp_path / "in.tsv", sample_images()), tmp_path / "out.h5"
+    monkeypatch.setattr(os, "posix_fallocate", failing(None, 0, code))
+    assert convert(source, target) == 2
+    error = capsys.readouterr().err
+    assert "882 bytes are needed and" in error and os.strerror(code) in error and error.count("\n") == 1
+    assert os.listdir(tmp_path) == ["in.tsv"]
+
+
+@pytest.mark.parametrize("call", ["pwrite", "fdatasync"])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_a_disk_that_fails_later_keeps_what_is_done(tmp_path, monkeypatch, capsys, blocks_of_two, call, code):
+    old, images = sample_images(seed=1), sample_images()
+    target = tmp_path / "out.h5"
+    convert(write_tsv(tmp_path / "old.tsv", old), target)
+    source = write_tsv(tmp_path / "in.tsv", images)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, failing(getattr(os, call), 9 if call == "pwrite" else 2, code))
+        assert convert(source, target, "--overwrite") == 2
+    error = capsys.readouterr().err
+    assert f"out.h5.part: cannot be written ({os.strerror(code)})" in error and error.count("\n") == 1
+    assert_holds(target, old)
+    assert convert(source, target, "--overwrite") == 0
+    assert "going on after 4 images" in capsys.readouterr().out
+    assert_holds(target, images)
+
+
+@pytest.mark.parametrize("method", ["index", "images"])
+def test_an_input_on_a_disk_that_fails(tmp_path, monkeypatch, capsys, blocks_of_two, method):
+    source, target = write_tsv(tmp_path / "in.tsv", sample_images()), tmp_path / "out.h5"
+    with monkeypatch.context() as patch:
+        after = 0 if method == "index" else 3  # the first call is the fingerprint's
+        patch.setattr(BottomUpTsv, method, failing(getattr(BottomUpTsv, method), after, errno.EIO))
+        assert convert(source, target) == 2
+    error = capsys.readouterr().err
+    assert "in.tsv: cannot be read (Input/output error)" in error and error.count("\n") == 1
+    assert convert(source, target) == 0
+    assert ("going on after 4 images" in capsys.readouterr().out) == (method == "images")
+    assert_holds(target, sample_images())
+
+
+def test_a_small_disk(tmp_path):
+    """A real file system of one MB, where one may be mounted."""
+    source = write_tsv(tmp_path / "in.tsv", sample_images(count=40, regions=36, width=512))
+    (tmp_path / "disk").mkdir()
+    script = f"mount -t tmpfs -o size=1m none {tmp_path}/disk || exit 77; echo good > {tmp_path}/disk/out.h5; "
+    script += (
+        f"{sys.executable} -m cdvqa prepare features --input {source} --output {tmp_path}/disk/out.h5 --overwrite;"
+    )
+    script += f"echo $?; ls {tmp_path}/disk; cat {tmp_path}/disk/out.h5"
+    if not shutil.which("unshare"):
+        pytest.skip("no unshare here")
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True)
+    if done.returncode != 0:
+        pytest.skip("no file system may be mounted here")
+    assert done.stdout.split() == ["2", "out.h5", "good"]
+    assert "bytes are needed and" in done.stderr and done.stderr.count("\n") == 1

@@ -2,17 +2,22 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+FeatureFormat = Literal["auto", "bottom-up", "lxmert", "arrays", "lmdb", "pickle", "hdf5"]
+IMAGE_ID = r"(?:\w+_)?(\d{1,18})"
+"""A name or field that tells an image: its number, alone or at the end as in COCO_train2014_000000318556."""
 Report = Callable[[str, int, int], None]
 """Told what is being done, how many bytes of the input are done, and of how many."""
 
 
-class FeatureIndex(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class FeatureIndex:
     """What the input says of its N images before any features are decoded, in the order they are stored in."""
 
     image_id: NDArray[np.int64]
@@ -22,12 +27,16 @@ class FeatureIndex(NamedTuple):
     region_width: int
     """F."""
     place: NDArray[np.int64]
-    """Where each image stands in the input: a byte offset, a row, or a position in a listing; the source's own."""
+    """(N,) or (N, k): where each image stands in the input: a byte offset, a row, or a position in a listing; the
+    source's own."""
 
-    def __getitem__(self, rows: slice) -> "FeatureIndex":  # type: ignore[override]
+    def __getitem__(self, rows: slice) -> "FeatureIndex":
         """The index of some of the images."""
-        size = self.size[rows]
-        return FeatureIndex(self.image_id[rows], size, self.num_boxes[rows], self.region_width, self.place[rows])
+        size, num_boxes = self.size[rows], self.num_boxes[rows]
+        return FeatureIndex(self.image_id[rows], size, num_boxes, self.region_width, self.place[rows])
+
+    def __len__(self) -> int:
+        return len(self.image_id)
 
 
 class ImageRegions(NamedTuple):
@@ -50,11 +59,24 @@ class FeatureSource(ABC):
         format: what `--format` calls it.
         path: the input.
         bytes: its size, for the progress bar.
+        images_per_block: how many images are written, brought to the disk and vouched for together.
+        digest: of the whole file, after the name of its method, once `index` has read it through; None for an input
+            that is not read through.
     """
 
     format: ClassVar[str]
     path: Path
     bytes: int
+    images_per_block: ClassVar[int] = 256
+    digest: str | None = None
+
+    @abstractmethod
+    def __init__(self, path: str | Path) -> None: ...
+
+    @classmethod
+    @abstractmethod
+    def recognises(cls, path: Path) -> bool:
+        """Whether `path` looks like this format at first sight."""
 
     @property
     @abstractmethod
