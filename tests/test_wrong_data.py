@@ -25,6 +25,12 @@ def edit(path: Path, change: Callable[[list], list]) -> None:
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
 
 
+def recode(path: Path, encoding: str) -> None:
+    entries = json.loads(path.read_text())
+    entries[0]["note"] = "café"
+    path.write_text(json.dumps(entries, ensure_ascii=False), encoding=encoding)
+
+
 def truncate(world: Path) -> None:
     whole = (world / "features.h5").read_bytes()
     (world / "features.h5").write_bytes(whole[: len(whole) // 2])
@@ -50,6 +56,16 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "an annotation without its question": (lambda world: edit(world / QUESTIONS, lambda entries: entries[1:]), "1000"),
     "a question without its annotation": (lambda world: edit(world / ANNOTATIONS, lambda entries: entries[1:]), "1000"),
     "a question twice": (lambda world: edit(world / QUESTIONS, lambda entries: [*entries, entries[0]]), "1000"),
+    "answers that are not ten": (
+        lambda world: edit(world / ANNOTATIONS, lambda entries: [entries[0] | {"answers": entries[0]["answers"][:3]}]),
+        "record 0 (question 1000) has 3 answers",
+    ),
+    "UTF-16": (lambda world: recode(world / QUESTIONS, "utf-16"), f"{QUESTIONS}: the text is in UTF-16"),
+    "Latin-1": (lambda world: recode(world / ANNOTATIONS, "latin-1"), f"{ANNOTATIONS}: the text is not in UTF-8"),
+    "half a character": (
+        lambda world: edit(world / QUESTIONS, lambda entries: [entries[0] | {"question": "\ud83d"}, *entries[1:]]),
+        "half a surrogate pair",
+    ),
     "a dictionary": (lambda world: (world / ANNOTATIONS).write_text('{"x": 1}'), ANNOTATIONS),
     "another vocabulary size": (lambda world: None, "--data.num_answers"),
     "no vocabulary of word pieces": (lambda world: (world / "vocab.txt").unlink(), "--data.tokenizer"),

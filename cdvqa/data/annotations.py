@@ -110,12 +110,14 @@ class Annotations:
         for number, record in enumerate(annotations):
             _check(record, number, source)
         columns = cls(
-            question_id=np.array([record["question_id"] for record in annotations], np.int64),
+            question_id=integers(annotations, "question_id", source),
             question_type=Categories.of(record["question_type"] for record in annotations),
             answer_type=Categories.of(record["answer_type"] for record in annotations),
             multiple_choice_answer=Categories.of(record["multiple_choice_answer"] for record in annotations),
             answers=HumanAnswers.of([[answer["answer"] for answer in record["answers"]] for record in annotations]),
         )
+        for field in ("question_type", "answer_type", "multiple_choice_answer", "answers"):
+            check_text(getattr(columns, field).names, field, source)
         check_unique(columns.question_id, source)
         return columns
 
@@ -145,6 +147,24 @@ def check_fields(record: Record, fields: Mapping[str, type], number: int, source
             where = f"{source}: record {number} (question {record.get('question_id')})"
             wanted = {int: "an integer", str: "a string", list: "a list"}[kind]
             raise InputError(f"{where}: {field!r} must be {wanted}" if field in record else f"{where} has no {field!r}")
+
+
+def integers(records: Sequence[Record], field: str, source: str) -> NDArray[np.int64]:
+    """A column (N,) of checked integers."""
+    try:
+        return np.array([record[field] for record in records], np.int64)
+    except OverflowError:
+        raise InputError(f"{source}: a {field!r} does not fit into 64 bits") from None
+
+
+def check_text(strings: Sequence[str], field: str, source: str) -> None:
+    """Raise InputError if a string has half a surrogate pair, which JSON can write as an escape and UTF-8 cannot."""
+    try:
+        for string in strings:
+            string.encode()
+    except UnicodeEncodeError:
+        why = "has half a surrogate pair; write the character whole"
+        raise InputError(f"{source}: {field!r} {string!r} {why}") from None
 
 
 def check_unique(question_id: NDArray[np.int64], source: str) -> None:

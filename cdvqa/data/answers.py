@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -40,6 +40,16 @@ def soft_scores(counts: ArrayLike, rule: ScoreRule = "third") -> NDArray[np.floa
     raise InputError(f"soft score {rule!r} is unknown; use 'third' or 'clark'")
 
 
+def count_answers(annotations: Annotations | Sequence[Record]) -> dict[str, int]:
+    """Questions of each normalised multiple-choice answer, in order of first appearance."""
+    column = Annotations.of(annotations).multiple_choice_answer
+    counts: dict[str, int] = {}
+    for answer, count in zip(column.names, np.bincount(column.codes, minlength=len(column.names)), strict=True):
+        normalised = normalise_answer(answer)
+        counts[normalised] = counts.get(normalised, 0) + int(count)
+    return counts
+
+
 class AnswerVocabulary:
     """The answers a classifier can give; an answer's index is its place in `answers`."""
 
@@ -58,12 +68,7 @@ class AnswerVocabulary:
             annotations: the whole official train split.
             min_count: questions an answer must be the multiple-choice answer of.
         """
-        column = Annotations.of(annotations).multiple_choice_answer
-        counts: dict[str, int] = {}
-        for answer, count in zip(column.names, np.bincount(column.codes, minlength=len(column.names)), strict=True):
-            normalised = normalise_answer(answer)
-            counts[normalised] = counts.get(normalised, 0) + int(count)
-        return cls([answer for answer, count in counts.items() if count >= min_count])
+        return cls([answer for answer, count in count_answers(annotations).items() if count >= min_count])
 
     def __len__(self) -> int:
         return len(self.answers)
@@ -85,7 +90,11 @@ class AnswerVocabulary:
 
     def save(self, path: str | Path) -> None:
         """Write the vocabulary as readable, versioned JSON."""
-        write_json(path, _FORMAT | {"answers": self.answers})
+        write_json(path, self.content())
+
+    def content(self) -> dict[str, Any]:
+        """What `save` writes."""
+        return _FORMAT | {"answers": self.answers}
 
     @classmethod
     def load(cls, path: str | Path) -> AnswerVocabulary:

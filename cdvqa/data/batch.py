@@ -18,7 +18,7 @@ class VQABatch:
         question_id: (B,) int64.
         input_ids: (B, T) int64 word pieces.
         attention_mask: (B, T) int64, 1 on word pieces; None means that all T positions are attended to.
-        region_features: (B, R, F) float32.
+        region_features: (B, R, F) as stored, fp16 or fp32; float32 once `widened`.
         boxes: (B, R, 4) float32, x1/w, y1/h, x2/w, y2/h.
         region_mask: (B, R) bool, True on regions; None means that all R are regions.
         image: (B, 3, H, W) float32 pixels, for backbones that see the image itself.
@@ -55,6 +55,12 @@ class VQABatch:
     def pin_memory(self) -> VQABatch:
         """The batch in page-locked memory (the loader calls this)."""
         return self._map(Tensor.pin_memory)
+
+    def widened(self) -> VQABatch:
+        """The batch with half-precision `region_features` in float32: they become wider only on the device."""
+        if self.region_features is None or self.region_features.dtype != torch.float16:
+            return self
+        return replace(self, region_features=self.region_features.float())
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> VQABatch:
         values = {field.name: getattr(self, field.name) for field in fields(self)}

@@ -1,93 +1,80 @@
-"""What reading the official files gives, kept beside them: questions by column, and their word pieces.
+"""What takes long to derive from the official files, kept beside them in `<root>/.cdvqa/`.
 
-Reading and tokenising a split of VQA-CP v2's size takes fifteen seconds; with the kept arrays it is less than two. They
-are known by the SHA-256 of what they were made from, and made anew when that changes. Where the folder cannot be
-written nothing is kept.
+Each file says what it was made from (SHA-256 of the inputs, settings, a format version) and is made anew when that has
+changed, or when the file is damaged or someone else's. Where the folder cannot be written nothing is kept.
 """
 
 import hashlib
-import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
-from cdvqa.artefacts import write_atomically
+from cdvqa.artefacts import read_json, write_atomically, write_json
 from cdvqa.data.annotations import Annotations, Categories, HumanAnswers
-from cdvqa.data.layouts import SplitFiles
-from cdvqa.data.questions import Questions, read_questions
-from cdvqa.data.text import TextFormat, TokenisedQuestions, tokenise
+from cdvqa.data.archives import Source, open_source
+from cdvqa.data.questions import Questions
 
 Arrays = dict[str, NDArray[Any]]
-_VERSION = 1
+Origin = Mapping[str, Any]
+T = TypeVar("T")
+VERSION = 2  # of all kept files: raise it when what they hold, or how it is derived, changes
 _COLUMNS = ("question_type", "answer_type", "multiple_choice_answer")
 
 
-class QuestionCache:
-    """Reads the splits under a root, from `<root>/.cdvqa/` where they have been read before.
+class Kept:
+    """The folder of kept files.
 
     Args:
         root: folder of the official files.
-        tokenizer: cuts the questions into word pieces.
-        tokenizer_digest: what tells this tokeniser from any other.
     """
 
-    def __init__(self, root: Path, tokenizer: Tokenizer, tokenizer_digest: str) -> None:
-        self.root = root
-        self.tokenizer = tokenizer
-        self.tokenizer_digest = tokenizer_digest
-        self.digests: dict[str, dict[str, Any]] = {}
+    def __init__(self, root: Path) -> None:
+        self.folder = root / ".cdvqa"
 
-    def questions(self, files: SplitFiles) -> Questions:
-        """The questions of a split, as `read_questions` gives them."""
+    def arrays(self, name: str, origin: Origin, make: Callable[[], Arrays], build: Callable[[Arrays], T]) -> T:
+        """`build` of the arrays in `<name>.npz` if they were made from `origin`, else of what `make` gives."""
+        path, made_from = self.folder / f"{name}.npz", _stamp(origin)
 
-        def read() -> Arrays:
-            return _pack(read_questions(*(self.root / file for file in files)))
+        def load() -> tuple[Any, Arrays]:
+            with np.load(path, allow_pickle=False) as file:
+                return orjson.loads(file["made_from"].tobytes()), dict(file)
 
-        return _unpack(self._kept(f"{Path(files.questions).stem}.npz", self._key(files), read))
+        def save(arrays: Arrays) -> None:
+            stamp = np.frombuffer(orjson.dumps(made_from), np.uint8)
+            with write_atomically(path) as temporary, temporary.open("wb") as stream:
+                np.savez(stream, allow_pickle=False, made_from=stamp, **arrays)
 
-    def tokens(self, files: SplitFiles, questions: Sequence[str], text_format: TextFormat) -> TokenisedQuestions:
-        """The word pieces of a split's questions, as `tokenise` gives them."""
+        return _kept(made_from, load, make, save, build)
 
-        def cut() -> Arrays:
-            tokens = tokenise(questions, self.tokenizer, text_format)
-            return {"ids": tokens.ids} | ({} if tokens.lengths is None else {"lengths": tokens.lengths})
+    def json(
+        self, name: str, origin: Origin, make: Callable[[], dict[str, Any]], build: Callable[[dict[str, Any]], T]
+    ) -> T:
+        """The same for an object in `<name>.json`."""
+        path, made_from = self.folder / f"{name}.json", _stamp(origin)
 
-        key = f"{self._key(files)} {self.tokenizer_digest}"
-        arrays = self._kept(f"{Path(files.questions).stem}-{text_format}.npz", key, cut)
-        return TokenisedQuestions(arrays["ids"], arrays.get("lengths"))
+        def load() -> tuple[Any, dict[str, Any]]:
+            content = read_json(path)
+            return content["made_from"], content
 
-    def _key(self, files: SplitFiles) -> str:
-        for file in files:
-            path = self.root / file
-            if file not in self.digests and path.is_file():  # a missing file is named by its reader
-                with path.open("rb") as stream:
-                    sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-                self.digests[file] = {"bytes": path.stat().st_size, "sha256": sha256}
-        return f"{_VERSION} {' '.join(self.digests.get(file, {}).get('sha256', '') for file in files)}"
+        def save(content: dict[str, Any]) -> None:
+            write_json(path, {"made_from": made_from} | content)
 
-    def _kept(self, name: str, key: str, make: Callable[[], Arrays]) -> Arrays:
-        path = self.root / ".cdvqa" / name
-        try:
-            with np.load(path, allow_pickle=False) as kept:
-                if str(kept["key"]) == key:
-                    return dict(kept)
-        except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile):
-            pass
-        arrays = make()
-        try:
-            with write_atomically(path) as temporary, temporary.open("wb") as file:
-                np.savez(file, allow_pickle=False, key=np.array(key), **arrays)
-        except OSError:
-            pass
-        return arrays
+        return _kept(made_from, load, make, save, build)
 
 
-def _pack(questions: Questions) -> Arrays:
+def digest(source: Source) -> dict[str, Any]:
+    """Bytes and SHA-256 of a file, unpacked: packing makes no difference. InputError if it cannot be read."""
+    with open_source(source) as stream:
+        return {"sha256": hashlib.file_digest(stream, "sha256").hexdigest(), "bytes": stream.tell()}  # type: ignore[arg-type]
+
+
+def pack_questions(questions: Questions) -> Arrays:
+    """Questions as arrays alone."""
     annotations = questions.annotations
     columns = {name: getattr(annotations, name) for name in _COLUMNS} | {"answers": annotations.answers}
     return {
@@ -100,11 +87,36 @@ def _pack(questions: Questions) -> Arrays:
     }
 
 
-def _unpack(arrays: Arrays) -> Questions:
+def unpack_questions(arrays: Arrays) -> Questions:
+    """What `pack_questions` packed."""
     columns = {name: Categories(_as_strings(arrays[f"{name}_names"]), arrays[f"{name}_codes"]) for name in _COLUMNS}
     answers = HumanAnswers(_as_strings(arrays["answers_names"]), arrays["answers_codes"], arrays["answer_offsets"])
     annotations = Annotations(arrays["question_id"], answers=answers, **columns)
     return Questions(arrays["image_id"], _as_strings(arrays["text"]), annotations)
+
+
+def _kept(
+    made_from: Any,
+    load: Callable[[], tuple[Any, Any]],
+    make: Callable[[], Any],
+    save: Callable[[Any], None],
+    build: Callable[[Any], T],
+) -> T:
+    try:
+        found, content = load()
+        if found == made_from:
+            return build(content)
+    except Exception:  # absent, or damaged in any of many ways: each has the same remedy
+        pass
+    content = make()
+    with suppress(OSError):
+        save(content)
+    return build(content)
+
+
+def _stamp(origin: Origin) -> Any:
+    """What is compared; through JSON, so that it is what a file gives back."""
+    return orjson.loads(orjson.dumps({"version": VERSION} | dict(origin)))
 
 
 def _as_bytes(strings: list[str]) -> NDArray[np.uint8]:

@@ -1,28 +1,25 @@
-"""The data of a run: which questions each stage trains on and is measured on."""
+"""The data of a run: which questions each stage trains on, is measured on, or answers."""
 
-import hashlib
 import os
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Optional, cast
+from typing import Any, Literal, Optional, cast
 
-import numpy as np
-import orjson
 import pytorch_lightning as pl
-from numpy.typing import NDArray
-from torch.utils.data import DataLoader
 
 from cdvqa.data.answers import AnswerVocabulary
+from cdvqa.data.archives import locate
+from cdvqa.data.asked import read_own_questions
 from cdvqa.data.batch import VQABatch
-from cdvqa.data.cache import QuestionCache
-from cdvqa.data.dataset import VQADataset
+from cdvqa.data.dataset import QuestionDataset, VQADataset
 from cdvqa.data.features import RegionFeatures
 from cdvqa.data.layouts import Layout, read_ood_question_ids, split_files
-from cdvqa.data.prior import QuestionTypePrior
-from cdvqa.data.questions import Questions
+from cdvqa.data.loaders import BatchLoader
+from cdvqa.data.prepared import PreparedQuestions
+from cdvqa.data.questions import read_asked
 from cdvqa.data.samplers import evaluation_loader, training_loader
-from cdvqa.data.splits import DevSplit, development_split
-from cdvqa.data.targets import SoftTargets
-from cdvqa.data.text import load_tokenizer
+from cdvqa.data.splits import DevSplit
+from cdvqa.data.text import load_tokenizer, tokenise, tokenizer_digest
 from cdvqa.errors import InputError
 from cdvqa.protocol import Protocol
 
@@ -32,7 +29,7 @@ class VQADataModule(pl.LightningDataModule):
 
     The answer vocabulary comes from the whole official train split; the priors and the training questions are what
     remains of it after the development split. Where the model is selected on test nothing is held out, and only then
-    does `fit` read a test split.
+    does `fit` read a test split. `predict` reads questions alone: the network that answers brings its vocabulary.
 
     Args:
         name: folder of this data set under logs/, such as vqacp2.
@@ -40,13 +37,16 @@ class VQADataModule(pl.LightningDataModule):
         root: folder of the official question and annotation files.
         num_answers: size of the answer vocabulary, known without the data and checked against it.
         features: HDF5 file of region features; <root>/features.h5 where null.
+        questions: for predict, questions of your own: a JSON list of {question_id, image_id, question}; the test
+            splits' where null.
         tokenizer: vocab.txt, a folder with one, or a hub name; where null <root>/vocab.txt, or without that
             bert-base-uncased.
         dev_split: how the development split is drawn from train where the data set has none: ood (answers of each
             question type near uniform) or iid.
         split_seed: seed of that draw.
         min_count: training questions an answer needs to be in the vocabulary.
-        num_workers: loader processes per training process.
+        cache: none, or ram: read the feature file into memory first, once per training process.
+        num_workers: threads per training process that read ahead; 0 reads between the steps.
         eval_batch_size: questions per evaluation batch and process.
     """
 
@@ -57,10 +57,12 @@ class VQADataModule(pl.LightningDataModule):
         root: str,
         num_answers: int,
         features: Optional[str] = None,
+        questions: Optional[str] = None,
         tokenizer: Optional[str] = None,
         dev_split: DevSplit = "ood",
         split_seed: int = 0,
         min_count: int = 9,
+        cache: Literal["none", "ram"] = "none",
         num_workers: int = 0,
         eval_batch_size: int = 256,
     ) -> None:
@@ -70,18 +72,20 @@ class VQADataModule(pl.LightningDataModule):
         self.root = Path(root)
         self.num_answers = num_answers
         self.features_file = Path(features) if features else self.root / "features.h5"
+        self.questions_file = Path(questions) if questions else None
         own_vocabulary = self.root / "vocab.txt"
         self.tokenizer_source = tokenizer or (str(own_vocabulary) if own_vocabulary.is_file() else "bert-base-uncased")
         self.dev_split: DevSplit = dev_split
         self.split_seed = split_seed
         self.min_count = min_count
+        self.cache: Literal["none", "ram"] = cache
         self.num_workers = num_workers
         self.eval_batch_size = eval_batch_size
         self.protocol: Protocol | None = None  # set it to use the data without a trainer; wins over the model's
-        self._read_under: Protocol | None = None
-        self.question_types: list[str] = []
-        self.answer_types: list[str] = []
+        self.network: dict[str, Any] | None = None  # what the network that is to predict says of itself
+        self.prepared: PreparedQuestions | None = None
         self.ood_question_ids: dict[str, set[int]] | None = None
+        self._datasets: dict[str, QuestionDataset] = {}
 
     # --- reading --------------------------------------------------------------------------------------------------
 
@@ -91,18 +95,46 @@ class VQADataModule(pl.LightningDataModule):
         Raises:
             InputError: a file is missing or broken, or `num_answers` is not the size of the vocabulary.
         """
-        protocol = self._current_protocol()
-        if protocol != self._read_under:
-            self._read_train(protocol)
+        if stage == "predict":
+            self._ask()
+            return
+        if self.questions_file is not None:
+            raise InputError(f"--data.questions {self.questions_file}: only `predict` takes questions without answers")
+        prepared = self._prepare(self._current_protocol())
         if stage == "fit":
-            self._make("train")
+            self._make(prepared, "train")
         if stage in ("fit", "validate"):
-            self._make(self._selection_split())
+            self._make(prepared, self._selection_split())
         else:
             for split in self.test_splits:
-                self._make(split)
+                self._make(prepared, split)
             if self.layout == "vqavs":
                 self.ood_question_ids = read_ood_question_ids(self.root)
+
+    def _ask(self) -> None:
+        """Read questions alone, as the network that answers them wants them: no annotations and no training split."""
+        if self.network is None:
+            raise RuntimeError("set `datamodule.network` to a network's metadata to ask it questions")
+        splits = {} if self.questions_file and not self.root.is_dir() else split_files(self.layout, self.root)
+        if self.questions_file is None:
+            tests = [split for split in splits if split not in ("train", "dev")]
+            asked = {split: read_asked(locate(self.root, splits[split].questions)) for split in tests}
+        elif self.questions_file.stem in splits:
+            raise InputError(f"{self.questions_file}: its answers would replace those to a split; rename the file")
+        else:
+            asked = {self.questions_file.stem: read_own_questions(self.questions_file, self.features)}
+        tokenizer = load_tokenizer(self.tokenizer_source)
+        self.tokenizer_digest = tokenizer_digest(tokenizer)
+        self.vocabulary = AnswerVocabulary(self.network["answers"])
+        self.text_format = self.network["text_format"]
+        self.predict_splits = list(asked)
+        self.prepared = None
+        self._datasets = {
+            name: QuestionDataset(
+                part.question_id, part.image_id, tokenise(part.text, tokenizer, self.text_format), self.features
+            )
+            for name, part in asked.items()
+        }
 
     def _current_protocol(self) -> Protocol:
         if self.protocol is not None:
@@ -111,67 +143,43 @@ class VQADataModule(pl.LightningDataModule):
             raise RuntimeError("set `datamodule.protocol` to use the data without a trainer")
         return cast(Protocol, self.trainer.lightning_module.protocol)
 
-    def _read_train(self, protocol: Protocol) -> None:
-        self._files = split_files(self.layout, self.root)
-        self.test_splits = [split for split in self._files if split not in ("train", "dev")]
-        self.ood_question_ids = None
-        self.question_types, self.answer_types = [], []
-        self._datasets: dict[str, VQADataset] = {}
-        self._features = RegionFeatures(self.features_file)
-        tokenizer = load_tokenizer(self.tokenizer_source)
-        pieces = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-        self.tokenizer_digest = hashlib.sha256(orjson.dumps(pieces)).hexdigest()
-        self._cache = QuestionCache(self.root, tokenizer, self.tokenizer_digest)
-
-        self._train = self._read("train")
-        annotations = self._train.annotations
-        self.vocabulary = AnswerVocabulary.from_annotations(annotations, self.min_count)
-        if len(self.vocabulary) != self.num_answers:
-            raise InputError(
-                f"{self.root}: its train split has {len(self.vocabulary)} answers, not {self.num_answers}; "
-                f"set --data.num_answers {len(self.vocabulary)}"
-            )
-        self._parts: dict[str, NDArray[np.intp]] = {}
-        if "dev" not in self._files and protocol.selection != "test":
-            held_out = development_split(annotations, self.dev_split, self.split_seed)
-            self._parts = {"train": np.flatnonzero(~held_out), "dev": np.flatnonzero(held_out)}
-            annotations = annotations.select(self._parts["train"])
-        self.prior = QuestionTypePrior.from_annotations(
-            annotations, self.vocabulary, protocol.soft_score, protocol.normalise_prior
+    def _prepare(self, protocol: Protocol) -> PreparedQuestions:
+        if self.prepared is not None and self.prepared.protocol == protocol:
+            return self.prepared
+        prepared = PreparedQuestions(
+            self.layout,
+            self.root,
+            self.tokenizer_source,
+            self.min_count,
+            self.dev_split,
+            self.split_seed,
+            protocol,
         )
-        self.train_question_types = list(annotations.question_type.names)
-        self._read_under = protocol
+        if len(prepared.vocabulary) != self.num_answers:
+            raise InputError(
+                f"{self.root}: its train split has {len(prepared.vocabulary)} answers, not {self.num_answers}; "
+                f"set --data.num_answers {len(prepared.vocabulary)}"
+            )
+        self.tokenizer_digest = prepared.tokenizer_digest
+        self.vocabulary = prepared.vocabulary
+        self.text_format = protocol.text_format
+        self.test_splits = prepared.test_splits
+        self.question_types, self.answer_types = prepared.question_types, prepared.answer_types
+        self.prepared, self.ood_question_ids, self._datasets = prepared, None, {}
+        return prepared
 
-    def _read(self, split: str) -> Questions:
-        """Read a split from its files, and give indices to the question and answer types it is the first to have."""
-        questions = self._cache.questions(self._files[split])
-        for known, column in (
-            (self.question_types, questions.annotations.question_type),
-            (self.answer_types, questions.annotations.answer_type),
-        ):
-            known.extend(name for name in column.names if name not in known)
-        return questions
-
-    def _make(self, split: str) -> None:
+    def _make(self, prepared: PreparedQuestions, split: str) -> None:
         if split in self._datasets:
             return
-        protocol = self._current_protocol()
-        origin = split if split in self._files else "train"  # a held-out development split lies in train's files
-        questions = self._train if origin == "train" else self._read(origin)
-        tokens = self._cache.tokens(self._files[origin], questions.text, protocol.text_format)
-        if split in self._parts:
-            questions, tokens = questions.select(self._parts[split]), tokens.select(self._parts[split])
         training = split == "train"
         self._datasets[split] = VQADataset(
-            questions,
-            tokens,
-            SoftTargets.from_annotations(questions.annotations, self.vocabulary, protocol.soft_score),
-            self.prior,
-            self.question_types,
-            self.answer_types,
-            self._features,
+            *prepared.split(split),
+            prepared.prior,
+            prepared.question_types,
+            prepared.answer_types,
+            self.features,
             with_answers=not training,
-            random_label_seed=self._seed() if training and protocol.no_answer == "random" else None,
+            random_label_seed=self._seed() if training and prepared.protocol.no_answer == "random" else None,
         )
 
     def _selection_split(self) -> str:
@@ -180,7 +188,7 @@ class VQADataModule(pl.LightningDataModule):
 
     # --- loaders --------------------------------------------------------------------------------------------------
 
-    def train_dataloader(self) -> DataLoader[VQABatch]:
+    def train_dataloader(self) -> BatchLoader:
         """The training questions, shuffled anew in each epoch by the run's seed."""
         processes = self._world_size() * (self.trainer.accumulate_grad_batches if self.trainer else 1)
         batch_size, rest = divmod(self._current_protocol().global_batch, processes)
@@ -199,19 +207,23 @@ class VQADataModule(pl.LightningDataModule):
             num_workers=self.num_workers,
         )
 
-    def val_dataloader(self) -> DataLoader[VQABatch]:
+    def val_dataloader(self) -> BatchLoader:
         """The split that selects the model."""
         return self._evaluation_loader(self._selection_split())
 
-    def test_dataloader(self) -> list[DataLoader[VQABatch]]:
+    def test_dataloader(self) -> list[BatchLoader]:
         """One loader for each of `test_splits`."""
         return [self._evaluation_loader(split) for split in self.test_splits]
 
-    def predict_dataloader(self) -> list[DataLoader[VQABatch]]:
-        """The questions of the test splits."""
-        return self.test_dataloader()
+    def predict_dataloader(self) -> list[BatchLoader]:
+        """One loader for each of `predict_splits`."""
+        return [self._evaluation_loader(name) for name in self.predict_splits]
 
-    def _evaluation_loader(self, split: str) -> DataLoader[VQABatch]:
+    def on_after_batch_transfer(self, batch: VQABatch, dataloader_idx: int) -> VQABatch:
+        """Features travel in the type they are stored in; what computes with them gets fp32."""
+        return batch.widened()
+
+    def _evaluation_loader(self, split: str) -> BatchLoader:
         return evaluation_loader(
             self._datasets[split], self.eval_batch_size, self._rank(), self._world_size(), self.num_workers
         )
@@ -234,12 +246,22 @@ class VQADataModule(pl.LightningDataModule):
         """The questions of a split that has been set up, in its order."""
         return [int(question) for question in self._datasets[split].question_id]
 
-    # --- lineage --------------------------------------------------------------------------------------------------
+    # --- features and lineage -------------------------------------------------------------------------------------
+
+    @cached_property
+    def features(self) -> RegionFeatures:
+        """The feature file, opened when it is first needed."""
+        return RegionFeatures(self.features_file, self.cache)
+
+    @cached_property
+    def feature_fingerprint(self) -> dict[str, Any]:
+        """What tells these features from those of another extractor, scale or order."""
+        return self.features.fingerprint()
 
     def fingerprint(self) -> dict[str, Any]:
         """Sizes and SHA-256 of the question files read so far, and a digest of the feature file and the tokeniser."""
         return {
-            "files": dict(self._cache.digests),
-            "features": self._features.fingerprint(),
+            "files": dict(self.prepared.digests) if self.prepared else {},
+            "features": self.feature_fingerprint,
             "tokenizer": self.tokenizer_digest,
         }

@@ -1,15 +1,14 @@
-"""Questions as a PyTorch data set that makes whole batches."""
+"""Questions with their images as whole batches."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, get_worker_info
 
 from cdvqa.data.annotations import Annotations
 from cdvqa.data.batch import VQABatch
@@ -20,8 +19,62 @@ from cdvqa.data.targets import SoftTargets
 from cdvqa.data.text import TokenisedQuestions
 
 
-class VQADataset(Dataset[VQABatch]):
-    """N questions ready for batching.
+class QuestionDataset:
+    """N questions with the features of their images, and nothing about their answers.
+
+    Args:
+        question_id: (N,).
+        image_id: (N,).
+        tokens: their word pieces.
+        features: features of their images.
+
+    Raises:
+        InputError: an image is not in the feature file.
+    """
+
+    def __init__(
+        self,
+        question_id: NDArray[np.int64],
+        image_id: NDArray[np.int64],
+        tokens: TokenisedQuestions,
+        features: RegionFeatures,
+    ) -> None:
+        features.check_images(image_id, question_id)
+        self.question_id = question_id
+        self.image_id = image_id
+        self.tokens = tokens
+        self.features = features
+
+    def __len__(self) -> int:
+        return len(self.question_id)
+
+    def batch(self, rows: NDArray[np.intp], epoch: int = 0, out: Tensor | None = None) -> VQABatch:
+        """The questions in these rows (B,).
+
+        Args:
+            rows: positions in the data set.
+            epoch: the epoch they are for; it matters where something is drawn at random.
+            out: (B, R, F) of the type of the features; becomes the batch's `region_features`.
+
+        Raises:
+            InputError: features are not finite or the feature file is cut off.
+        """
+        question_id = self.question_id[rows]
+        input_ids, attention_mask = self.tokens.batch(rows)
+        into = None if out is None else out.numpy()
+        features, boxes, region_mask = self.features.read(self.image_id[rows], question_id, into)
+        return VQABatch(
+            question_id=torch.from_numpy(question_id),
+            input_ids=torch.from_numpy(input_ids),
+            attention_mask=None if attention_mask is None else torch.from_numpy(attention_mask),
+            region_features=torch.from_numpy(features) if out is None else out,
+            boxes=torch.from_numpy(boxes),
+            region_mask=None if region_mask is None else torch.from_numpy(region_mask),
+        )
+
+
+class VQADataset(QuestionDataset):
+    """N questions with their images and answers.
 
     Args:
         questions: the questions, with their annotations.
@@ -52,60 +105,32 @@ class VQADataset(Dataset[VQABatch]):
         with_answers: bool = False,
         random_label_seed: int | None = None,
     ) -> None:
+        super().__init__(questions.question_id, questions.image_id, tokens, features)
         annotations: Annotations = questions.annotations
-        features.check_images(questions.image_id, questions.question_id)
-        self.question_id = questions.question_id
-        self.image_id = questions.image_id
-        self.tokens = tokens
         self.targets = targets
         self.prior = torch.from_numpy(prior.rows(question_types))
         self.question_type = torch.from_numpy(annotations.question_type.codes_in(question_types))
         self.answer_type = torch.from_numpy(annotations.answer_type.codes_in(answer_types))
-        self.features = features
         self.answers = annotations.answers if with_answers else None
         self.random_label_seed = random_label_seed
 
-    def __len__(self) -> int:
-        return len(self.question_id)
-
-    def __getitem__(self, index: int) -> VQABatch:
-        return self.__getitems__([index])
-
-    def __getitems__(self, indices: Sequence[int]) -> VQABatch:
-        """A batch, of which the loader asks for all questions at once. An index is epoch · N + row."""
-        epoch, chosen = np.divmod(np.asarray(indices, np.intp), len(self))
-        input_ids, attention_mask = self.tokens.batch(chosen)
-        question_id = self.question_id[chosen]
-        features = _empty(len(chosen), *self.features.shape[1:])
-        _, boxes, region_mask = self.features.read(self.image_id[chosen], question_id, out=features.numpy())
-        question_type = self.question_type[chosen]
-        return VQABatch(
-            question_id=torch.from_numpy(question_id),
-            input_ids=torch.from_numpy(input_ids),
-            attention_mask=None if attention_mask is None else torch.from_numpy(attention_mask),
-            region_features=features,
-            boxes=torch.from_numpy(boxes),
-            region_mask=None if region_mask is None else torch.from_numpy(region_mask),
-            soft_target=torch.from_numpy(self.targets.dense(chosen)),
-            label=torch.from_numpy(self._label(chosen, epoch)),
+    def batch(self, rows: NDArray[np.intp], epoch: int = 0, out: Tensor | None = None) -> VQABatch:
+        """The questions in these rows (B,); see `QuestionDataset.batch`."""
+        question_type = self.question_type[rows]
+        return replace(
+            super().batch(rows, epoch, out),
+            soft_target=torch.from_numpy(self.targets.dense(rows)),
+            label=torch.from_numpy(self._label(rows, epoch)),
             prior=self.prior[question_type],
             question_type=question_type,
-            answer_type=self.answer_type[chosen],
-            answers=None if self.answers is None else [self.answers[row] for row in chosen],
+            answer_type=self.answer_type[rows],
+            answers=None if self.answers is None else [self.answers[row] for row in rows],
         )
 
-    def _label(self, rows: NDArray[np.intp], epoch: NDArray[np.intp]) -> NDArray[np.int64]:
+    def _label(self, rows: NDArray[np.intp], epoch: int) -> NDArray[np.int64]:
         label = self.targets.best_label[rows]
         if self.random_label_seed is not None:
             for place in np.flatnonzero(label < 0):
-                draw = np.random.default_rng((self.random_label_seed, epoch[place], rows[place]))
+                draw = np.random.default_rng((self.random_label_seed, epoch, rows[place]))
                 label[place] = draw.integers(self.targets.num_answers)
         return label
-
-
-def _empty(*shape: int) -> Tensor:
-    """An empty float32 tensor; in a loader's worker in shared memory, so that handing it over needs no copy."""
-    if get_worker_info() is None:
-        return torch.from_numpy(np.empty(shape, np.float32))  # numpy asks for huge pages: filling it is 4 times as fast
-    storage = torch.UntypedStorage._new_shared(4 * math.prod(shape))
-    return torch.empty(0).set_(storage, 0, shape)  # type: ignore[call-overload]

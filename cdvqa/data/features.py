@@ -3,49 +3,64 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cdvqa.artefacts import write_atomically
+from cdvqa.data.fingerprint import measure, sample_rows
+from cdvqa.data.partial import FORMAT, VERSION
+from cdvqa.data.rows import MemoryRows, open_file, open_rows
 from cdvqa.errors import InputError
 
-Batch = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_] | None]
+_BLOCK = 4  # images read and then looked at together
+Batch = tuple[NDArray[np.floating], NDArray[np.float32], NDArray[np.bool_] | None]
 
 
 class RegionFeatures:
     """A feature file: `features` (N, R, F) fp16 or fp32, `boxes` (N, R, 4), `image_id` (N,), optional `num_boxes` (N,).
 
-    The layout is checked at once; the file is opened by each process at its first read, so that the reader can be
-    pickled and used in forked or spawned workers. A data set stored in one uncompressed piece is read at its offset in
-    the file, which is several times faster than through h5py; any other storage is read through h5py.
+    A data set stored in one uncompressed piece is read at its offset in the file; any other storage is read through
+    h5py, which is several times slower. The reader can be used by several threads at once, by forked processes, and
+    pickled. Features keep the type they are stored in, `dtype`: `VQABatch.widened` makes fp32 of them on the device.
 
     Args:
         path: the HDF5 file.
+        cache: `ram` reads the file into memory now, once in every training process, after printing how many bytes that
+            takes; `none` leaves caching to the operating system.
 
     Raises:
-        InputError: the file is missing, no HDF5 or cut off; a data set is missing or has the wrong shape.
+        InputError: the file is missing, no HDF5, cut off or of a later version; a data set is missing or has the wrong
+            shape; or the memory available is too small.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, cache: Literal["none", "ram"] = "none") -> None:
         self.path = Path(path)
-        with _open(self.path) as file:
+        with open_file(self.path) as file:
+            _check_version(self.path, file)
             self.shape = _check_shapes(self.path, file)
-            self._features = _Rows(self.path, file["features"])
-            self._boxes = _Rows(self.path, file["boxes"])
             self.image_id: NDArray[np.int64] = file["image_id"][:].astype(np.int64)
             self._num_boxes: NDArray[np.int64] | None = file["num_boxes"][:] if "num_boxes" in file else None
+            self._stored_fingerprint: dict[str, Any] | None = None
+            if file.attrs.get("format") == FORMAT:
+                self._stored_fingerprint = json.loads(file.attrs["fingerprint"])
         self._by_id = np.argsort(self.image_id)
         self._sorted_id = self.image_id[self._by_id]
         self._known_finite = np.zeros(len(self.image_id), bool)
         _check_image_ids(self.path, self._sorted_id)
         if self._num_boxes is not None and not np.all((self._num_boxes > 0) & (self._num_boxes <= self.shape[1])):
             raise InputError(f"{self.path}: num_boxes must lie between 1 and {self.shape[1]}")
+        self._features, self._boxes = open_rows(self.path, "features"), open_rows(self.path, "boxes")
+        self.dtype = self._features.dtype
+        if cache == "ram":
+            self._load()
 
     def __len__(self) -> int:
         return len(self.image_id)
@@ -54,41 +69,66 @@ class RegionFeatures:
         self,
         image_ids: ArrayLike,
         question_ids: Sequence[int] | NDArray[np.int64] | None = None,
-        out: NDArray[np.float32] | None = None,
+        out: NDArray[np.floating] | None = None,
     ) -> Batch:
         """Features of B images, in any order and with repeats.
 
         Args:
             image_ids: (B,).
             question_ids: (B,) the questions asked about them, named in errors.
-            out: (B, R, F) float32, filled and returned as features; a buffer that is used again saves its allocation,
-                which takes longer than the read.
+            out: (B, R, F) of type `dtype`, filled and returned as features; a buffer that is used again saves its
+                allocation, which takes longer than the read.
 
         Returns:
-            features (B, R, F) float32, boxes (B, R, 4) float32, and the region mask (B, R), True on the first
+            features (B, R, F) of type `dtype`, boxes (B, R, 4) float32, and the region mask (B, R), True on the first
             `num_boxes` regions, or None if the file has no `num_boxes`.
 
         Raises:
             InputError: an image is not in the file, its features are not finite, or the file is cut off.
         """
         rows = self._rows_of(np.asarray(image_ids, np.int64), question_ids)
-        features, boxes = self._features.read(rows, out), self._boxes.read(rows)
-        self._check_finite(rows, features)
-        if self._num_boxes is None:
-            return features, boxes, None
-        return features, boxes, np.arange(self.shape[1]) < self._num_boxes[rows, None]
+        features = np.empty((len(rows), *self.shape[1:]), self.dtype) if out is None else out
+        boxes = np.empty((len(rows), self.shape[1], 4), self._boxes.dtype)
+        self._read_features(rows, features)
+        self._boxes.read(rows, boxes)
+        mask = None if self._num_boxes is None else np.arange(self.shape[1]) < self._num_boxes[rows, None]
+        return features, boxes.astype(np.float32, copy=False), mask
 
     def fingerprint(self) -> dict[str, Any]:
-        """Shape, type and digest (image ids, and the features and boxes of eight images across the file)."""
+        """What tells these features from others.
+
+        `shape`, `dtype`, `sample_sha256` (of the image ids, and the features and boxes of eight images across the
+        file), and what `cdvqa prepare features` stored in it: `extractor`, `source_digest` of its input, and the norms,
+        box range and region order of `cdvqa.data.fingerprint`. A file of other making is measured here, on the same
+        sample of its images.
+        """
         digest = hashlib.sha256(self.image_id.tobytes())
-        rows = np.unique(np.linspace(0, len(self) - 1, 8).astype(np.int64))
-        digest.update(self._features.read(rows).tobytes())
-        digest.update(self._boxes.read(rows).tobytes())
-        return {"shape": list(self.shape), "dtype": str(self._features.dtype), "sha256": digest.hexdigest()}
+        rows = np.unique(np.linspace(0, len(self) - 1, 8).astype(np.intp))
+        for array in self.read(self.image_id[rows])[:2]:
+            digest.update(array.tobytes())
+        known = self._stored_fingerprint or self._measure()
+        return known | {"shape": list(self.shape), "dtype": str(self.dtype), "sample_sha256": digest.hexdigest()}
 
     def check_images(self, image_ids: NDArray[np.int64], question_ids: NDArray[np.int64]) -> None:
         """Raise InputError, naming image and question, if an image is not in the file."""
         self._rows_of(image_ids, question_ids)
+
+    def _load(self) -> None:
+        needed, available = self._features.nbytes + self._boxes.nbytes, _available_memory()
+        if needed > available:
+            raise InputError(
+                f"{self.path}: takes {needed:,} bytes of memory and {available:,} are available; use --data.cache none"
+            )
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"{self.path}: reading {needed:,} bytes into memory", file=sys.stderr, flush=True)
+        with open_file(self.path) as file:
+            self._features = MemoryRows(self.path, file["features"])
+            self._boxes = MemoryRows(self.path, file["boxes"])
+
+    def _measure(self) -> dict[str, Any]:
+        rows = np.arange(len(self))[sample_rows(len(self))]
+        features, boxes, _ = self.read(self.image_id[rows])
+        return measure(features, boxes, None if self._num_boxes is None else self._num_boxes[rows])
 
     def _rows_of(
         self, image_ids: NDArray[np.int64], question_ids: Sequence[int] | NDArray[np.int64] | None
@@ -100,54 +140,37 @@ class RegionFeatures:
             raise InputError(f"{self.path}: image {image_ids[absent[0]]}{asked} is not in the feature file")
         return self._by_id[place]
 
-    def _check_finite(self, rows: NDArray[np.intp], features: NDArray[np.float32]) -> None:
-        """Look at each image once a process: a pass over memory costs half as much as the read itself."""
+    def _read_features(self, rows: NDArray[np.intp], out: NDArray[np.floating]) -> None:
+        """Look at each image once a process, and then while it is still in the processor's cache."""
+        unseen = not self._known_finite[rows].all()
+        step = _BLOCK if unseen else max(len(rows), 1)
+        for start in range(0, len(rows), step):
+            block = slice(start, start + step)
+            self._features.read(rows[block], out[block])
+            if unseen:
+                self._check_finite(rows[block], out[block])
+
+    def _check_finite(self, rows: NDArray[np.intp], features: NDArray[np.floating]) -> None:
         for place in np.flatnonzero(~self._known_finite[rows]):
-            if not np.isfinite(features[place]).all():
+            if not _all_finite(features[place]):
                 raise InputError(f"{self.path}: image {self.image_id[rows[place]]} has NaN or infinite features")
             self._known_finite[rows[place]] = True
 
 
-class _Rows:
-    """Rows of one data set as float32; picklable, opens the file in each process that reads."""
+def _all_finite(array: NDArray[np.floating]) -> bool:
+    if array.dtype != np.float16:
+        return bool(np.isfinite(array).all())
+    # numpy has no fast fp16: compare the bits, where Inf and NaN are the largest of either sign.
+    return bool(array.view(np.int16).max() < 0x7C00 and array.view(np.uint16).max() < 0xFC00)
 
-    def __init__(self, path: Path, dataset: h5py.Dataset) -> None:
-        self.path = path
-        self.name = dataset.name
-        self.dtype = dataset.dtype
-        self.row_shape: tuple[int, ...] = dataset.shape[1:]
-        contiguous = dataset.chunks is None and dataset.dtype.isnative and not dataset.external
-        self.offset: int | None = dataset.id.get_offset() if contiguous else None
-        self._process = -1
-        self._source: Any = None
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_process": -1, "_source": None}
-
-    def read(self, rows: NDArray[np.intp], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-        if out is None:
-            out = np.empty((len(rows), *self.row_shape), np.float32)
-        if self._process != os.getpid():  # a forked worker must not share h5py's state with its parent
-            self._source = os.open(self.path, os.O_RDONLY) if self.offset is not None else _open(self.path)[self.name]
-            self._process = os.getpid()
-        if self.offset is None:
-            unique, inverse = np.unique(rows, return_inverse=True)  # h5py wants rising, unique rows
-            out[:] = self._source[unique][inverse]
-        elif self.dtype == np.float32:
-            for place, row in enumerate(rows.tolist()):
-                self._read_row(row, self.offset, out[place])
-        else:
-            import torch  # widens fp16 ten times as fast as numpy
-
-            stored = np.empty(self.row_shape, self.dtype)
-            for place, row in enumerate(rows.tolist()):
-                self._read_row(row, self.offset, stored)
-                torch.from_numpy(out[place]).copy_(torch.from_numpy(stored))
-        return out
-
-    def _read_row(self, row: int, offset: int, into: NDArray[np.floating]) -> None:
-        if os.preadv(self._source, [into.data], offset + row * into.nbytes) != into.nbytes:
-            raise InputError(f"{self.path}: the file ends inside {self.name}; make it again with `cdvqa prepare`")
+def _available_memory() -> int:
+    """Bytes that can be had without swapping."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):  # not Linux
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def write_features(
@@ -177,13 +200,14 @@ def write_features(
             file["num_boxes"] = np.asarray(num_boxes, np.int64)
 
 
-def _open(path: Path) -> h5py.File:
-    if not path.is_file():
-        raise InputError(f"{path}: no such feature file; make it with `cdvqa prepare` or point --data.features at it")
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise InputError(f"{path}: not a readable HDF5 file ({error}); make it again with `cdvqa prepare`") from None
+def _check_version(path: Path, file: h5py.File) -> None:
+    version = file.attrs.get("version")
+    own = file.attrs.get("format", FORMAT) == FORMAT and isinstance(version, int | np.integer)
+    if own and version > VERSION:
+        raise InputError(
+            f"{path}: a file of version {version}, and this cdvqa reads up to {VERSION}; update cdvqa, or make the "
+            "file again with `cdvqa prepare`"
+        )
 
 
 def _check_shapes(path: Path, file: h5py.File) -> tuple[int, int, int]:

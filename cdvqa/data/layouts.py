@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
+from cdvqa.data.archives import find, locate
 from cdvqa.data.questions import read_question_ids
 from cdvqa.errors import InputError
 
@@ -52,7 +53,7 @@ def split_files(layout: Layout, root: str | Path) -> dict[str, SplitFiles]:
     return {
         split: files
         for split, files in _SPLITS[layout].items()
-        if split not in _OPTIONAL or (Path(root) / files.questions).exists()
+        if split not in _OPTIONAL or find(root, files.questions) is not None
     }
 
 
@@ -63,4 +64,4 @@ def ood_file(root: str | Path, name: str) -> Path:
 
 def read_ood_question_ids(root: str | Path) -> dict[str, set[int]]:
     """Question ids of the nine OOD test sets of VQA-VS, all of them parts of its IID-Test."""
-    return {name: read_question_ids(ood_file(root, name)) for name in OOD_SETS}
+    return {name: read_question_ids(locate(root, ood_file("", name).as_posix())) for name in OOD_SETS}

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cdvqa.data.annotations import Annotations, Record
+from cdvqa.data.annotations import Annotations, Categories, Record
 from cdvqa.data.answers import AnswerVocabulary, ScoreRule
 from cdvqa.data.targets import SoftTargets
+
+_FORMAT = {"format": "cdvqa answer prior", "version": 1}
 
 
 class QuestionTypePrior:
@@ -43,15 +46,36 @@ class QuestionTypePrior:
             A prior whose question types stand in order of first appearance.
         """
         annotations = Annotations.of(annotations)
-        types = annotations.question_type
         targets = SoftTargets.from_annotations(annotations, vocabulary, rule)
-        cell = np.repeat(types.codes.astype(np.int64), np.diff(targets.offsets)) * len(vocabulary) + targets.label
-        cells = len(types.names) * len(vocabulary)
+        return cls.from_targets(annotations.question_type, targets, normalise)
+
+    @classmethod
+    def from_targets(cls, types: Categories, targets: SoftTargets, normalise: bool = False) -> QuestionTypePrior:
+        """The same from the question types and the soft targets of the questions trained on."""
+        cell = np.repeat(types.codes.astype(np.int64), np.diff(targets.offsets)) * targets.num_answers + targets.label
+        cells = len(types.names) * targets.num_answers
         total = np.bincount(cell, weights=targets.score.astype(np.float64), minlength=cells)
         table = total.reshape(len(types.names), -1) / np.bincount(types.codes, minlength=len(types.names))[:, None]
         if normalise:
             table /= np.maximum(table.sum(1, keepdims=True), np.finfo(np.float64).tiny)
         return cls(types.names, table.astype(np.float32))
+
+    def content(self, vocabulary: AnswerVocabulary) -> dict[str, Any]:
+        """The prior as a readable object: question type, answer, value; zeros are left out."""
+        rows = {
+            name: {vocabulary.answers[label]: row[label] for label in np.flatnonzero(row)}
+            for name, row in zip(self.question_types, self.table, strict=True)
+        }
+        return _FORMAT | {"prior": rows}
+
+    @classmethod
+    def from_content(cls, content: Mapping[str, Any], vocabulary: AnswerVocabulary) -> QuestionTypePrior:
+        """What `content` gave, exactly."""
+        rows = content["prior"]
+        table = np.zeros((len(rows), len(vocabulary)), np.float32)
+        for number, row in enumerate(rows.values()):
+            table[number, [vocabulary.index(answer) for answer in row]] = list(row.values())
+        return cls(list(rows), table)
 
     def row(self, question_type: str) -> NDArray[np.float32]:
         """Prior (A,) of a question type; zeros if it is unknown."""

@@ -51,6 +51,13 @@ class SoftTargets:
     def __len__(self) -> int:
         return len(self.best_label)
 
+    def select(self, rows: NDArray[np.intp]) -> SoftTargets:
+        """The chosen questions, in the order given."""
+        lengths = np.diff(self.offsets)[rows]
+        entries = ragged_positions(self.offsets[:-1][rows], lengths)
+        offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
+        return SoftTargets(self.num_answers, offsets, self.label[entries], self.score[entries], self.best_label[rows])
+
     def dense(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
         """Soft targets (B, A) of the chosen questions."""
         lengths = np.diff(self.offsets)[rows]

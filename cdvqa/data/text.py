@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 from tokenizers import BertWordPieceTokenizer, Tokenizer
 
@@ -90,6 +91,12 @@ def _from_hub(name: str) -> Tokenizer:
         raise InputError(f"tokeniser {name!r} is neither a local file nor to be had ({reason}); {_REMEDY}") from None
 
 
+def tokenizer_digest(tokenizer: Tokenizer) -> str:
+    """SHA-256 of a tokeniser's word pieces in their order."""
+    pieces = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    return hashlib.sha256(orjson.dumps(pieces)).hexdigest()
+
+
 def tokenise(questions: Sequence[str], tokenizer: Tokenizer, text_format: TextFormat) -> TokenisedQuestions:
     """Tokenise questions and cut or pad them to one length.
 
@@ -102,8 +109,6 @@ def tokenise(questions: Sequence[str], tokenizer: Tokenizer, text_format: TextFo
     length, special = LENGTH[text_format], text_format == "standard"
     tokenizer.no_padding()
     tokenizer.enable_truncation(length)
-    # The loaders fork after this. Saying so keeps the tokeniser from warning once a worker: workers do not tokenise.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     ids = np.zeros((len(questions), length), np.uint16 if tokenizer.get_vocab_size() <= 1 << 16 else np.uint32)
     lengths = np.zeros(len(questions), np.uint8)
     for start in range(0, len(questions), 1 << 14):

@@ -13,53 +13,68 @@ from cdvqa.tools.findings import Item, Report
 if TYPE_CHECKING:
     from cdvqa.tools.inspect import ConfigInspector
 
+DESCRIPTION = """\
+List every file that a config needs: where it is looked for, whether it is there, its size and SHA-256, whether it is
+sound and fits the others, and where it may be had. Takes the options of `cdvqa fit`, or those of `cdvqa predict` with
+--data.questions. Fetches and writes nothing. Exit status: 0 if a run can start, 1 if something is missing or wrong,
+2 if the config itself is wrong."""
+
 
 def run(args: list[str]) -> int:
     """Print what the config in `args` needs; return 0 if all of it is there and fits together, else 1."""
     from cdvqa.tools.inspect import ConfigInspector
 
-    report = check(ConfigInspector(args[1:]))
+    report = check(ConfigInspector(args[1:], "cdvqa check", DESCRIPTION))
     # A pipe has no width of its own: lines stay whole there.
     console = Console(markup=False, highlight=False, emoji=False, width=None if sys.stdout.isatty() else 1000)
     show(report, console)
-    return 0 if report.sound else 1
+    return 1 if report.problems else 0
 
 
 def check(config: "ConfigInspector") -> Report:
-    """Look at everything that `fit` with this config would read."""
-    from cdvqa.tools.check_data import check_data
-    from cdvqa.tools.check_model import check_start, check_tokenizer
+    """Look at everything that `fit` with this config would read, or `predict` where it has questions of one's own."""
+    from cdvqa.tools.check_data import check_asked, check_data
+    from cdvqa.tools.check_features import check_features
+    from cdvqa.tools.check_model import check_start, check_tokenizer, find_start
 
-    takes = config.model.backbone.description
-    run_folder = config.run_of_config(Path(config.config_init["trainer"]["default_root_dir"])).folder
+    data, stage = config.datamodule, config.model
+    takes, own = stage.backbone.description, data.questions_file
+    run = config.run_of_config(Path(config.config_init["trainer"]["default_root_dir"]))
+    features = check_features(data, takes.get("visual_feat_dim"))
+    start = find_start(stage, run, config.config_init["ckpt_path"], predicts=own is not None)
     parts = (
-        check_data(config.datamodule, takes.get("visual_feat_dim")),
-        check_tokenizer(config.datamodule.tokenizer_source, takes.get("vocab_size")),
-        check_start(config.model, run_folder),
+        features.report,
+        check_data(data, stage, features.reader) if own is None else check_asked(own, features.reader),
+        check_tokenizer(data.tokenizer_source, takes.get("vocab_size")),
+        check_start(stage, start, features.fingerprint),
     )
     return Report([item for part in parts for item in part.items], [found for part in parts for found in part.findings])
 
 
 def show(report: Report, console: Console) -> None:
     """Print the table of files, what was found about them, and where the missing ones may be had."""
-    table = Table("file", "looked for at", "state", "size", "holds", box=None, pad_edge=False)
-    for column in table.columns:
-        column.overflow = "fold"
+    table = Table(box=None, pad_edge=False)
+    for name in ("file", "state", "size", "sha256"):
+        table.add_column(name, no_wrap=True, justify="right" if name == "size" else "left")
+    table.add_column("looked for at", overflow="fold")
     for item in report.items:
         size = "" if item.size is None else decimal(item.size)
-        table.add_row(item.what, item.where, item.state, size, item.problem or item.holds)
+        star = "*" * item.digest.endswith("*")
+        table.add_row(item.what, item.state, size, item.digest[:12] + star, item.where)
     console.print(table)
-    if report.findings:
+    read = [item for item in report.items if item.problem or item.holds]
+    if read or report.findings:
         console.print()
+    for item in read:
+        line = f"{'WRONG' if item.problem else 'ok':<6}{item.what}: {item.problem or item.holds}"
+        console.print(line, soft_wrap=True)
     for finding in report.findings:
-        console.print(f"{'ok' if finding.sound else 'WRONG':<6}{finding.text}", soft_wrap=True)
-    wanting = [item for item in report.items if item.state != "ok"]
-    if wanting:
+        console.print(f"{finding.state:<6}{finding.text}", soft_wrap=True)
+    if report.wanting:
         console.print("\nmissing or unusable, and where it may be had:")
-    for source, items in group_by_source(wanting).items():
+    for source, items in group_by_source(report.wanting).items():
         console.print(f"- {', '.join(item.what for item in items)}: {source}", soft_wrap=True)
-    wrong = len(wanting) + sum(not finding.sound for finding in report.findings)
-    console.print("\neverything is there and fits together" if not wrong else f"\nproblems: {wrong}")
+    console.print(f"\nproblems: {report.problems}" if report.problems else "\neverything is there and fits together")
 
 
 def group_by_source(items: list[Item]) -> dict[str, list[Item]]:

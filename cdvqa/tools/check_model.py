@@ -1,19 +1,30 @@
 """What a config needs beside its data: word pieces, and the weights or the run that its stage starts from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from huggingface_hub import try_to_load_from_cache
 
 from cdvqa.data.text import load_tokenizer
 from cdvqa.errors import InputError
-from cdvqa.runs import network_file, parent_run
+from cdvqa.runs import Run, network_file, parent_run
 from cdvqa.sparsity import Subnetwork
 from cdvqa.stages import VQAStage
+from cdvqa.stages.compatibility import read_metadata
+from cdvqa.stages.features import differences
 from cdvqa.tools.findings import Finding, Item, Report, reason
 
 VOCABULARIES = ("vocab.txt", "tokenizer.json")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+
+
+class Start(NamedTuple):
+    """A network that is needed: its role, how to find its file, and what to do where there is none."""
+
+    what: str
+    find: Callable[[], Path]
+    remedy: str = ""
 
 
 def check_tokenizer(source: str, vocab_size: int | None) -> Report:
@@ -21,7 +32,7 @@ def check_tokenizer(source: str, vocab_size: int | None) -> Report:
     remedy = "bert-base-uncased on Hugging Face: its vocab.txt, given with --data.tokenizer FILE"
     path = find_locally(source, VOCABULARIES)
     item = _local_item("word pieces", source, path, remedy)
-    if path is None or item.size is None:
+    if path is None or item.state != "ok":
         return Report([item], [])
     try:
         pieces = load_tokenizer(path).get_vocab_size()
@@ -31,18 +42,43 @@ def check_tokenizer(source: str, vocab_size: int | None) -> Report:
     item.holds = f"{pieces:,} word pieces"
     if vocab_size is None:
         return Report([item], [])
-    return Report([item], [Finding(pieces <= vocab_size, f"{item.holds}, the backbone embeds {vocab_size:,}")])
+    return Report([item], [Finding.of(pieces <= vocab_size, f"{item.holds}, the backbone embeds {vocab_size:,}")])
 
 
-def check_start(stage: VQAStage, run_folder: Path) -> Report:
-    """What the stage in `run_folder` starts from: a given network, its parent run, or published weights."""
+def find_start(stage: VQAStage, run: Run, given: str | None, predicts: bool) -> Start | None:
+    """The network that the stage begins with or answers with; None where it begins with published weights.
+
+    Args:
+        stage: the config's stage.
+        run: the run that the config makes.
+        given: what `--ckpt_path` names.
+        predicts: whether the run is to answer questions, and not to be trained.
+    """
+    if given is not None:
+        return Start("network", lambda: run.checkpoint if given == "last" else network_file(given, "--ckpt_path"))
+    if predicts:
+        return Start("network", run.result, "train it, or name another with --ckpt_path")
     if stage.start is not None:
-        return Report([_network("starting network", lambda: network_file(str(stage.start)))], [])
+        return Start("starting network", lambda: network_file(str(stage.start)))
     if stage.stage > 1:
-        where = (run_folder, stage.stage, stage.pipeline, stage.sparsity)
-        return Report([_network("parent run", lambda: parent_run(*where).result())], [])
-    source = getattr(stage.backbone, "pretrained", None)
-    return Report([_weights(stage, source)] if source else [], [])
+        where = (run.folder, stage.stage, stage.pipeline, stage.sparsity)
+        return Start("parent run", lambda: parent_run(*where).result())
+    return None
+
+
+def check_start(stage: VQAStage, start: Start | None, fingerprint: Mapping[str, Any]) -> Report:
+    """The network `start`, and whether it was trained on features like those at hand, or else published weights."""
+    if start is None:
+        source = getattr(stage.backbone, "pretrained", None)
+        return Report([_weights(stage, source)] if source else [], [])
+    item, metadata = _network(start)
+    told = metadata.get("features")
+    if not told or not fingerprint:
+        return Report([item], [])
+    found = [f"{what} {there} there and {here} here" for what, there, here in differences(told, fingerprint)]
+    if found:
+        return Report([item], [Finding("WRONG", f"{start.what}: trained on other region features: {', '.join(found)}")])
+    return Report([item], [Finding("ok", f"{start.what}: trained on region features like those at hand")])
 
 
 def find_locally(source: str, names: tuple[str, ...]) -> Path | None:
@@ -71,29 +107,34 @@ def _local_item(what: str, source: str, path: Path | None, remedy: str) -> Item:
     return Item(what, f"{source} in the Hugging Face cache", remedy) if path is None else Item.file(what, path, remedy)
 
 
-def _network(what: str, find: Callable[[], Path]) -> Item:
-    """A network that another run has written; where there is none, the error tells how to make it."""
+def _network(start: Start) -> tuple[Item, dict[str, Any]]:
+    """A network that another run has written, and its metadata; where there is none, how to make it."""
     try:
-        path = find()
+        path = start.find()
     except InputError as error:
-        where, _, remedy = str(error).partition(": ")
-        return Item(what, where, remedy)
-    item = Item.file(what, path, "run the stage that makes it again")
+        where, _, told = str(error).partition(": ")
+        return Item(start.what, where, start.remedy or told), {}
+    item = Item.file(start.what, path, start.remedy or "run the stage that makes it again")
+    if item.state != "ok":
+        return item, {}
     try:
-        network = Subnetwork.load(path)
+        if path.suffix == ".ckpt":
+            metadata, holds = read_metadata(path), "a checkpoint"
+        else:
+            network = Subnetwork.load(path)
+            metadata, holds = network.metadata, f"{len(network.state)} tensors, {len(network.masks)} of them masked"
     except InputError as error:
         item.problem = reason(error, path)
-    else:
-        pipeline = "+".join(network.metadata.get("pipeline", []))
-        item.holds = f"{pipeline}: {len(network.state)} tensors, {len(network.masks)} of them masked"
-    return item
+        return item, {}
+    item.holds = f"{'+'.join(metadata.get('pipeline', []))}: {holds}"
+    return item, metadata
 
 
 def _weights(stage: VQAStage, source: str) -> Item:
     remedy = f"{source} on Hugging Face: config.json and weights; give their folder with --model.backbone.pretrained"
     path = find_locally(source, WEIGHTS)
     item = _local_item("pre-trained weights", source, path, remedy)
-    if path is None or item.size is None:
+    if path is None or item.state != "ok":
         return item
     # Loading the file where it lies keeps the hub from being asked for a newer one.
     stage.backbone.pretrained = str(path.parent)  # type: ignore[assignment]

@@ -14,7 +14,7 @@ def run(args: list[str]) -> None:
     """Print the masked matrices by modality, the classifier, and the parameters kept at each sparsity."""
     from cdvqa.tools.inspect import ConfigInspector
 
-    stage = ConfigInspector(args[1:]).model
+    stage = ConfigInspector(args[1:], "cdvqa info").model
     print("\n".join(describe(stage.backbone, stage.sparsity)))
 
 

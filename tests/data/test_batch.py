@@ -34,3 +34,12 @@ def test_pinning_reaches_every_tensor(monkeypatch):
     result = original.pin_memory()
     assert len(pinned) == 3
     assert result.answers == original.answers and torch.equal(result.label, original.label)
+
+
+def test_widening_makes_float32_of_features_and_of_nothing_else():
+    narrow = batch()
+    narrow.region_features = torch.rand(3, 2, 4).half()
+    wide = narrow.widened()
+    assert wide.region_features.dtype == torch.float32 and narrow.region_features.dtype == torch.float16
+    assert torch.equal(wide.region_features.half(), narrow.region_features) and wide.boxes is narrow.boxes
+    assert wide.widened() is wide and batch().widened().region_features is None

@@ -54,7 +54,7 @@ def test_a_training_batch_is_complete(tmp_path):
         assert batch.label[i] == (np.argmax(wanted) if max(wanted) else -1) or wanted[batch.label[i]] == max(wanted)
         assert data.question_types[batch.question_type[i]] == annotation["question_type"]
         assert data.answer_types[batch.answer_type[i]] == annotation["answer_type"]
-        np.testing.assert_array_equal(batch.prior[i], data.prior.row(annotation["question_type"]))
+        np.testing.assert_array_equal(batch.prior[i], data.prepared.prior.row(annotation["question_type"]))
 
 
 def test_development_questions_are_neither_trained_on_nor_in_the_prior(tmp_path):
@@ -69,7 +69,7 @@ def test_development_questions_are_neither_trained_on_nor_in_the_prior(tmp_path)
         a for a in train_annotations(tmp_path) if a["question_id"] not in held_out and a["question_type"] == "is the"
     ]
     yes = np.mean([min(sum(x["answer"] == "yes" for x in a["answers"]) / 3, 1) for a in kept])
-    np.testing.assert_allclose(data.prior.row("is the")[data.vocabulary.index("yes")], yes, rtol=1e-6)
+    np.testing.assert_allclose(data.prepared.prior.row("is the")[data.vocabulary.index("yes")], yes, rtol=1e-6)
 
 
 def test_fit_reads_no_test_split_unless_the_model_is_selected_on_it(tmp_path):
@@ -103,7 +103,11 @@ def test_test_splits_keep_every_question_and_index_types_seen_only_there(tmp_pat
     dump(root / "vqacp_v2_test_annotations.json", annotations)
     data = make(root)
     data.setup("test")
-    assert "why" in data.question_types and "why" not in data.train_question_types and "reason" in data.answer_types
+    assert (
+        "why" in data.question_types
+        and "why" not in data.prepared.prior.question_types
+        and "reason" in data.answer_types
+    )
     id_loader, test_loader = data.test_dataloader()
     assert question_ids(id_loader) == list(range(9000, 9005))
     batch = next(iter(test_loader))
@@ -111,7 +115,59 @@ def test_test_splits_keep_every_question_and_index_types_seen_only_there(tmp_pat
     assert data.question_types[batch.question_type[2]] == "why" and data.answer_types[batch.answer_type[2]] == "reason"
     assert batch.prior[2].sum() == batch.soft_target[2].sum() == 0 and batch.label[2] == -1
     assert batch.answers[2] == ["because"] * 10
-    assert question_ids(data.predict_dataloader()[1]) == [7000, 7001, 7002, 7003]
+
+
+def ask(root, **options):
+    """A data module that is asked by a network with a vocabulary and a text format of its own."""
+    data = make(root, protocol=None, **options)
+    data.network = {"answers": ["maybe", "yes"], "text_format": "authors"}
+    data.setup("predict")
+    return data
+
+
+def test_predict_reads_questions_alone_and_as_the_network_wants_them(tmp_path):
+    root = write_toy(tmp_path, id_test=5)
+    for path in [*root.glob("*annotations*"), root / "vqacp_v2_train_questions.json"]:
+        path.unlink()
+    data = ask(root)
+    assert data.predict_splits == ["id", "test"] and data.vocabulary.answers == ["maybe", "yes"]
+    id_loader, test_loader = data.predict_dataloader()
+    assert sorted(question_ids(id_loader)) == list(range(9000, 9005)) and len(question_ids(test_loader)) == 23
+    written = [q["question_id"] for q in orjson.loads((root / "vqacp_v2_test_questions.json").read_bytes())]
+    assert data.question_ids("test") == question_ids(test_loader) == written
+    batch = next(iter(test_loader))
+    assert batch.input_ids.shape == (23, 14) and batch.attention_mask is None
+    assert batch.soft_target is batch.label is batch.prior is batch.question_type is batch.answers is None
+
+
+def test_predict_takes_a_file_of_questions(tmp_path):
+    root = write_toy(tmp_path)
+    mine = [{"question_id": 8 - i, "image_id": i % IMAGES, "question": "is the dog?"} for i in range(5)]
+    dump(tmp_path / "mine.json", mine)
+    data = ask(root, questions=str(tmp_path / "mine.json"), eval_batch_size=2)
+    assert data.predict_splits == ["mine"] and data.question_ids("mine") == [8, 7, 6, 5, 4]
+    (loader,) = data.predict_dataloader()
+    assert [len(batch) for batch in loader] == [2, 2, 1]
+    with pytest.raises(InputError, match="only `predict` takes questions without answers"):
+        make(root, questions=str(tmp_path / "mine.json")).setup("test")
+    with pytest.raises(RuntimeError, match=r"set `datamodule\.network`"):
+        make(root).setup("predict")
+
+
+@pytest.mark.parametrize("cache", ["none", "ram"])
+def test_features_travel_as_stored_and_are_widened_where_they_arrive(tmp_path, cache):
+    root = write_toy(tmp_path)
+    halves = write_toy_features(root / "features.h5")["features"].astype(np.float16)
+    stored = write_toy_features(root / "features.h5", features=halves)
+    data = make(root, cache=cache)
+    data.setup("test")
+    sent = next(iter(data.test_dataloader()[0]))
+    assert sent.region_features.dtype == torch.float16
+    arrived = data.on_after_batch_transfer(sent, 0).region_features
+    assert arrived.dtype == torch.float32
+    row = {image: i for i, image in enumerate(stored["image_id"].tolist())}
+    wanted = [halves[row[question % IMAGES]] for question in sent.question_id.tolist()]
+    np.testing.assert_array_equal(arrived.numpy(), np.stack(wanted).astype(np.float32))
 
 
 def write_vqavs(root):

@@ -49,8 +49,10 @@ def test_prior(data_and_annotations):
             for annotation in annotations
             if annotation["question_type"] == question_type
         ]
-        assert data.prior.row(question_type)[column] == pytest.approx(np.mean(scores), rel=1e-6)
-    assert data.prior.table.shape == (65, 327) and set(data.train_question_types) == set(data.prior.question_types)
+        assert data.prepared.prior.row(question_type)[column] == pytest.approx(np.mean(scores), rel=1e-6)
+    prior = data.prepared.prior
+    types = {annotation["question_type"] for annotation in annotations}
+    assert prior.table.shape == (65, 327) and set(prior.question_types) == types
 
 
 def test_batches_give_the_accuracy_of_always_answering_yes(data_and_annotations):

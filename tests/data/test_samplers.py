@@ -4,40 +4,17 @@ from itertools import islice
 
 import numpy as np
 import pytest
+import torch
 
-from cdvqa.data.answers import AnswerVocabulary
-from cdvqa.data.dataset import VQADataset
-from cdvqa.data.features import RegionFeatures
-from cdvqa.data.layouts import split_files
-from cdvqa.data.prior import QuestionTypePrior
-from cdvqa.data.questions import read_questions
 from cdvqa.data.samplers import evaluation_loader, training_loader
-from cdvqa.data.targets import SoftTargets
-from cdvqa.data.text import load_tokenizer, tokenise
-from tests.data.toy import write_toy
+from tests.data.toy import make_dataset, write_toy
 
 N = 23
 
 
 @pytest.fixture
 def dataset(tmp_path):
-    return make_dataset(write_toy(tmp_path, train=N), "train")
-
-
-def make_dataset(root, split, **options):
-    questions = read_questions(*(root / file for file in split_files("vqacp", root)[split]))
-    annotations = questions.annotations
-    vocabulary = AnswerVocabulary(["yes", "no", "1", "2", "red", "blue"])
-    return VQADataset(
-        questions,
-        tokenise(questions.text, load_tokenizer(root), "standard"),
-        SoftTargets.from_annotations(annotations, vocabulary),
-        QuestionTypePrior.from_annotations(annotations, vocabulary),
-        annotations.question_type.names,
-        annotations.answer_type.names,
-        RegionFeatures(root / "features.h5"),
-        **options,
-    )
+    return make_dataset(write_toy(tmp_path, train=N))
 
 
 def ids(batches):
@@ -61,6 +38,16 @@ def test_training_on_one_process_sees_each_question_once_in_a_new_order(dataset,
     assert epochs[0] != ids(training_loader(dataset, 5, seed=4))
 
 
+def test_the_order_is_that_of_the_seed_and_the_epoch_alone(dataset):
+    loader = training_loader(dataset, 5, seed=3, epoch=4)
+    torch.manual_seed(1)
+    expected = torch.randperm(N, generator=torch.Generator().manual_seed(3 + 4))
+    assert flat(ids(loader)) == dataset.question_id[expected.numpy()].tolist()
+    after = torch.rand(())
+    torch.manual_seed(1)
+    assert after == torch.rand(())  # dropout is not disturbed
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_a_state_from_the_middle_of_an_epoch_goes_on_exactly(dataset, workers, world_size):
@@ -78,6 +65,39 @@ def test_a_state_from_the_middle_of_an_epoch_goes_on_exactly(dataset, workers, w
         resumed.sampler.set_epoch(2)
         whole.sampler.set_epoch(2)
         assert ids(resumed) == ids(whole) != expected
+
+
+@pytest.mark.parametrize("stop", range(9))
+def test_a_state_from_any_place_leaves_exactly_the_rest(dataset, stop):
+    """8 batches an epoch; another number of threads goes on from the same state."""
+    saved, resumed = (training_loader(dataset, 3, seed=3, num_workers=workers) for workers in (2, 1))
+    seen = flat(ids(islice(iter(saved), stop)))
+    state = saved.state_dict()
+    assert state == saved.state_dict() == {"epoch": 0, "batches": stop}
+    resumed.load_state_dict(state)
+    assert resumed.state_dict() == ({"epoch": 1, "batches": 0} if stop == 8 else state)
+    rest = flat(ids(resumed))
+    assert sorted(rest if stop == 8 else seen + rest) == list(range(1000, 1000 + N))
+    assert len(resumed) == 8 and len(ids(resumed)) == 8  # only the first iteration is a part
+
+
+def test_a_state_from_two_processes_goes_on_on_one(dataset):
+    pair = [training_loader(dataset, 3, seed=3, rank=rank, world_size=2) for rank in range(2)]
+    seen = flat(flat(ids(islice(iter(loader), 2)) for loader in pair))
+    assert pair[0].state_dict() == pair[1].state_dict()
+    alone = training_loader(dataset, 6, seed=3)
+    alone.load_state_dict(pair[1].state_dict())
+    assert sorted(seen + flat(ids(alone))) == list(range(1000, 1000 + N))
+
+
+def test_an_iteration_given_up_starts_over(dataset):
+    loader = training_loader(dataset, 3, seed=3)
+    expected = ids(loader)
+    assert ids(islice(iter(loader), 2)) == expected[:2]
+    assert ids(loader) == expected
+    loader.load_state_dict({"epoch": 0, "batches": 2})
+    loader.sampler.set_epoch(1)
+    assert len(ids(loader)) == 8  # the state was another epoch's
 
 
 def test_two_training_processes_take_equal_steps_and_share_the_questions(dataset):
@@ -101,7 +121,7 @@ def test_more_processes_than_questions(dataset):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_random_labels_change_with_the_epoch_and_repeat_on_resume(tmp_path, workers):
-    dataset = make_dataset(write_toy(tmp_path, train=200), "train", random_label_seed=5)
+    dataset = make_dataset(write_toy(tmp_path, train=200), random_label_seed=5)
     missing = dataset.targets.best_label < 0
     assert missing.sum() > 10
 

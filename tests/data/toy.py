@@ -6,7 +6,14 @@ from typing import Any
 import numpy as np
 import orjson
 
-from cdvqa.data.features import write_features
+from cdvqa.data.answers import AnswerVocabulary
+from cdvqa.data.dataset import VQADataset
+from cdvqa.data.features import RegionFeatures, write_features
+from cdvqa.data.layouts import split_files
+from cdvqa.data.prior import QuestionTypePrior
+from cdvqa.data.questions import read_questions
+from cdvqa.data.targets import SoftTargets
+from cdvqa.data.text import load_tokenizer, tokenise
 
 TYPES = {
     "is the": ("yes/no", ["yes", "no"]),
@@ -68,6 +75,23 @@ def write_toy_features(path: Path, **kwargs: Any) -> dict[str, np.ndarray]:
     } | kwargs
     write_features(path, **arrays)
     return arrays
+
+
+def make_dataset(root: Path, split: str = "train", **options: Any) -> VQADataset:
+    """A split of what `write_toy` wrote."""
+    questions = read_questions(*(root / file for file in split_files("vqacp", root)[split]))
+    annotations = questions.annotations
+    vocabulary = AnswerVocabulary(["yes", "no", "1", "2", "red", "blue"])
+    return VQADataset(
+        questions,
+        tokenise(questions.text, load_tokenizer(root), "standard"),
+        SoftTargets.from_annotations(annotations, vocabulary),
+        QuestionTypePrior.from_annotations(annotations, vocabulary),
+        annotations.question_type.names,
+        annotations.answer_type.names,
+        RegionFeatures(root / "features.h5"),
+        **options,
+    )
 
 
 def dump(path: Path, content: Any) -> None:

@@ -1,0 +1,159 @@
+"""Batches read ahead by threads into memory that is used again."""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DistributedSampler
+
+from cdvqa.data.batch import VQABatch
+from cdvqa.data.dataset import QuestionDataset
+
+Task = tuple[NDArray[np.intp], int, Tensor]  # what `QuestionDataset.batch` is asked for
+
+
+class RowSampler(Protocol):
+    """Which rows of a data set this process gets, in their order."""
+
+    def __iter__(self) -> Iterator[int]: ...
+
+    def __len__(self) -> int: ...
+
+
+class BatchLoader:
+    """The batches of one process.
+
+    Reading leaves Python's lock alone, so threads read at full speed beside the training; they need no copy between
+    processes, and nothing of theirs outlives an iteration. The last, smaller batch is kept.
+
+    Args:
+        dataset: the questions.
+        sampler: the rows to read, asked anew at each iteration.
+        batch_size: questions a batch.
+        num_workers: threads that read ahead, two batches each; 0 reads a batch when it is asked for.
+    """
+
+    def __init__(self, dataset: QuestionDataset, sampler: RowSampler, batch_size: int, num_workers: int = 0) -> None:
+        self.dataset = dataset
+        self._rows = sampler  # by the name `sampler` Lightning would look for a torch DataLoader's other parts too
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self._gpu = torch.cuda.is_available()
+
+    def __len__(self) -> int:
+        return -(-len(self._rows) // self.batch_size)
+
+    def __iter__(self) -> Iterator[VQABatch]:
+        return self._batches()
+
+    def _batches(self, first: int = 0, epoch: int = 0) -> Iterator[VQABatch]:
+        """The batches from number `first` on."""
+        rows = np.fromiter(self._rows, np.intp, len(self._rows))
+        starts = range(first * self.batch_size, len(rows), self.batch_size)
+        chosen = (rows[start : start + self.batch_size] for start in starts)
+        shape, dtype = self.dataset.features.shape[1:], self.dataset.features.dtype
+        keep = 2 * self.num_workers + 2  # in memory at once: read ahead, the next batch, and the one before it
+        memory = _pinned(shape, dtype) if self._gpu else Buffers((self.batch_size, *shape), dtype, keep).take
+        tasks = ((part, epoch, memory(len(part))) for part in chosen)  # memory is taken when it is a batch's turn
+        batches = self._read_ahead(tasks) if self.num_workers else (self.dataset.batch(*task) for task in tasks)
+        for batch in batches:
+            yield batch.pin_memory() if self._gpu else batch
+
+    def _read_ahead(self, tasks: Iterable[Task]) -> Iterator[VQABatch]:
+        ahead: deque[Future[VQABatch]] = deque()
+        threads = ThreadPoolExecutor(self.num_workers, "cdvqa-reader")
+        try:
+            for task in tasks:
+                ahead.append(threads.submit(self.dataset.batch, *task))
+                if len(ahead) > 2 * self.num_workers:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:  # also where the iteration is given up
+            threads.shutdown(cancel_futures=True)
+
+
+class TrainingLoader(BatchLoader):
+    """A shuffling loader whose state can be saved and restored in the middle of an epoch.
+
+    The state is the same on every process, and does not depend on the number of threads.
+    """
+
+    def __init__(
+        self,
+        dataset: QuestionDataset,
+        sampler: DistributedSampler[int],
+        batch_size: int,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(dataset, sampler, batch_size, num_workers)
+        self.sampler = sampler  # Lightning tells it the epoch
+        self._handed_out = (sampler.epoch, 0)  # batches of an epoch
+        self._resumed = False
+
+    def __iter__(self) -> Iterator[VQABatch]:
+        """Nothing is read before the first batch is asked for: Lightning tells the epoch only after it has iterated."""
+        epoch, first = self.sampler.epoch, 0
+        if self._resumed and self._handed_out[0] == epoch:
+            first = self._handed_out[1]
+        self._resumed = False
+        for number, batch in enumerate(self._batches(first, epoch), first + 1):
+            self._handed_out = (epoch, number)
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Epoch, and how many of its batches have been handed out."""
+        epoch, batches = self._handed_out
+        return {"epoch": epoch, "batches": batches}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Let the next iteration go on there.
+
+        A state from the end of an epoch is the start of the next, for that is what Lightning then takes the batches
+        for.
+        """
+        epochs, batches = divmod(state_dict["batches"], len(self))
+        self._handed_out = (state_dict["epoch"] + epochs, batches)
+        self._resumed = True
+        self.sampler.set_epoch(self._handed_out[0])
+
+
+class Buffers:
+    """Memory for batches, taken up again once the last tensor that looks at it is gone.
+
+    Writing to fresh memory takes several times as long as to memory in use, for the system clears it page by page.
+
+    Args:
+        shape: of a full batch.
+        dtype: of its numbers.
+        keep: how many buffers that nobody looks at are kept.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], keep: int) -> None:
+        self._shape = shape
+        self._dtype = dtype
+        self._free: deque[NDArray[Any]] = deque(maxlen=keep)
+
+    def take(self, rows: int) -> Tensor:
+        """A tensor with this many rows, of undefined content, which is the only one that looks at its memory."""
+        try:
+            buffer = self._free.pop()
+        except IndexError:
+            buffer = np.empty(self._shape, self._dtype)
+        lent = buffer[:rows]
+        weakref.finalize(lent, self._free.append, buffer).atexit = False
+        return torch.from_numpy(lent)  # the tensor's storage, and so each view of it, holds on to `lent`
+
+
+def _pinned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Callable[[int], Tensor]:
+    """Page-locked memory, which torch itself uses again, and only after a copy to the GPU has ended."""
+    torch_dtype = torch.from_numpy(np.empty(0, dtype)).dtype
+    return lambda rows: torch.empty((rows, *shape), dtype=torch_dtype, pin_memory=True)
