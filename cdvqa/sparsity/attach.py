@@ -9,6 +9,7 @@ from torch.nn.utils import parametrize
 
 from cdvqa.errors import InputError
 from cdvqa.sparsity.initialise import Assignment, check_names, fixed_matrices, initial_masks, matrix_rates
+from cdvqa.sparsity.lookup import mask_rows_only
 from cdvqa.sparsity.mask import BinaryMask, FixedMask, Placement
 from cdvqa.sparsity.matrices import masked_matrices, owner
 from cdvqa.sparsity.threshold import TieBreak, initial_scores
@@ -68,6 +69,8 @@ def attach_masks(
             trained = BinaryMask(initial_scores(mask, alpha, threshold), threshold, placement)
             trained.score.requires_grad_(name not in dead)
             parametrize.register_parametrization(module, tensor, trained)
+            if isinstance(module, nn.Embedding):
+                mask_rows_only(module)
 
 
 def attach_fixed_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:

@@ -2,12 +2,13 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cdvqa.sparsity.bits import pack
+from cdvqa.sparsity.masked import outranks, write_masked
+from cdvqa.sparsity.slot import Slot, StraightThrough
 from cdvqa.sparsity.threshold import Rule, TieBreak, live_mask
 
 
@@ -25,21 +26,6 @@ class Placement:
 
 
 UNPLACED = Placement(0)
-
-
-class _Masked(torch.autograd.Function):
-    """W ⊙ m forward; backward the straight-through estimate ∂L/∂m̂ = W ⊙ ∂L/∂(W⊙m), and nothing for W."""
-
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, score: Tensor, mask: Tensor) -> Tensor:
-        ctx.save_for_backward(weight)
-        ctx.score_dtype = score.dtype
-        return torch.where(mask, weight, 0)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, None]:
-        (weight,) = ctx.saved_tensors
-        return None, (weight * gradients[0]).to(ctx.score_dtype), None
 
 
 class BinaryMask(nn.Module):
@@ -62,6 +48,7 @@ class BinaryMask(nn.Module):
         super().__init__()
         self.placement = placement
         self.score = nn.Parameter(score)
+        self.slot = Slot()
         self.register_buffer("threshold", score.new_tensor(threshold))
         self.register_buffer("tie_weight", score.new_tensor(math.inf))
         self.register_buffer("tie_index", torch.tensor(-1, device=score.device))
@@ -72,19 +59,33 @@ class BinaryMask(nn.Module):
         """The live mask (bool, True = kept) for the unmasked `weight`."""
         return live_mask(self.score.detach(), weight.detach(), self.threshold, self.tie_weight, self.tie_index)
 
+    def rows(self, weight: Tensor, ids: Tensor) -> Tensor:
+        """The live mask of the rows `ids` of a matrix, (*ids, columns), without looking at the others."""
+        score = self.score.detach()[ids]
+        position = ids[..., None] * weight.shape[1] + torch.arange(weight.shape[1], device=weight.device)
+        above = outranks(weight.detach()[ids], position, self.tie_weight, self.tie_index)
+        return (score > self.threshold) | ((score == self.threshold) & above)
+
     def forward(self, weight: Tensor) -> Tensor:
-        masked: Tensor = _Masked.apply(weight, self.score, self.mask(weight))
-        return masked
+        score, rule = self.score.detach(), (self.threshold, self.tie_weight, self.tie_index)
+        if torch.compiler.is_compiling():  # the compiler knows no slots, and fuses plain operations
+            masked, slot = torch.where(self.mask(weight), weight, 0), None
+        else:
+            slot = self.slot
+            masked = slot.read(
+                (weight, score, *rule),
+                lambda out: write_masked(out, weight, score, *rule),
+                self.score.grad,
+            )
+        result: Tensor = StraightThrough.apply(weight, self.score, masked, slot)
+        return result
 
     @torch.no_grad()
-    def follow(self, rule: Rule, weight: Tensor) -> Tensor:
-        """Take over a newly selected rule; returns the mask that it gives."""
+    def follow(self, rule: Rule) -> None:
+        """Take over a newly selected rule, in place."""
         self.threshold.fill_(rule.threshold)
         self.tie_weight.fill_(rule.tie_weight)
         self.tie_index.fill_(rule.tie_index)
-        mask = self.mask(weight)
-        self.selected.copy_(pack(mask))
-        return mask
 
 
 class FixedMask(nn.Module):
@@ -100,10 +101,14 @@ class FixedMask(nn.Module):
         super().__init__()
         self.placement = placement
         self.register_buffer("kept", kept)
+        self.slot = Slot()
 
     def mask(self, weight: Tensor) -> Tensor:
         """The mask; `weight` is taken so that both kinds of masks are asked alike."""
         return self.kept
 
     def forward(self, weight: Tensor) -> Tensor:
-        return torch.where(self.kept, weight, 0)
+        if weight.requires_grad or torch.compiler.is_compiling():
+            return torch.where(self.kept, weight, 0)
+        zero = weight.new_zeros(())
+        return self.slot.read((weight, self.kept), lambda out: torch.where(self.kept, weight, zero, out=out))

@@ -1,15 +1,17 @@
 """Re-select the thresholds of the masks in training."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
 from cdvqa.errors import InputError
-from cdvqa.sparsity.bits import differing_bits
 from cdvqa.sparsity.initialise import remainder
 from cdvqa.sparsity.mask import BinaryMask, FixedMask
 from cdvqa.sparsity.matrices import MaskedMatrix, masked_matrices
+from cdvqa.sparsity.recount import take_over
 from cdvqa.sparsity.statistics import MatrixReset
-from cdvqa.sparsity.threshold import Rule, count_zeros, select_rules
+from cdvqa.sparsity.threshold import Ranking, count_zeros, select_each
 
 
 @torch.no_grad()
@@ -22,41 +24,51 @@ def reset_thresholds(model: nn.Module) -> dict[str, MatrixReset]:
         InputError: the model has no masks in training, or a score is NaN.
     """
     matrices = masked_matrices(model)
-    live = [matrix for matrix in matrices if isinstance(matrix.mask, BinaryMask)]
+    rules = iter([rule for ranked in select_each(rankings(matrices)) for rule in ranked])
+    thresholds: list[float | None] = []
+    counts = []
+    for _, _, _, mask, weight in matrices:
+        if isinstance(mask, BinaryMask):
+            rule = next(rules)
+            thresholds.append(rule.threshold)
+            counts.append(take_over(mask, rule, weight))
+        else:
+            thresholds.append(None)
+            zeros = weight.numel() - mask.kept.count_nonzero()
+            counts.append(torch.stack([zeros, zeros, torch.zeros_like(zeros)]))
+    return {
+        name: MatrixReset(mask.placement.modality, weight.numel(), zeros, zeros_before, flips, threshold)
+        for (name, _, _, mask, weight), threshold, (zeros_before, zeros, flips) in zip(
+            # One transfer, so that nothing waits for a GPU matrix by matrix.
+            matrices,
+            thresholds,
+            torch.stack(counts).tolist(),
+            strict=True,
+        )
+    }
+
+
+def rankings(matrices: Sequence[MaskedMatrix]) -> list[Ranking]:
+    """What is ranked at a reset, by assignment: each matrix in training by itself, or all of them together.
+
+    Raises:
+        InputError: none of the matrices is in training.
+    """
+    live = [(matrix.mask, matrix.weight) for matrix in matrices if isinstance(matrix.mask, BinaryMask)]
     if not live:
         raise InputError("the model has no masks in training whose thresholds could be reset; attach masks first")
-    is_global = live[0].mask.placement.assignment == "global"
-    rules = _global_rules(matrices, live) if is_global else [_rule(matrix) for matrix in live]
-    rule_of = {matrix.name: rule for matrix, rule in zip(live, rules, strict=True)}
-
-    report = {}
-    for name, _, _, mask, weight in matrices:
-        before = after = mask.mask(weight)
-        flips, threshold = 0, None
-        if isinstance(mask, BinaryMask):
-            threshold, last = rule_of[name].threshold, mask.selected.clone()
-            after = mask.follow(rule_of[name], weight)
-            flips = differing_bits(last, mask.selected)
-        zeros_before, zeros = (int((~kept).sum()) for kept in (before, after))
-        report[name] = MatrixReset(mask.placement.modality, weight.numel(), zeros, zeros_before, flips, threshold)
-    return report
-
-
-def _rule(matrix: MaskedMatrix) -> Rule:
-    place, score = matrix.mask.placement, _score(matrix)
-    zeros = count_zeros(place.sparsity, score.numel(), place.tie_break, reset=True)
-    (rule,) = select_rules([score], zeros, [matrix.weight], place.tie_break)
-    return rule
-
-
-def _global_rules(matrices: list[MaskedMatrix], live: list[MaskedMatrix]) -> list[Rule]:
-    place = live[0].mask.placement
-    fixed = [matrix.mask.kept for matrix in matrices if isinstance(matrix.mask, FixedMask)]
-    total = sum(matrix.weight.numel() for matrix in matrices)
-    zeros = remainder(count_zeros(place.sparsity, total, place.tie_break, reset=True), fixed, total)
-    return select_rules([_score(matrix) for matrix in live], zeros, [m.weight for m in live], place.tie_break)
-
-
-def _score(matrix: MaskedMatrix) -> torch.Tensor:
-    assert isinstance(matrix.mask, BinaryMask)
-    return matrix.mask.score
+    place = live[0][0].placement
+    if place.assignment == "global":
+        fixed = [matrix.mask.kept for matrix in matrices if isinstance(matrix.mask, FixedMask)]
+        total = sum(matrix.weight.numel() for matrix in matrices)
+        zeros = remainder(count_zeros(place.sparsity, total, place.tie_break, reset=True), fixed, total)
+        return [Ranking([mask.score for mask, _ in live], zeros, [weight for _, weight in live], place.tie_break)]
+    return [
+        Ranking(
+            [mask.score],
+            count_zeros(mask.placement.sparsity, weight.numel(), mask.placement.tie_break, reset=True),
+            [weight],
+            mask.placement.tie_break,
+        )
+        for mask, weight in live
+    ]

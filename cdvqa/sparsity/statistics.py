@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -25,16 +26,16 @@ class MatrixReset:
 
 def sparsity_by_matrix(masks: Mapping[str, Tensor]) -> dict[str, float]:
     """Share of zeros of each mask (bool, True = kept)."""
-    return {name: int((~mask).sum()) / mask.numel() for name, mask in masks.items() if mask.numel()}
+    return {name: zeros / masks[name].numel() for name, zeros in _zeros(masks).items() if masks[name].numel()}
 
 
 def sparsity_by_modality(masks: Mapping[str, Tensor], groups: Mapping[str, Sequence[str]]) -> dict[str, float]:
     """Share of zeros of each modality of `groups` (matrix names by modality), and `overall`."""
-    shares = {}
+    shares, zeros = {}, _zeros(masks)
     for modality, names in {**groups, "overall": [name for members in groups.values() for name in members]}.items():
         weights = sum(masks[name].numel() for name in names)
         if weights:
-            shares[modality] = sum(int((~masks[name]).sum()) for name in names) / weights
+            shares[modality] = sum(zeros[name] for name in names) / weights
     return shares
 
 
@@ -62,3 +63,9 @@ def summarise(report: Mapping[str, MatrixReset]) -> dict[str, float]:
         numbers[f"mask/flips/{modality}"] = sum(reset.flips for reset in resets) / weights
         numbers[f"mask/drift/{modality}"] = (sum(reset.zeros_before for reset in resets) - zeros) / weights
     return numbers | {f"mask/threshold/{name}": value for name, value in threshold_summary(report).items()}
+
+
+def _zeros(masks: Mapping[str, Tensor]) -> dict[str, int]:
+    """Zeros of each mask; a GPU's are fetched once for all."""
+    kept = torch.stack([mask.count_nonzero() for mask in masks.values()]).tolist() if masks else []
+    return {name: mask.numel() - count for (name, mask), count in zip(masks.items(), kept, strict=True)}

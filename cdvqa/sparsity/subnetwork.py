@@ -51,9 +51,10 @@ class Subnetwork:
                 tensors[f"dense/{name}"] = value.detach().cpu().contiguous()
                 continue
             mask, value = self.masks[name].cpu(), value.detach().cpu()
-            if value[~mask].any():
+            kept = value.masked_select(mask)
+            if kept.count_nonzero() < value.count_nonzero():
                 raise ValueError(f"{name} is not zero where its mask is; fold the mask before saving")
-            tensors[f"kept/{name}"], tensors[f"mask/{name}"] = value[mask], pack(mask)
+            tensors[f"kept/{name}"], tensors[f"mask/{name}"] = kept, pack(mask)
         header = {
             "format": FORMAT,
             "version": str(VERSION),

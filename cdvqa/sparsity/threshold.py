@@ -10,13 +10,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from cdvqa.errors import InputError
-from cdvqa.sparsity.kth import kth_smallest
+from cdvqa.sparsity import bisection, kth
 
 TieBreak = Literal["exact", "strict"]
 
@@ -88,6 +88,16 @@ def count_zeros(sparsity: float, weights: int, tie_break: TieBreak = "exact", re
     return max(at_least, math.floor(sparsity * weights))
 
 
+class Ranking(NamedTuple):
+    """Matrices whose entries are ranked together, and how many of the lowest become zeros."""
+
+    scores: Sequence[Tensor]
+    zeros: int
+    weights: Sequence[Tensor] | None = None
+    """Rank tied scores by |weight|; without them, ties go by position alone."""
+    tie_break: TieBreak = "exact"
+
+
 def select_rules(
     scores: Sequence[Tensor], zeros: int, weights: Sequence[Tensor] | None = None, tie_break: TieBreak = "exact"
 ) -> list[Rule]:
@@ -98,39 +108,50 @@ def select_rules(
     Raises:
         InputError: scores that are NaN, or neither float32 nor float64.
     """
+    return select_each([Ranking(scores, zeros, weights, tie_break)])[0]
+
+
+def select_each(rankings: Sequence[Ranking]) -> list[list[Rule]]:
+    """`select_rules` for several rankings; a GPU's results are fetched once for all.
+
+    Raises:
+        InputError: as `select_rules`.
+    """
+    found = [_last_zero(ranking) for ranking in rankings]
+    values = iter(torch.stack([value for value, _ in found]).tolist() if found else [])
+    places = iter(torch.cat([place for _, place in found]).tolist() if found else [])
+    rules = []
+    for ranking, (threshold, tie_weight) in zip(rankings, values, strict=True):
+        if math.isnan(threshold):
+            raise InputError(
+                "some scores are NaN, so training has diverged; lower the learning rate or the clipping norm"
+            )
+        theirs = [next(places) for _ in ranking.scores]
+        if ranking.zeros == 0:
+            rules.append([Rule(-math.inf)] * len(theirs))
+        else:
+            rules.append([Rule(threshold, tie_weight, place) for place in theirs])
+    return rules
+
+
+def _last_zero(ranking: Ranking) -> tuple[Tensor, Tensor]:
+    """(score, |weight|) of the last zero and its position as each matrix sees it, on the scores' device."""
+    scores = [part.detach().reshape(-1) for part in ranking.scores]
     if any(part.dtype not in (torch.float32, torch.float64) for part in scores):
         raise InputError(f"thresholds are selected from float32 scores, not {scores[0].dtype}; keep the masks in fp32")
-    if any(part.numel() and bool(part.amax().isnan()) for part in scores):
-        raise InputError("some scores are NaN, so training has diverged; lower the learning rate or the clipping norm")
-    if zeros == 0:
-        return [Rule(-math.inf)] * len(scores)
-    threshold = kth_smallest(scores, zeros)
-    if tie_break == "strict":
-        return [Rule(threshold)] * len(scores)
-
-    # Only entries at the threshold are ranked: by |weight|, and at the |weight| of the last zero by index.
-    left = zeros - sum(int((part < threshold).sum()) for part in scores)
-    ties = [(part == threshold).reshape(-1).nonzero().squeeze(1) for part in scores]
-    if weights is None:
-        sizes = [torch.zeros(len(tied), dtype=scores[0].dtype, device=tied.device) for tied in ties]
+    search = kth if scores[0].device.type == "cpu" else bisection
+    nowhere = torch.full((len(scores),), -1, device=scores[0].device)
+    if not any(map(len, scores)):
+        return scores[0].new_full((2,), -math.inf), nowhere
+    if ranking.tie_break == "strict" or ranking.zeros == 0:
+        # Without zeros the smallest score still tells whether any is NaN.
+        threshold = search.kth_smallest(scores, max(ranking.zeros, 1))
+        return torch.stack([threshold, torch.full_like(threshold, math.inf)]), nowhere
+    if ranking.weights is None:
+        weights = [part.new_zeros(1).expand(len(part)) for part in scores]
     else:
-        sizes = [
-            part.detach().reshape(-1)[tied].abs().to(scores[0].dtype) for part, tied in zip(weights, ties, strict=True)
-        ]
-    tie_weight = kth_smallest(sizes, left)
-    left -= sum(int((size < tie_weight).sum()) for size in sizes)
-    rules = []
-    for part, tied, size in zip(scores, ties, sizes, strict=True):
-        level = tied[size == tie_weight]
-        if left == 0:
-            tie_index = -1
-        elif left > len(level):  # the last zero lies in a later matrix
-            tie_index = part.numel()
-        else:
-            tie_index = int(level[left - 1])
-        left = max(left - len(level), 0)
-        rules.append(Rule(threshold, tie_weight, tie_index))
-    return rules
+        weights = [part.detach().reshape(-1) for part in ranking.weights]
+    return search.last_zero(scores, weights, ranking.zeros)
 
 
 def magnitude_scores(

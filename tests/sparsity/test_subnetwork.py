@@ -11,7 +11,7 @@ from torch import nn
 
 from cdvqa.errors import InputError
 from cdvqa.sparsity import Subnetwork, attach_fixed_masks, attach_masks, masks, reset_thresholds
-from cdvqa.sparsity.bits import differing_bits, pack, unpack
+from cdvqa.sparsity.bits import pack, unpack
 from tests.sparsity.toy import DEAD, GROUPS, NAMES, Toy, train
 
 METADATA = {"objective": "lmh", "sparsity": 0.7, "answers": ["yes", "no", "café"]}
@@ -89,9 +89,8 @@ def test_masks_are_packed_as_numpy_does(model, tmp_path):
 
 @pytest.mark.parametrize("entries", [0, 1, 7, 8, 9, 1000])
 def test_packed_masks_unpack(entries):
-    one, other = (torch.rand(entries, generator=torch.Generator().manual_seed(seed)) > 0.5 for seed in (0, 1))
-    assert torch.equal(unpack(pack(one), one.shape), one)
-    assert differing_bits(pack(one), pack(other)) == int((one ^ other).sum())
+    mask = torch.rand(entries, generator=torch.Generator().manual_seed(0)) > 0.5
+    assert torch.equal(unpack(pack(mask), mask.shape), mask)
 
 
 def test_a_mask_over_non_zeros_is_not_saved(tmp_path):

@@ -16,7 +16,6 @@ from cdvqa.sparsity import (
     select_global_threshold,
     select_threshold,
 )
-from cdvqa.sparsity.kth import kth_smallest
 from tests.sparsity.reference import sorted_masks, zeros_asked
 
 SPARSITIES = ["0", "0.1", "0.3", "0.5", "0.7", "0.9", "0.98", "1"]
@@ -204,24 +203,6 @@ def test_counts_read_the_sparsity_as_written():
     assert count_zeros(0.0, 864, "strict", reset=True) == 0
     with pytest.raises(InputError, match=r"sparsity is -0\.1"):
         count_zeros(-0.1, 10)
-
-
-@settings(max_examples=100, deadline=None)
-@given(
-    st.lists(st.lists(st.floats(allow_nan=False, width=32), max_size=20), min_size=1, max_size=4),
-    st.data(),
-    st.sampled_from([torch.float32, torch.float64]),
-)
-def test_kth_smallest_of_any_floats(lists, data, dtype):
-    values = sorted(value for values in lists for value in values)
-    if values:
-        k = data.draw(st.integers(1, len(values)))
-        assert kth_smallest([torch.tensor(part, dtype=dtype) for part in lists], k) == values[k - 1]
-
-
-def test_kth_smallest_across_the_pieces_of_a_large_matrix():
-    scores = torch.randn(700, 1000, generator=torch.Generator().manual_seed(0))
-    assert kth_smallest([scores[:300].T, scores[300:]], 450_000) == float(scores.ravel().kthvalue(450_000).values)
 
 
 def test_scores_that_cannot_be_ranked_are_refused():

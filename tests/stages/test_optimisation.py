@@ -47,6 +47,30 @@ def test_its_state_survives_a_checkpoint():
     assert torch.equal(whole, split)
 
 
+@pytest.mark.parametrize("kind", ["adamw", "adam", "authors_adamw"])
+def test_a_step_frees_the_gradients_and_counts_as_a_change(kind: str):
+    parameter = torch.nn.Parameter(torch.ones(3))
+    optimizer = make_optimizer(kind, [{"params": [parameter]}], 0.1, 0.0)
+    version = parameter._version
+    parameter.grad = torch.ones(3)
+    optimizer.step()
+    assert parameter.grad is None
+    assert parameter._version > version, "whoever caches by version must see it, fused or not"
+    assert (parameter < 1).all()
+
+
+def test_gradients_of_fp16_training_are_unscaled_before_clipping():
+    parameter = torch.nn.Parameter(torch.zeros(3))
+    optimizer = make_optimizer("adamw", [{"params": [parameter]}], 0.1, 0.0)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    scaler.scale(parameter.sum()).backward()
+    assert not getattr(optimizer, "_step_supports_amp_scaling", False), "Lightning would leave it to the fused step"
+    scaler.unscale_(optimizer)
+    assert torch.equal(parameter.grad, torch.ones(3))
+    scaler.step(optimizer)
+    assert parameter.grad is None and (parameter < 0).all()
+
+
 def test_schedule_rises_for_the_warmup_and_falls_to_zero():
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
     schedule = linear_schedule(optimizer, warmup=2, total=6)
