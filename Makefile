@@ -8,7 +8,7 @@ export OMP_NUM_THREADS := 1
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo claims test lint ci clean
+.PHONY: help demo claims benchmarks torture test lint ci clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -25,12 +25,20 @@ demo: $(VENV)/ready ## the three stages on the embedded world: a table, a figure
 claims: $(VENV)/ready ## the paper's claims on the embedded world over four seeds
 	$(PYTHON) -m cdvqa.studies.claims --jobs $(JOBS)
 
+BENCHMARKS := data threshold mask_step scaling
+benchmarks: $(VENV)/ready ## cdvqa against baselines and limits: docs/benchmarks.md
+	for topic in $(BENCHMARKS); do $(PYTHON) -m benchmarks.$$topic || exit 1; done
+	$(PYTHON) -m benchmarks.page
+
+torture: $(VENV)/ready ## kill -9 runs of every stage at random moments, resume and compare: docs/torture.md
+	$(PYTHON) -m tests.torture
+
 test: $(VENV)/ready ## the whole suite
 	$(PYTHON) -m pytest -n $(JOBS)
 
 lint: $(VENV)/ready ## ruff and mypy
-	$(VENV)/bin/ruff check cdvqa tests
-	$(VENV)/bin/ruff format --check cdvqa tests
+	$(VENV)/bin/ruff check cdvqa tests benchmarks
+	$(VENV)/bin/ruff format --check cdvqa tests benchmarks
 	$(VENV)/bin/mypy
 
 ci: lint test ## what every change must pass

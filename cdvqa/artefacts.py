@@ -1,6 +1,8 @@
 """Files that are either whole or absent."""
 
+import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,23 +10,62 @@ from typing import Any
 
 import orjson
 
+from cdvqa.errors import Stopped, chain
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 @contextmanager
 def write_atomically(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` on success, remove it on any error.
 
     The temporary file is flushed to disk before the rename, so that a crash leaves the old file or the new one.
+
+    Raises:
+        Stopped: the disk is full.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with naming_full_disk(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what processes that were killed while they wrote `path` left beside it."""
+    for temporary in path.parent.glob(f"{path.name}.*.tmp"):
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming_full_disk(path: Path) -> Iterator[None]:
+    """Turn what a library says of a full disk while `path` is written into one line.
+
+    Raises:
+        Stopped: the disk or the quota is full, or the file is larger than may be.
+    """
+    try:
+        yield
+    except Exception as error:
+        if reason := full_disk(error):
+            raise Stopped(f"{path}: {reason}; what was saved before is whole, make room") from error
+        raise
+
+
+def full_disk(error: BaseException) -> str:
+    """What the system says of a full disk, or nothing: torch buries it below its own errors, safetensors in a text."""
+    for cause in chain(error):
+        in_text = re.search(r"\(os error (\d+)\)", str(cause))
+        number = cause.errno if isinstance(cause, OSError) else int(in_text[1]) if in_text else None
+        if number in FULL:
+            return os.strerror(number)
+    return ""
 
 
 def write_json(path: str | Path, content: Any) -> None:

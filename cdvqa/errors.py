@@ -1,8 +1,20 @@
-"""The one exception a user is meant to read."""
+"""The exceptions a user is meant to read: the command line prints their text without a traceback."""
+
+from collections.abc import Iterator
 
 
 class InputError(Exception):
-    """Wrong input (a file, a record, a setting). Its text is one line: what, where, and the remedy.
+    """Wrong input (a file, a record, a setting). Its text is one line: what, where, and the remedy. Exit status 2."""
 
-    The command line prints the text without a traceback and exits with status 2.
-    """
+
+class Stopped(Exception):
+    """Sound input, but it cannot go on: a full disk, a loss that is not finite. One line as well. Exit status 1."""
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception and those it was raised from or while handling, each once: such chains can be circles."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        seen.append(error)
+        yield error
+        error = error.__cause__ or error.__context__

@@ -4,15 +4,12 @@ import logging
 import warnings
 
 EXPECTED = (
-    # torchdata switches on a torch flag that has no effect any more.
-    "'set_vital' is deprecated",
     # Evaluation accuracies are already the same on every rank: torchmetrics has reduced them.
     "It is recommended to use `self.log.*sync_dist=True",
     # cdvqa's command table hands the arguments on.
     "LightningCLI's args parameter is intended to run from within Python",
-    # Our own samplers decide what every rank sees.
+    # It has only the batch to go by, and only for weighting what is logged.
     "Trying to infer the `batch_size` from an ambiguous collection",
-    "The '.*_dataloader' does not have many workers",
     "The number of training batches .* is smaller than the logging interval",
     "Checkpoint directory .* exists and is not empty",
     # Lightning calls torch's old name of the tree utilities.

@@ -146,13 +146,13 @@ def parent_run(folder: Path, stage: int, pipeline: list[str], sparsity: Sparsity
     return run
 
 
-def network_file(source: str) -> Path:
-    """The network that `model.init_from` names: a file, or a run folder's selected network."""
+def network_file(source: str, flag: str = "--model.init_from") -> Path:
+    """The network that `flag` names: a file, or a run folder's selected network."""
     path = Path(source)
     if path.is_dir():
         return Run(path).result()
     if not path.is_file():
-        raise InputError(f"{source}: no such run folder or network file (--model.init_from)")
+        raise InputError(f"{source}: no such run folder or network file ({flag})")
     return path
 
 

@@ -1,6 +1,8 @@
 """The three stages, in-process through the command line, on small worlds."""
 
 import json
+import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -143,6 +145,37 @@ def test_the_vqa_vs_layout_gets_its_nine_sets_and_their_means(cdvqa: Command, tm
     assert set(report["vqa_vs"]) == {"ood_mean", "ood_lang", "ood_vis", "ood_crsm"}
     # OOD-mean is what the table of runs shows.
     assert main(["report"]) == 0
+
+
+def test_targets_that_others_cached_stand_in_for_annotations(
+    cdvqa: Command, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert cdvqa("fit", "stage1_bce.yaml") == 0
+    official = network("stage1_bce")
+    root = Path(shutil.copytree(scenes, tmp_path / "foreign", ignore=shutil.ignore_patterns("images", ".cdvqa")))
+    answers = official.metadata["answers"]
+    annotations = json.loads((root / "vqacp_v2_train_annotations.json").read_text())
+    (root / "vqacp_v2_train_annotations.json").unlink()
+    targets = []
+    for annotation in annotations:
+        given = [answer["answer"] for answer in annotation["answers"]]
+        counts = {answers.index(answer): given.count(answer) for answer in dict.fromkeys(given) if answer in answers}
+        scores = [min(count / 3, 1.0) for count in counts.values()]
+        targets.append({"question_id": annotation["question_id"], "labels": list(counts), "scores": scores})
+    (root / "cache").mkdir()
+    (root / "cache" / "train_target.pkl").write_bytes(pickle.dumps(targets))
+    (root / "cache" / "trainval_ans2label.pkl").write_bytes(pickle.dumps({a: i for i, a in enumerate(answers)}))
+
+    flags = [f"--data.root={root}", "--overwrite"]
+    for objective in ("lmh", "rubi", "lpf"):
+        assert cdvqa("fit", f"stage1_{objective}.yaml", *flags) == 2
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert f"the cached targets of train name no question types, which --model.objective {objective} needs" in error
+        assert not (RUNS / f"stage1_{objective}").exists()
+    assert cdvqa("fit", "stage1_bce.yaml", *flags, "--model.selection=last") == 0
+    assert network("stage1_bce").metadata["answers"] == answers
+    assert cdvqa("predict", "stage1_bce.yaml", *flags) == 0
+    assert len(json.loads((RUNS / "stage1_bce" / "seed0" / "predictions" / "test.json").read_text())) == 70
 
 
 @pytest.fixture(scope="module")

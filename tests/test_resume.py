@@ -1,22 +1,20 @@
 """A run that is killed and resumed ends as if nothing had happened."""
 
 import json
-import os
+import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from cdvqa.sparsity import Subnetwork
 from tests.conftest import CONF, overlay
+from tests.killing import differences, run
 
 Command = Callable[..., int]
 RUNS = Path("logs/scenes/lxmert")
+STEPS = 24  # optimiser steps of an epoch
 STAGES = {
     1: ("stage1_lmh", ["--config", "stage1_lmh.yaml"]),
     2: (
@@ -25,41 +23,93 @@ STAGES = {
     ),
     3: ("stage3_lmh+lmh+lmh_mask_uniform_s50", ["--config", "stage3_lmh.yaml"]),
 }
+SETTINGS = {
+    "at the ends of epochs": [],
+    "every 4 steps": ["--checkpoint_every_n_steps=4"],
+    "every 4 steps of 2 batches, some of them validated": [
+        "--checkpoint_every_n_steps=4",
+        "--trainer.accumulate_grad_batches=2",
+        "--trainer.val_check_interval=8",
+    ],
+}
 
 
-def fit_in_process(args: list[str], kill_after: Path | None = None, holding: str = "val/accuracy/all") -> int:
-    """Run `cdvqa fit` in a process of its own; kill -9 it once the file `kill_after` holds the given text."""
-    command = [sys.executable, "-m", "cdvqa", "fit", *args]
-    process = subprocess.Popen(command, env=os.environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    while kill_after is not None and process.poll() is None:
-        if kill_after.is_file() and holding in kill_after.read_text():
-            process.send_signal(signal.SIGKILL)
-            break
-        time.sleep(0.005)
-    process.communicate()
-    return process.returncode
+def logged(metrics: Path, step: int) -> bool:
+    """Whether a training step from `step` on has been logged."""
+    rows = metrics.read_text().splitlines() if metrics.is_file() else []
+    return any(int(row.split(",")[0]) >= step for row in rows if ",train/loss/total," in row)
 
 
-@pytest.mark.parametrize("stage", [1, 2, 3])
-def test_a_killed_run_resumes_to_the_same_end(cdvqa: Command, scenes: Path, stage: int):
+@pytest.mark.parametrize(
+    ("stage", "settings"),
+    [
+        (1, "at the ends of epochs"),
+        (2, "every 4 steps of 2 batches, some of them validated"),
+        (3, "every 4 steps"),
+    ],
+)
+def test_a_killed_run_resumes_to_the_same_end(cdvqa: Command, scenes: Path, stage: int, settings: str):
     for earlier in range(1, stage):
         assert cdvqa("fit", *STAGES[earlier][1][1::2], "--trainer.max_epochs=1") == 0
     name, configs = STAGES[stage]
-    args = [*configs, *overlay(scenes), "--trainer.max_epochs=12"]
-    assert fit_in_process(args) == 0
-    whole = (RUNS / name / "seed0").rename("whole")
-    assert fit_in_process(args, kill_after=RUNS / name / "seed0" / "metrics.csv") == -signal.SIGKILL
-    run = RUNS / name / "seed0"
-    assert json.loads((run / "run.json").read_text())["finished"] is None
-    assert fit_in_process([*args, "--ckpt_path=last"]) == 0
+    args = ["fit", *configs, *overlay(scenes), "--model.global_batch=16", "--trainer.max_epochs=4"]
+    args += SETTINGS[settings]
+    assert run(args)[0] == 0
+    folder = RUNS / name / "seed0"
+    whole = folder.rename("whole")
+    assert run(args, lambda: logged(folder / "metrics.csv", STEPS + 9))[0] == -signal.SIGKILL
+    assert json.loads((folder / "run.json").read_text())["finished"] is None
+    step = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    assert STEPS <= step < 4 * STEPS and (settings == "at the ends of epochs") == (step % STEPS == 0)
+    assert run([*args, "--ckpt_path=last"])[0] == 0
+    assert differences(whole, folder) == []
 
-    assert (run / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
-    file = "model.safetensors" if stage == 1 else "subnetwork.safetensors"
-    first, second = Subnetwork.load(whole / file), Subnetwork.load(run / file)
-    torch.testing.assert_close(second.state, first.state, rtol=0, atol=0)
-    assert all(torch.equal(second.masks[key], mask) for key, mask in first.masks.items())
-    last = [torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True) for folder in (whole, run)]
-    torch.testing.assert_close(last[1]["state_dict"], last[0]["state_dict"], rtol=0, atol=0)
+
+def test_two_killed_processes_resume_to_the_same_end(cdvqa: Command, scenes: Path):
+    """Each has its own questions and its own dropout."""
+    args = ["fit", "--config", "stage1_lmh.yaml", *overlay(scenes), "--model.global_batch=16"]
+    args += ["--trainer.strategy=ddp", "--trainer.devices=2", "--checkpoint_every_n_steps=4"]
+    assert run(args)[0] == 0
+    folder = RUNS / "stage1_lmh" / "seed0"
+    whole = folder.rename("whole")
+    assert run(args, lambda: logged(folder / "metrics.csv", 9))[0] == -signal.SIGKILL
+    state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert state["global_step"] >= 8
+    first, second = (states["cpu"] for states in state["generators"])
+    assert not torch.equal(first, second)
+    assert run([*args, "--ckpt_path=last"])[0] == 0
+    assert differences(whole, folder) == []
+
+
+def test_what_is_killed_before_its_first_checkpoint_starts_anew(
+    cdvqa: Command, scenes: Path, capsys: pytest.CaptureFixture[str]
+):
+    args = ["--config", "stage1_bce.yaml", *overlay(scenes)]
+    folder = RUNS / "stage1_bce" / "seed0"
+    assert run(["fit", *args], lambda: (folder / "config.yaml").is_file())[0] == -signal.SIGKILL
+    (folder / "run.json").unlink(missing_ok=True)  # where the signal came late
+    assert cdvqa("fit", "stage1_bce.yaml", "--ckpt_path=last") == 2
+    assert error(capsys).endswith("last.ckpt: nothing to go on from; start without --ckpt_path")
+    assert cdvqa("fit", "stage1_bce.yaml") == 0
+    assert json.loads((folder / "run.json").read_text())["finished"]
+
+
+@pytest.mark.parametrize("selection", ["dev", "last"])
+def test_what_is_killed_after_its_last_checkpoint_is_finished(cdvqa: Command, selection: str):
+    flags = ["stage1_bce.yaml", f"--model.selection={selection}"]
+    assert cdvqa("fit", *flags) == 0
+    folder = RUNS / "stage1_bce" / "seed0"
+    whole = shutil.copytree(folder, "whole")
+    record, network, leftover = folder / "run.json", folder / "model.safetensors", folder / "run.json.7.tmp"
+    finished = json.loads(record.read_text())
+    started = {key: value for key, value in finished.items() if key not in ("steps", "selected", "parameters")}
+    record.write_text(json.dumps(started | {"finished": None}))
+    leftover.write_text("{")
+    if selection == "last":
+        network.unlink()
+    assert "hp/val_accuracy" in (folder / "metrics.csv").read_text().splitlines()[-1]
+    assert cdvqa("fit", *flags, "--ckpt_path=last") == 0
+    assert differences(Path(whole), folder) == [] and not leftover.exists()
 
 
 def test_an_interrupted_run_is_neither_restarted_nor_used(cdvqa: Command, capsys: pytest.CaptureFixture[str]):
@@ -80,22 +130,22 @@ def test_a_missing_checkpoint_is_an_error_not_a_restart(cdvqa: Command, capsys: 
     assert not RUNS.exists()
 
 
+def test_a_deleted_checkpoint_is_an_error_not_a_restart(cdvqa: Command, capsys: pytest.CaptureFixture[str]):
+    assert cdvqa("fit", "stage1_bce.yaml") == 0
+    (RUNS / "stage1_bce" / "seed0" / "checkpoints" / "last.ckpt").unlink()
+    assert cdvqa("fit", "stage1_bce.yaml", "--ckpt_path=last") == 2
+    assert error(capsys).endswith("last.ckpt: nothing to go on from; replace the run with --overwrite")
+
+
 def test_a_run_killed_before_its_first_epoch_ends_goes_on_from_step_0(cdvqa: Command, scenes: Path):
-    args = ["--config", "stage1_lmh.yaml", *overlay(scenes), "--model.global_batch=2", "--trainer.max_epochs=1"]
-    assert fit_in_process(args) == 0
-    run = RUNS / "stage1_lmh" / "seed0"
-    whole = run.rename("whole")
-    assert fit_in_process(args, kill_after=run / "metrics.csv", holding="train/loss/total") == -signal.SIGKILL
-    state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
-    assert state["global_step"] == 0
-    assert fit_in_process([*args, "--ckpt_path=last"]) == 0
-    assert (run / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
-    torch.testing.assert_close(
-        Subnetwork.load(run / "model.safetensors").state,
-        Subnetwork.load(whole / "model.safetensors").state,
-        rtol=0,
-        atol=0,
-    )
+    args = ["fit", "--config", "stage1_lmh.yaml", *overlay(scenes), "--model.global_batch=2", "--trainer.max_epochs=1"]
+    assert run(args)[0] == 0
+    folder = RUNS / "stage1_lmh" / "seed0"
+    whole = folder.rename("whole")
+    assert run(args, lambda: logged(folder / "metrics.csv", 1))[0] == -signal.SIGKILL
+    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 0
+    assert run([*args, "--ckpt_path=last"])[0] == 0
+    assert differences(whole, folder) == []
 
 
 def test_overwrite_replaces_a_run_whole(cdvqa: Command, capsys: pytest.CaptureFixture[str]):
@@ -104,9 +154,9 @@ def test_overwrite_replaces_a_run_whole(cdvqa: Command, capsys: pytest.CaptureFi
     assert cdvqa("fit", "stage1_bce.yaml") == 2
     assert "holds a finished run; replace it with --overwrite" in error(capsys)
     assert cdvqa("fit", "stage1_bce.yaml", "--overwrite") == 0
-    run = RUNS / "stage1_bce" / "seed0"
-    assert not (run / "results.json").exists() and (run / "model.safetensors").is_file()
-    assert "overwrite" not in (run / "config.yaml").read_text()
+    folder = RUNS / "stage1_bce" / "seed0"
+    assert not (folder / "results.json").exists() and (folder / "model.safetensors").is_file()
+    assert "overwrite" not in (folder / "config.yaml").read_text()
 
 
 def error(capsys: pytest.CaptureFixture[str]) -> str:

@@ -1,10 +1,13 @@
 """What a stage asks of a vision-language model."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from cdvqa.data.batch import VQABatch
 
@@ -89,6 +92,15 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def dead(self) -> list[str]:
         """Those of `matrices` that cannot reach the answer; they are frozen and never get a gradient."""
+
+    @abstractmethod
+    def layers(self) -> Iterable[nn.Module]:
+        """The layers whose activations make up most of a training step's memory."""
+
+    def checkpoint_gradients(self) -> None:
+        """Keep only what enters each of `layers`; backward runs them again, dropout included."""
+        for layer in self.layers():
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)  # type: ignore[method-assign]
 
     @abstractmethod
     def load_pretrained(self) -> LoadReport | None:

@@ -1,9 +1,13 @@
 """LXMERT (Tan and Bansal, 2019) with the authors' answer head."""
 
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any, Optional
 
+import torch
 from pytorch_lightning.utilities import rank_zero_info
+from torch import nn
 from transformers import LxmertConfig, LxmertModel
 
 from cdvqa.backbones.backbone import Backbone, LoadReport, Output
@@ -51,14 +55,16 @@ class Lxmert(Backbone):
         self.config = architecture(pretrained, config)
         self.hidden_size = self.config.hidden_size
         self.lxmert = LxmertModel(self.config)
-        self.classifier = answer_head(self.hidden_size, num_answers)
+        dropout = getattr(self.config, "classifier_dropout", None)  # by Hugging Face's name for it
+        self.classifier = answer_head(self.hidden_size, num_answers, 0.5 if dropout is None else dropout)
         self._freeze_dead_branch()
 
     def forward(self, batch: VQABatch) -> Output:
         """Pooled output of the first position of the language stream, then the answer head (no dropout between)."""
         ids, mask = batch.input_ids, batch.attention_mask
-        if ids is not None and mask is not None:
-            # What is padding in every question of the batch is attended to by none: no need to compute it.
+        if ids is not None and mask is not None and not torch.compiler.is_compiling():
+            # What is padding in every question of the batch is attended to by none: no need to compute it. A compiler
+            # would rather have one length than many.
             longest = int(mask.sum(dim=1).max())
             ids, mask = ids[:, :longest], mask[:, :longest]
         hidden = self.lxmert(
@@ -91,6 +97,10 @@ class Lxmert(Backbone):
     def dead(self) -> list[str]:
         last = f"lxmert.encoder.x_layers.{self.config.num_hidden_layers['cross_encoder'] - 1}."
         return [name for name in self.matrices()["cross"] if name.startswith(tuple(last + part for part in DEAD))]
+
+    def layers(self) -> Iterable[nn.Module]:
+        encoder = self.lxmert.encoder
+        return chain(encoder.layer, encoder.r_layers, encoder.x_layers)
 
     def load_pretrained(self) -> LoadReport | None:
         if self.pretrained is None:

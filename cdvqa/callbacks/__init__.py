@@ -1,9 +1,20 @@
 """Callbacks decide when something happens; what happens is written elsewhere."""
 
-from cdvqa.callbacks.checkpoint import LastCheckpoint
+from cdvqa.callbacks.checkpoint import LastCheckpoint, WholeFiles
+from cdvqa.callbacks.finite import FiniteCheck
 from cdvqa.callbacks.lineage import RunRecord
 from cdvqa.callbacks.predictions import Predictions
 from cdvqa.callbacks.selection import KeepSelected
 from cdvqa.callbacks.thresholds import ThresholdReset
+from cdvqa.callbacks.training_log import TrainingLog
 
-__all__ = ["KeepSelected", "LastCheckpoint", "Predictions", "RunRecord", "ThresholdReset"]
+__all__ = [
+    "FiniteCheck",
+    "KeepSelected",
+    "LastCheckpoint",
+    "Predictions",
+    "RunRecord",
+    "ThresholdReset",
+    "TrainingLog",
+    "WholeFiles",
+]

@@ -14,7 +14,8 @@ from pytorch_lightning import Callback
 from rich.console import Console
 from rich.table import Table
 
-from cdvqa.artefacts import read_json, write_atomically, write_json
+from cdvqa.artefacts import read_json, remove_leftovers, write_atomically, write_json
+from cdvqa.callbacks.checkpoint import LastCheckpoint
 from cdvqa.callbacks.selection import KeepSelected
 from cdvqa.errors import InputError
 from cdvqa.loggers import EventLog
@@ -38,19 +39,24 @@ DASHBOARD = {
 class RunRecord(Callback):
     """Write the run's config and lineage at its start, mark it finished at its end, and add results after a test.
 
-    Nothing is written before the data and the model have been set up, so wrong input leaves no run behind.
+    Nothing is written before the data and the model have been set up, so wrong input leaves no run behind. `run.json`
+    comes after the checkpoint of step 0: what is a run can be resumed, and what is killed before starts anew.
 
     Args:
         run: the run's files.
         config: the complete configuration as YAML.
         seed: the run's seed.
         kept: what chooses the run's model; comes before this among the callbacks.
+        last: what saves the run's checkpoint; comes after this among the callbacks.
         overwrite: remove an older run in this folder first.
     """
 
-    def __init__(self, run: Run, config: str, seed: int, kept: KeepSelected, overwrite: bool = False) -> None:
+    def __init__(
+        self, run: Run, config: str, seed: int, kept: KeepSelected, last: LastCheckpoint, overwrite: bool = False
+    ) -> None:
         self.run = run
         self.kept = kept
+        self.last = last
         self.config = config
         self.seed = seed
         self.overwrite = overwrite
@@ -58,29 +64,36 @@ class RunRecord(Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if not trainer.is_global_zero:
             return
+        for path in (self.run.checkpoint, self.run.model, self.run.subnetwork, self.run.record, self.run.config):
+            remove_leftovers(path)
         if not pl_module.resumes:
             if self.overwrite and self.run.folder.is_dir():
                 shutil.rmtree(self.run.folder)
+            self.run.metrics.unlink(missing_ok=True)
             with write_atomically(self.run.config) as temporary:
                 temporary.write_text(self.config, encoding="utf-8")
-            write_json(self.run.record, lineage(trainer, pl_module, self.seed))
+        self.record = read_json(self.run.record) if self.run.exists else lineage(trainer, pl_module, self.seed)
         for logger in trainer.loggers:
             if isinstance(logger, EventLog):
                 logger.log_hyperparams(hyperparameters(pl_module, self.seed), {"hp/val_accuracy": 0.0})
                 logger.experiment.add_custom_scalars(DASHBOARD)
 
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if trainer.is_global_zero and not self.run.exists:
+            write_json(self.run.record, self.record)
+
     def on_fit_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if not trainer.is_global_zero:
             return
-        selected = {"by": pl_module.protocol.selection, **self.kept.state_dict()}
+        selected = {"by": pl_module.protocol.selection, "best": self.kept.best, "step": self.kept.step}
         parameters = count_parameters(pl_module)
         finished = {"finished": now(), "steps": trainer.global_step, "selected": selected, "parameters": parameters}
-        write_json(self.run.record, read_json(self.run.record) | finished)
+        write_json(self.run.record, self.record | finished)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
-        # Wrong data that shows only when it is read: before the first epoch has ended there is nothing worth keeping.
+        # Wrong data that shows only when it is read: before the first steps are saved there is nothing worth keeping.
         wrong_input = isinstance(exception, InputError) and trainer.state.fn == "fit" and not pl_module.resumes
-        if wrong_input and trainer.is_global_zero and self.kept.best is None:
+        if wrong_input and trainer.is_global_zero and not self.last.step:
             shutil.rmtree(self.run.folder, ignore_errors=True)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
@@ -108,9 +121,13 @@ def print_accuracies(title: str, results: Mapping[str, Mapping[str, Any]]) -> No
 
 
 def results_header(stage: Any) -> dict[str, Any]:
-    """How the results came about: preset, each field that departs from it, and how the model was chosen."""
-    selection = "selected on test" if stage.protocol.selection == "test" else stage.protocol.selection
-    return {"preset": stage.preset, "departures": stage.departures, "selection": selection}
+    """How the results came about: preset, each field that departs from it, and how the model was chosen.
+
+    A network that is evaluated as it is speaks for itself, whatever the config at hand says.
+    """
+    made = stage.metadata() | stage.evaluated
+    selection = "selected on test" if made["selection"] == "test" else made["selection"]
+    return {"preset": made["preset"], "departures": made["departures"], "selection": selection}
 
 
 def lineage(trainer: pl.Trainer, stage: Any, seed: int) -> dict[str, Any]:

@@ -3,19 +3,23 @@
 from typing import Any
 
 import pytorch_lightning as pl
-import torch.distributed as dist
 from pytorch_lightning import Callback
+from pytorch_lightning.utilities import rank_zero_warn
 
 from cdvqa.artefacts import write_json
+from cdvqa.callbacks.processes import gather
+from cdvqa.data.normalisation import normalise_answer
 from cdvqa.errors import InputError
 from cdvqa.runs import Run
 
 
 class Predictions(Callback):
-    """Collect every answer of a test or predict pass; write `predictions/<split>.json`, complete and without doubles.
+    """Collect every answer of a test or predict pass; write `predictions/<name>.json`, complete and without doubles.
+
+    The name is a split's, or that of the file of plain questions.
 
     Args:
-        run: the run's files.
+        run: the files beside the network that answers.
     """
 
     def __init__(self, run: Run) -> None:
@@ -31,33 +35,41 @@ class Predictions(Callback):
     on_predict_batch_end = on_test_batch_end
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        for index, split in enumerate(pl_module.split_names):
+        for index, name in enumerate(pl_module.split_names):
             gathered = gather(self.answers.pop(index, []))
             if trainer.is_global_zero:
-                wanted = trainer.datamodule.question_ids(split)  # type: ignore[attr-defined]
-                write_json(self.run.predictions(split), ordered(gathered, wanted, split))
+                wanted = trainer.datamodule.question_ids(name)  # type: ignore[attr-defined]
+                path = self.run.predictions(name)
+                write_json(path, ordered(normalised(gathered), wanted, name))
+                print(f"{path}: {len(wanted):,} answers")
 
     on_predict_epoch_end = on_test_epoch_end
 
 
-def gather(pairs: list[tuple[int, str]]) -> list[tuple[int, str]]:
-    """The pairs of all processes, on every process."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return pairs
-    parts: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, pairs)
-    return [pair for part in parts for pair in part]
+def normalised(pairs: list[tuple[int, str]]) -> list[tuple[int, str]]:
+    """Answers as the official evaluation normalises them; says so if that changes any.
+
+    It changes none from a vocabulary that was counted here, only those of a foreign vocabulary or free text.
+    """
+    written = [(question, normalise_answer(answer)) for question, answer in pairs]
+    changed = [(old, new) for (_, old), (_, new) in zip(pairs, written, strict=True) if old != new]
+    if changed:
+        old, new = changed[0]
+        rank_zero_warn(f"{len(changed)} answers are written normalised, the first {old!r} as {new!r}")
+    return written
 
 
-def ordered(pairs: list[tuple[int, str]], question_ids: list[int], split: str) -> list[dict[str, Any]]:
+def ordered(pairs: list[tuple[int, str]], question_ids: list[int], name: str) -> list[dict[str, Any]]:
     """`[{"question_id", "answer"}]` in the order of the questions.
 
     Raises:
-        InputError: a question was answered twice or not at all.
+        InputError: a question was answered twice or not at all, or one that was not asked.
     """
     answers = dict(pairs)
     if len(answers) != len(pairs):
-        raise InputError(f"{split}: {len(pairs) - len(answers)} questions were answered more than once")
+        raise InputError(f"{name}: {len(pairs) - len(answers)} questions were answered more than once")
     if missing := [question for question in question_ids if question not in answers]:
-        raise InputError(f"{split}: {len(missing)} questions were not answered, first {missing[0]}")
+        raise InputError(f"{name}: {len(missing)} questions were not answered, first {missing[0]}")
+    if foreign := sorted(answers.keys() - set(question_ids)):
+        raise InputError(f"{name}: {len(foreign)} answers are to questions that were not asked, first {foreign[0]}")
     return [{"question_id": question, "answer": answers[question]} for question in question_ids]

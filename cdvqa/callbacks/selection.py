@@ -24,30 +24,30 @@ class KeepSelected(Callback):
         self.run = run
         self.best: float | None = None
         self.step: int | None = None
+        self._latest: float | None = None
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        if trainer.state.fn != "fit" or trainer.sanity_checking or pl_module.protocol.selection == "last":
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
-        accuracy = float(trainer.callback_metrics["val/accuracy/all"])
-        if self.best is None or accuracy > self.best:
+        self._latest = accuracy = float(trainer.callback_metrics["val/accuracy/all"])
+        if pl_module.protocol.selection != "last" and (self.best is None or accuracy > self.best):
             self.best, self.step = accuracy, trainer.global_step
             self._write(trainer, pl_module)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        accuracy: Any = self.best
-        if self.best is None:
-            self.step = trainer.global_step
-            accuracy = trainer.callback_metrics.get("val/accuracy/all")
+        accuracy = self.best
+        if accuracy is None:
+            self.step, accuracy = trainer.global_step, self._latest
             self._write(trainer, pl_module)
         if accuracy is not None:
             for logger in trainer.loggers:
-                logger.log_metrics({"hp/val_accuracy": float(accuracy)}, step=trainer.global_step)
+                logger.log_metrics({"hp/val_accuracy": accuracy}, step=trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "step": self.step}
+        return {"best": self.best, "step": self.step, "latest": self._latest}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best, self.step = state_dict["best"], state_dict["step"]
+        self.best, self.step, self._latest = state_dict["best"], state_dict["step"], state_dict["latest"]
 
     def _write(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if not trainer.is_global_zero:

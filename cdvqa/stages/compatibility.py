@@ -1,34 +1,70 @@
-"""What two runs must share before one may start from the other."""
+"""What two runs must share before one may start from the other, or be evaluated with its data."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from cdvqa.errors import InputError
+from cdvqa.sparsity import Subnetwork
 
 if TYPE_CHECKING:
     from cdvqa.stages.stage import VQAStage
 
+REMEDY = {"tokenizer": "; give the word pieces it was trained with by --data.tokenizer"}
+
 
 def network_metadata(stage: "VQAStage") -> dict[str, Any]:
-    """The metadata of a network file written by `stage`: JSON-able."""
+    """The metadata of a network file or checkpoint written by `stage`: JSON-able."""
     data = stage.trainer.datamodule  # type: ignore[attr-defined]
     return {
         "backbone": stage.backbone.description,
         "answers": list(data.vocabulary.answers),
-        "text_format": stage.protocol.text_format,
+        "text_format": data.text_format,
         "tokenizer": data.tokenizer_digest,
+        "features": data.feature_fingerprint,
         "stage": stage.stage,
         "pipeline": stage.pipeline,
         "preset": stage.preset,
         "departures": stage.departures,
+        "selection": stage.protocol.selection,
     }
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """What a network file or a checkpoint says of itself.
+
+    Raises:
+        InputError: it is neither, or a broken one.
+    """
+    if path.suffix == ".safetensors":
+        return Subnetwork.load(path).metadata
+    try:
+        return torch.load(path, "cpu", mmap=True, weights_only=True)["network"]  # type: ignore[no-any-return]
+    except Exception as error:  # torch names no base of what it raises at a broken file
+        raise InputError(f"{path}: no checkpoint of cdvqa, or a broken one ({type(error).__name__})") from error
 
 
 def check_compatible(path: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
     """Raise InputError where the network in `path` has another backbone, vocabulary, text format or tokeniser."""
     for field in ("backbone", "answers", "text_format", "tokenizer"):
         if theirs.get(field) != ours[field]:
-            raise InputError(f"{path}: its {field} is not this run's: {difference(theirs.get(field), ours[field])}")
+            what = difference(theirs.get(field), ours[field])
+            raise InputError(f"{path}: its {field} is not this run's: {what}{REMEDY.get(field, '')}")
+
+
+def needs_question_types(objective: str) -> bool:
+    """Whether an objective looks at the answer prior of a question's type."""
+    return objective not in ("bce", "ce")
+
+
+def check_priors(objective: str, data: Any) -> None:
+    """Raise InputError where an objective needs the answers' priors and the training data cannot tell them."""
+    if needs_question_types(objective) and not data.prepared.question_types_known:
+        raise InputError(
+            f"{data.root}: the cached targets of train name no question types, which --model.objective {objective} "
+            "needs; put the official annotations there, or use bce or ce"
+        )
 
 
 def difference(theirs: Any, ours: Any) -> str:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, ClassVar, Optional, cast
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_info
@@ -11,13 +12,18 @@ from torch import Tensor, nn
 
 from cdvqa.backbones import Backbone, Output
 from cdvqa.data.batch import VQABatch
+from cdvqa.data.loaders import TrainingLoader
+from cdvqa.errors import InputError
 from cdvqa.metrics import vqa_vs_means
 from cdvqa.objectives import LMH, make_objective
 from cdvqa.protocol import NoAnswer, OptimizerName, Preset, Selection, SoftScore, TextFormat, TieBreak, settle
 from cdvqa.runs import network_file, pipeline_of
 from cdvqa.sparsity import Sparsity, Subnetwork
+from cdvqa.stages.accumulation import batch_weight
 from cdvqa.stages.accuracy import SplitAccuracy
-from cdvqa.stages.compatibility import check_compatible, network_metadata
+from cdvqa.stages.compatibility import check_compatible, check_priors, network_metadata
+from cdvqa.stages.features import warn_of_other_features
+from cdvqa.stages.machine import check_compiler, check_kernels, check_precision
 from cdvqa.stages.optimisation import linear_schedule, make_optimizer, warmup_steps
 
 
@@ -32,6 +38,9 @@ class VQAStage(pl.LightningModule):
         init_from: run folder or network file to start from; wins over parent_objective.
         parent_objective: objectives of the stages before, such as `lpf` (stage 2) or `lpf+lmh` (stage 3); the
             stage's own where null.
+        compile: compile the backbone in place (torch.compile): the same network and files, other rounding.
+        gradient_checkpointing: keep only what enters each layer, and compute the rest again in backward: the same
+            gradients in less memory, for about a third more time.
         preset: `paper` or `authors`; decides every field below that is null.
         layout: linked to data.layout.
         optimizer: see `cdvqa.protocol.Protocol` for this and all that follow.
@@ -60,6 +69,8 @@ class VQAStage(pl.LightningModule):
         lr: float = 5e-5,
         init_from: Optional[str] = None,
         parent_objective: Optional[str] = None,
+        compile: bool = False,
+        gradient_checkpointing: bool = False,
         preset: Preset = "paper",
         layout: str = "vqacp",
         optimizer: Optional[OptimizerName] = None,
@@ -98,6 +109,8 @@ class VQAStage(pl.LightningModule):
         self.counts = backbone.counts()
         self.lr = lr
         self.init_from = init_from
+        self.compiled = compile
+        self.gradient_checkpointing = gradient_checkpointing
         options = dict(objective_options or {})
         if objective == "lmh":
             options.setdefault("trainable", self.protocol.lmh_trainable)
@@ -107,6 +120,8 @@ class VQAStage(pl.LightningModule):
         self.start: Path | None = Path(init_from) if init_from else None  # the command line fills in a run it finds
         self.resumes = False  # a checkpoint will fill in every tensor, so nothing need be read
         self.evaluates: Path | None = None  # a finished network to evaluate as it is
+        self.evaluated: dict[str, Any] = {}  # what that network says of itself
+        self.report: dict[str, Tensor] = {}  # what the latest batch says of the training; a callback logs it
         self.configured = False
 
     # --- where a stage starts -------------------------------------------------------------------------------------
@@ -118,10 +133,14 @@ class VQAStage(pl.LightningModule):
         self.configured = True
         self.backbone.answers = self.trainer.datamodule.vocabulary.answers  # type: ignore[attr-defined]
         if self.evaluates is not None:
-            self._fill(self.evaluates)
-            return
-        network = None if self.resumes else self.load_start()
-        self.shape_model(network)
+            self.evaluated = self._fill(self.evaluates).metadata
+        else:
+            network = None if self.resumes else self.load_start()
+            self.shape_model(network)
+        if self.gradient_checkpointing:
+            self.backbone.checkpoint_gradients()
+        if self.compiled:
+            self.backbone.compile()
 
     def load_start(self) -> Subnetwork | None:
         """Fill the backbone from `start`, or from its pre-trained weights; return the network it started from."""
@@ -133,10 +152,25 @@ class VQAStage(pl.LightningModule):
 
     def _fill(self, path: Path) -> Subnetwork:
         network = Subnetwork.load(path)
-        check_compatible(path, network.metadata, self.metadata())
+        self._check(path, network.metadata)
         self.backbone.load_state_dict(network.state)
         rank_zero_info(f"weights: {path}")
         return network
+
+    def _check(self, path: Path, theirs: dict[str, Any]) -> None:
+        ours = self.metadata()
+        check_compatible(path, theirs, ours)
+        file = self.trainer.datamodule.features_file  # type: ignore[attr-defined]
+        warn_of_other_features(path, theirs.get("features"), file, ours["features"])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["network"] = self.metadata()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        path = Path(str(self.trainer.ckpt_path))
+        if "network" not in checkpoint:
+            raise InputError(f"{path}: no checkpoint of this cdvqa; it does not say which network it holds")
+        self._check(path, checkpoint["network"])
 
     def shape_model(self, network: Subnetwork | None) -> None:
         """Attach what the stage trains; `network` is what it started from (None on resume)."""
@@ -149,20 +183,41 @@ class VQAStage(pl.LightningModule):
 
     def training_step(self, batch: VQABatch, batch_idx: int) -> Tensor:
         output: Output = self.backbone(batch)
-        # Losses are formed in fp32 whatever the precision of the forward pass.
+        # Losses are formed in fp32 (or fp64) whatever the precision of the forward pass.
         with torch.autocast(self.device.type, enabled=False):
-            logits, hidden = output.logits.float(), output.hidden.float()
+            logits, hidden = (tensor.to(self.dtype) for tensor in (output.logits, output.hidden))
             loss = self.objective(logits, batch.soft_target, batch.prior, hidden, batch.label)
-        self.log("train/loss/total", loss.total, prog_bar=True)
-        self.log_dict({f"train/loss/{name}": value for name, value in loss.terms.items()})
-        if isinstance(self.objective, LMH):
-            self.log("objective/gate", self.objective.gate(hidden).mean())
-        # Lightning logs this step's mean over the epoch too: the curve that shows whether training has converged.
-        self.log("train/loss/epoch", loss.total, on_step=False, on_epoch=True, batch_size=len(batch), sync_dist=True)
-        return loss.total
+            gate = self.objective.gate(hidden.detach()) if isinstance(self.objective, LMH) else None
+        self.report = {"train/loss/total": loss.total.detach()}
+        self.report |= {f"train/loss/{name}": value.detach() for name, value in loss.terms.items()}
+        if gate is not None:
+            self.report["objective/gate"] = gate.mean().detach()
+        self.log("loss", self.report["train/loss/total"], prog_bar=True, logger=False)
+        return loss.total * self._weight(batch, batch_idx)
+
+    def _weight(self, batch: VQABatch, batch_idx: int) -> float:
+        loader = cast(TrainingLoader, self.trainer.train_dataloader)
+        batches = int(self.trainer.num_training_batches)  # fewer than the loader's under limit_train_batches
+        epoch = min(len(loader.sampler), batches * loader.batch_size)
+        return batch_weight(batch_idx, len(batch), loader.batch_size, self.trainer.accumulate_grad_batches, epoch)
+
+    def on_fit_start(self) -> None:
+        # Lightning seeds every process alike, and each would drop the same units; the model has been made alike by now.
+        if self.global_rank:
+            seeds = np.random.SeedSequence((torch.initial_seed(), self.global_rank))
+            torch.manual_seed(int(seeds.generate_state(1)[0]))
 
     def setup(self, stage: str) -> None:
+        check_precision(str(self.trainer.precision))
+        check_kernels(self.trainer.strategy.root_device)
+        if self.compiled:
+            check_compiler(self.trainer.strategy.root_device)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if stage == "predict":
+            self.split_names = list(data.predict_splits)
+            return
+        if stage == "fit":
+            check_priors(self.objective_name, data)
         names = ["val"] if stage in ("fit", "validate") else list(data.test_splits)
         sets = data.ood_question_ids if stage == "test" else None
         modules = nn.ModuleList(SplitAccuracy(data.question_types, data.answer_types, sets) for _ in names)
@@ -203,6 +258,11 @@ class VQAStage(pl.LightningModule):
 
     # --- optimisation ---------------------------------------------------------------------------------------------
 
+    @property
+    def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
+        """What DDP leaves alone: every process computes the same masks and rules, and need not be sent them."""
+        return [name for name, _ in self.named_buffers()]
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         groups = [{"params": [p for p in m.parameters() if p.requires_grad]} for m in (self.backbone, self.objective)]
         groups = [group for group in groups if group["params"]]
@@ -220,7 +280,7 @@ class VQAStage(pl.LightningModule):
         """Clip the norm of the backbone's gradients; LMH's own parameters stand outside it, as in the authors' code."""
         if gradient_clip_val:
             norm = nn.utils.clip_grad_norm_(self.backbone.parameters(), gradient_clip_val)
-            self.log("train/gradient_norm", norm)
+            self.report["train/gradient_norm"] = norm
 
 
 def tag(group: str) -> str:

@@ -66,7 +66,7 @@ def run_job(job: Job) -> None:
     """Train and test one run, and print one line about it."""
     started = time.monotonic()
     if not job.run.finished:
-        call(job, "fit", *(["--ckpt_path", "last"] if job.run.checkpoint.is_file() else []))
+        call(job, "fit", *(["--ckpt_path", "last"] if job.run.exists else []))
     if not job.run.results.is_file():
         call(job, "test")
     splits = read_json(job.run.results)["splits"]

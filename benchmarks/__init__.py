@@ -1,0 +1,1 @@
+"""Programs that run cdvqa and its baselines in turn and write docs/benchmarks/; never part of the test suite."""

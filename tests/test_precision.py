@@ -1,0 +1,178 @@
+"""Scores, rules and losses keep their precision; accumulation, recomputation and compilation do not show."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers.models.lxmert.modeling_lxmert import LxmertLayer
+
+from cdvqa.backbones import Lxmert
+from cdvqa.objectives import OBJECTIVES, Loss, make_objective
+from cdvqa.sparsity import Subnetwork
+from cdvqa.stages import VQAStage
+from tests.test_processes import STILL, witnessed
+
+Command = Callable[..., int]
+RUNS = Path("logs/scenes/lxmert")
+WITNESS = "--trainer.callbacks+=tests.witness.Witness"
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[torch.dtype]]:
+    """Types met during training: of the network's output, of what objectives get and give, and of gradients."""
+    types: dict[str, set[torch.dtype]] = {"output": set(), "loss": set(), "gradient": set()}
+    forward, clip = Lxmert.forward, VQAStage.configure_gradient_clipping
+
+    def watched_forward(self: Lxmert, batch: Any) -> Any:
+        output = forward(self, batch)
+        types["output"] |= {output.logits.dtype} if self.training else set()
+        return output
+
+    def watched(objective: Any) -> Callable[..., Loss]:
+        def forward(self: Any, *tensors: torch.Tensor) -> Loss:
+            loss: Loss = objective(self, *tensors)
+            assert not torch.is_autocast_enabled("cpu")
+            floats = [*(tensor for tensor in tensors if tensor.is_floating_point()), loss.total, *loss.terms.values()]
+            types["loss"] |= {tensor.dtype for tensor in floats}
+            return loss
+
+        return forward
+
+    def watched_clip(self: VQAStage, *args: Any, **kwargs: Any) -> None:
+        types["gradient"] |= {p.grad.dtype for p in self.parameters() if p.grad is not None}
+        clip(self, *args, **kwargs)
+
+    monkeypatch.setattr(Lxmert, "forward", watched_forward)
+    monkeypatch.setattr(VQAStage, "configure_gradient_clipping", watched_clip)
+    for objective in OBJECTIVES.values():
+        monkeypatch.setattr(objective, "forward", watched(objective.forward))
+    return types
+
+
+@pytest.mark.parametrize(
+    ("precision", "forward", "kept"),
+    [
+        ("32-true", torch.float32, torch.float32),
+        ("bf16-mixed", torch.bfloat16, torch.float32),
+        ("16-mixed", torch.bfloat16, torch.float32),  # without a GPU Lightning takes bf16 in its place
+        ("64-true", torch.float64, torch.float64),
+    ],
+)
+@pytest.mark.parametrize("objective", ["lmh", "lpf"])
+@pytest.mark.filterwarnings("ignore:.*AMP with fp16 is not supported on CPU")
+def test_scores_thresholds_and_losses_keep_fp32(
+    cdvqa: Command,
+    seen: dict[str, set[torch.dtype]],
+    precision: str,
+    forward: torch.dtype,
+    kept: torch.dtype,
+    objective: str,
+):
+    assert cdvqa("fit", "stage1_bce.yaml", "--trainer.max_epochs=0") == 0
+    flags = [f"--model.objective={objective}", "--model.parent_objective=bce", "--trainer.max_epochs=1"]
+    assert cdvqa("fit", "stage2_bce.yaml", *flags, f"--trainer.precision={precision}", WITNESS) == 0
+    assert seen == {"output": {forward}, "loss": {kept}, "gradient": {kept}}
+    state = witnessed(0)["state"]
+    assert {tensor.dtype for tensor in state.values() if tensor.is_floating_point()} == {kept}
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
+def test_scores_of_two_bytes_are_refused(cdvqa: Command, capsys: pytest.CaptureFixture[str], precision: str):
+    assert cdvqa("fit", "stage1_bce.yaml", f"--trainer.precision={precision}") == 2
+    assert f"--trainer.precision {precision}: scores, thresholds and losses need fp32" in capsys.readouterr().err
+    assert not RUNS.exists()
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_largest_half_precision_logits_overflow_no_objective(objective: str):
+    largest = torch.finfo(torch.float16).max
+    logits = torch.tensor([[largest, -largest, 0.0], [-largest, largest, largest]]).half().requires_grad_()
+    target, label = torch.tensor([[0.0, 1.0, 0.3], [1.0, 0.0, 0.0]]), torch.tensor([1, 0])
+    prior = torch.tensor([[1.0, 0.0, 0.5], [0.0, 1.0, 0.0]])
+    loss = make_objective(objective, 4)(logits.float(), target, prior, torch.full((2, 4), largest), label)
+    assert loss.total.isfinite()
+    loss.total.backward()
+    assert logits.grad is not None and logits.grad.isfinite().all()
+
+
+def test_accumulated_batches_are_one_batch(cdvqa: Command):
+    """380 questions: the last step has 32 + 28 of them where it is accumulated, and 60 where it is not."""
+    networks = []
+    for accumulated in (1, 2, 4):
+        flags = [*STILL, "--trainer.precision=64-true", f"--trainer.accumulate_grad_batches={accumulated}"]
+        assert cdvqa("fit", "stage1_lmh.yaml", *flags, "--overwrite") == 0
+        networks.append(Subnetwork.load(RUNS / "stage1_lmh" / "seed0" / "model.safetensors"))
+    assert networks[0].metadata["step"] == networks[1].metadata["step"]
+    for network in networks[1:]:
+        torch.testing.assert_close(network.state, networks[0].state, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_recomputed_activations_change_no_number(cdvqa: Command, monkeypatch: pytest.MonkeyPatch, stage: int):
+    """Dropout is on: what is computed again drops the same units."""
+    passes = []
+    forward = LxmertLayer.forward
+
+    def counted(self: LxmertLayer, *args: Any, **kwargs: Any) -> Any:
+        passes[-1] += self.training
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(LxmertLayer, "forward", counted)
+    if stage == 2:
+        passes.append(0)
+        assert cdvqa("fit", "stage1_lmh.yaml", "--trainer.max_epochs=0") == 0
+    states = []
+    for recompute in ("false", "true"):
+        passes.append(0)
+        flags = [f"--model.gradient_checkpointing={recompute}", "--overwrite", WITNESS]
+        assert cdvqa("fit", f"stage{stage}_lmh.yaml", *flags) == 0
+        states.append(witnessed(0))
+    torch.testing.assert_close(states[1], states[0], rtol=0, atol=0)
+    assert passes[-1] == 2 * passes[-2] > 0
+
+
+def test_a_compiled_backbone_trains_the_same_network(cdvqa: Command, monkeypatch: pytest.MonkeyPatch):
+    """The tracer is the real one; code generation is left out, which takes minutes."""
+    compiled = []
+
+    def compile_quickly(self: torch.nn.Module) -> None:
+        compiled.append(self)
+        torch.nn.Module.compile(self, backend="aot_eager")
+
+    monkeypatch.setattr(Lxmert, "compile", compile_quickly)
+    monkeypatch.setattr("cdvqa.stages.stage.check_compiler", lambda device: None)
+    assert cdvqa("fit", "stage1_bce.yaml", "--trainer.max_epochs=0") == 0
+    # Three whole batches: every other shape, and evaluation, is traced anew.
+    flags = [*STILL, "--trainer.precision=64-true", "--trainer.limit_train_batches=3", "--trainer.limit_val_batches=0"]
+    flags += ["--trainer.max_epochs=1", "--model.sparsity.reset_every=2", "--overwrite", WITNESS]
+    states = []
+    for choice in ("false", "true"):
+        assert cdvqa("fit", "stage2_bce.yaml", *flags, f"--model.compile={choice}") == 0
+        states.append(witnessed(0)["state"])
+    assert len(compiled) == 1
+    torch.testing.assert_close(states[1], states[0], rtol=1e-9, atol=1e-9)
+
+
+def test_a_gpu_without_kernels_is_told_in_one_line(
+    cdvqa: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def no_kernel(*size: int, device: torch.device) -> torch.Tensor:
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors …")
+
+    monkeypatch.setattr("cdvqa.stages.machine.torch.ones", no_kernel)
+    assert cdvqa("fit", "stage1_bce.yaml") == 2
+    assert "without kernels for this GPU; install a build that has them (for a V100:" in capsys.readouterr().err
+    assert not RUNS.exists()
+
+
+def test_a_machine_that_cannot_compile_is_told_in_one_line(
+    cdvqa: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def no_compiler(function: Any) -> Any:
+        raise RuntimeError("No working C++ compiler found in …\nand more")
+
+    monkeypatch.setattr("cdvqa.stages.machine.torch.compile", no_compiler)
+    assert cdvqa("fit", "stage1_bce.yaml", "--model.compile=true") == 2
+    assert "torch cannot compile here (No working C++ compiler found in …)" in capsys.readouterr().err

@@ -1,0 +1,18 @@
+"""A callback that tells what each process holds in the end: `--trainer.callbacks+=tests.witness.Witness`."""
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning import Callback
+
+
+class Witness(Callback):
+    """Writes `rank<k>.pt`: parameters and buffers, the random generator, and whether DDP sends buffers."""
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        state = {name: tensor.detach().clone() for name, tensor in pl_module.state_dict().items()}
+        wrapped = trainer.strategy.model
+        sends = wrapped.will_sync_module_buffers() if trainer.world_size > 1 else False
+        told = {"state": state, "generator": torch.get_rng_state(), "sends_buffers": bool(sends)}
+        torch.save(told, f"rank{trainer.global_rank}.pt")
