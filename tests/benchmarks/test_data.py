@@ -63,11 +63,11 @@ def test_reading(tmp_path):
 
 def test_step(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(data_step, "arm", lambda *which: nullcontext(lambda what: asked.append((which, what))))
+    monkeypatch.setattr(data_step, "arm", lambda kind: nullcontext(lambda *what: asked.append((kind, what))))
     share, speed = data_step.measure(tmp_path, images=13, repeats=2)
     assert judged([share, speed]) == {share.name, speed.name}
     assert speed.ours == pytest.approx(8 / share.ours)
-    assert asked == [(("dense", 8, 1), "step")] * 3  # one to warm up
+    assert asked == [("dense", (8, 1))] * 3  # one to warm up
 
 
 def test_questions(tmp_path):
