@@ -18,7 +18,7 @@ from cdvqa.sparsity import Subnetwork
 
 ROOT = Path(__file__).parents[1]
 PHASES = ("starting", "training", "validating", "saving", "ending")
-OWN_TO_A_RUN = ("started", "finished")  # in run.json
+OWN_TO_A_RUN = ("started", "finished", "git")  # in run.json
 
 
 class Phases(Callback):

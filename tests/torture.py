@@ -181,7 +181,7 @@ def record(seed: int, minutes: float) -> str:
         "resumes them with the same command and `--ckpt_path last`, kills them again, lets them finish, and compares",
         "each with a run of the same configuration that nobody killed: `metrics.csv` byte for byte; weights, masks,",
         "scores, thresholds, the optimiser's and the schedule's state, the loader's place and the random generators",
-        "bit for bit; `run.json` but for its times. What was killed before its first checkpoint starts anew.",
+        "bit for bit; `run.json` but for times and commit. What was killed before its first checkpoint starts anew.",
         "",
         f"{datetime.now(UTC):%Y-%m-%d}, seed {seed}, {minutes:.0f} minutes, Python {platform.python_version()}, "
         f"{packages}: **{total.total()} kills, {sum(case.compared for case in CASES)} runs compared**.",
