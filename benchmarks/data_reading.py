@@ -96,7 +96,7 @@ def loaders(path: Path, name: str, batches: int, repeats: int) -> list[Record]:
     """An epoch of `batches` batches, read in the main thread and by two threads."""
     dataset = make_dataset(path, batches * BATCH)
     chosen = np.random.default_rng(2).permutation(dataset.image_id).reshape(batches, BATCH)
-    buffer = np.empty((BATCH, *dataset.features.shape[1:]), dataset.features.dtype)
+    buffer = np.empty((BATCH, *dataset.visual.image_shape), dataset.visual.dtype)
     ours = {workers: training_loader(dataset, BATCH, num_workers=workers) for workers in (0, 2)}
     fewer = range(max(len(dataset) // 4, BATCH))
     usual = {workers: DataLoader(Items(path, dataset), BATCH, sampler=fewer, num_workers=workers) for workers in (0, 2)}

@@ -82,7 +82,7 @@ def serve(kind: str, connection: Connection) -> None:
         if kind == "plain":
             use_plain_masks(model)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        optimizer = make_optimizer("adamw", [{"params": trained}], 5e-5, 0.0)
+        optimizer = make_optimizer("adamw", [{"params": trained, "lr": 5e-5, "weight_decay": 0.0}])
 
     def step(data: VQABatch) -> None:
         optimizer.zero_grad()

@@ -123,7 +123,7 @@ def serve(arm: Arm, rank: int, rendezvous: Path, connection: Connection) -> None
     batches = {size: random_batch(size) for size in (1, *BATCHES)}
     mask(model)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = make_optimizer("adamw", [{"params": trained}], 5e-5, 0.0)
+    optimizer = make_optimizer("adamw", [{"params": trained, "lr": 5e-5, "weight_decay": 0.0}])
     network: nn.Module = model
     if arm.exchange != "none":
         distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)

@@ -15,7 +15,8 @@ Selection = Literal["dev", "last", "test"]
 SoftScore = Literal["third", "clark"]
 TextFormat = Literal["standard", "authors"]
 NoAnswer = Literal["skip", "random"]
-TieBreak = Literal["exact", "strict"]
+TieBreak = Literal["exact", "strict", "strict_bf16"]
+Schedule = Literal["linear", "epoch_cosine"]
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,11 @@ class Protocol:
         text_format: [CLS] … [SEP] in 20 tokens with a mask, or 14 bare word pieces without one.
         no_answer: what RUBi and LPF take as the label of a question without an answer in the vocabulary.
         selection: which model of a run is kept: the best on the development split, the last, the best on test.
-        tie_break: exact sparsity at every reset, or the authors' strict comparison.
+        tie_break: exact sparsity at every reset, or the authors' strict comparison, with thresholds rounded to
+            bfloat16 in their code for mPLUG.
         reset_before_evaluation: whether thresholds are re-selected before each validation.
+        schedule: the rate falls linearly after the warm-up, or from epoch to epoch along a cosine, as in the authors'
+            code for mPLUG (`warmup` does not count then).
     """
 
     optimizer: OptimizerName
@@ -51,11 +55,18 @@ class Protocol:
     selection: Selection
     tie_break: TieBreak
     reset_before_evaluation: bool
+    schedule: Schedule
 
 
 def preset_protocol(preset: Preset, stage: int, layout: str = "vqacp") -> Protocol:
     """The preset's own values for `stage` (1, 2 or 3); `layout` decides the authors' selection (Val on VQA-VS)."""
-    shared = {"weight_decay": 0.0, "train_classifier": True, "normalise_prior": False, "soft_score": "third"}
+    shared = {
+        "weight_decay": 0.0,
+        "train_classifier": True,
+        "normalise_prior": False,
+        "soft_score": "third",
+        "schedule": "linear",
+    }
     if preset == "paper":
         return Protocol(
             optimizer="adamw",
@@ -83,7 +94,9 @@ def preset_protocol(preset: Preset, stage: int, layout: str = "vqacp") -> Protoc
     )
 
 
-def settle(preset: Preset, stage: int, layout: str, given: dict[str, Any]) -> tuple[Protocol, dict[str, Any]]:
+def settle(
+    preset: Preset, stage: int, layout: str, given: dict[str, Any], authors: dict[str, Any]
+) -> tuple[Protocol, dict[str, Any]]:
     """Return the protocol in force and the fields that depart from the preset.
 
     Args:
@@ -91,11 +104,12 @@ def settle(preset: Preset, stage: int, layout: str, given: dict[str, Any]) -> tu
         stage: 1, 2 or 3.
         layout: the data set's file layout.
         given: config values by field name; None means "as the preset says".
+        authors: fields of the `authors` preset that are otherwise for the backbone at hand.
 
     Raises:
         InputError: a value out of range.
     """
-    own = asdict(preset_protocol(preset, stage, layout))
+    own = asdict(preset_protocol(preset, stage, layout)) | (authors if preset == "authors" else {})
     wanted = {field: value for field, value in given.items() if value is not None}
     warmup = wanted.get("warmup", 0)
     if warmup < 0 or (isinstance(warmup, float) and warmup > 1):

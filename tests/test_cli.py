@@ -147,6 +147,23 @@ def test_info_prints_the_papers_numbers_without_weights_or_data(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ("fig7_visualbert_lpf+lmh.yaml", ["74 matrices", "108,965,376", "50 % 58.8 M (53.1 %)"]),
+        (
+            "table1_mplug_ce+lpf.yaml",
+            ["240 matrices", "268,959,744", "50 % 202.7 M (61.3 %)", "182M", "dead: 4 matrices", "fusion.layer.9."],
+        ),
+        ("table1_updn_lmh.yaml", ["no matrices to mask", "36,363,482"]),
+    ],
+)
+def test_info_counts_every_backbone(config: str, told: list[str], capsys: pytest.CaptureFixture[str]):
+    assert main(["info", "--config", config]) == 0
+    text = capsys.readouterr().out
+    assert [part for part in told if part not in text] == []
+
+
 def test_validate_scores_the_development_split(cdvqa: Command, capsys: pytest.CaptureFixture[str]):
     assert cdvqa("fit", "stage1_bce.yaml") == 0
     capsys.readouterr()

@@ -10,12 +10,12 @@ from cdvqa.protocol import preset_protocol, settle
 PAPER = {
     "optimizer": "adamw", "weight_decay": 0, "global_batch": 256, "lmh_trainable": True, "train_classifier": True,
     "normalise_prior": False, "soft_score": "third", "text_format": "standard", "no_answer": "skip",
-    "selection": "dev", "tie_break": "exact", "reset_before_evaluation": True,
+    "selection": "dev", "tie_break": "exact", "reset_before_evaluation": True, "schedule": "linear",
 }  # fmt: skip
 AUTHORS = {
     "weight_decay": 0, "lmh_trainable": False, "train_classifier": True, "normalise_prior": False,
     "soft_score": "third", "text_format": "authors", "no_answer": "random", "selection": "test",
-    "tie_break": "strict", "reset_before_evaluation": False,
+    "tie_break": "strict", "reset_before_evaluation": False, "schedule": "linear",
 }  # fmt: skip
 
 
@@ -42,7 +42,7 @@ def test_the_authors_select_on_val_where_the_data_set_has_one():
 
 def test_a_value_wins_and_is_named_only_where_it_departs():
     protocol, departures = settle(
-        "paper", 1, "vqacp", {"soft_score": "clark", "text_format": "standard", "warmup": None}
+        "paper", 1, "vqacp", {"soft_score": "clark", "text_format": "standard", "warmup": None}, {"warmup": 7}
     )
     assert protocol.soft_score == "clark" and protocol.warmup == 0.25
     assert departures == {"soft_score": "clark"}
@@ -51,4 +51,10 @@ def test_a_value_wins_and_is_named_only_where_it_departs():
 @pytest.mark.parametrize(("field", "value"), [("warmup", 1.5), ("warmup", -1), ("global_batch", 0)])
 def test_values_out_of_range_are_refused(field: str, value: float):
     with pytest.raises(InputError, match=f"--model.{field}"):
-        settle("paper", 1, "vqacp", {field: value})
+        settle("paper", 1, "vqacp", {field: value}, {})
+
+
+def test_a_backbone_has_its_own_authors():
+    protocol, departures = settle("authors", 2, "vqacp", {"optimizer": "adam"}, {"optimizer": "adamw", "warmup": 0})
+    assert protocol.optimizer == "adam" and protocol.warmup == 0 and protocol.tie_break == "strict"
+    assert departures == {"optimizer": "adam"}

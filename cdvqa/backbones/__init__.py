@@ -1,6 +1,9 @@
 """Vision-language models behind one protocol, one room each."""
 
-from cdvqa.backbones.backbone import Backbone, LoadReport, Output
+from cdvqa.backbones.backbone import Backbone, LoadReport, Output, SequenceOutput
 from cdvqa.backbones.lxmert import Lxmert
+from cdvqa.backbones.mplug import Mplug
+from cdvqa.backbones.updn import UpDn
+from cdvqa.backbones.visualbert import VisualBert
 
-__all__ = ["Backbone", "LoadReport", "Lxmert", "Output"]
+__all__ = ["Backbone", "LoadReport", "Lxmert", "Mplug", "Output", "SequenceOutput", "UpDn", "VisualBert"]

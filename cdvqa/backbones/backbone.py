@@ -1,29 +1,50 @@
 """What a stage asks of a vision-language model."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from cdvqa.data.batch import VQABatch
+from cdvqa.data.image_format import ImageFormat
+from cdvqa.objectives import OBJECTIVES
+
+
+class SequenceOutput(NamedTuple):
+    """What a generative backbone makes of the N answers that the B questions of a batch were given.
+
+    Attributes:
+        logits: scores of the next word piece, (N, L − 1, V).
+        target: the next word piece, (N, L − 1) int64, −100 on padding.
+        weight: share of the question's human answers, (N,).
+        prior: how often the answer is given to questions of the type, (N,).
+        questions: B.
+    """
+
+    logits: Tensor
+    target: Tensor
+    weight: Tensor
+    prior: Tensor
+    questions: int
 
 
 class Output(NamedTuple):
     """What a backbone computes from a batch.
 
     Attributes:
-        logits: scores of the answers, (B, A).
-        hidden: pooled output before the classifier, (B, H).
+        logits: scores of the answers, (B, A); None for a generative backbone.
+        hidden: pooled output before the classifier, (B, H); None for a generative backbone.
         sequence: token-level parts of a generative backbone; None for a classifier.
     """
 
-    logits: Tensor
-    hidden: Tensor
-    sequence: object | None = None
+    logits: Tensor | None
+    hidden: Tensor | None
+    sequence: SequenceOutput | None = None
 
 
 @dataclass(frozen=True)
@@ -63,15 +84,25 @@ class Backbone(nn.Module, ABC):
         name: what run folders call it.
         hidden_size: H, width of the pooled output.
         num_answers: A, number of answers.
-        classifier: the answer head; never pruned.
-        answers: the vocabulary's strings in index order; a stage fills it in before `answer` is asked.
+        classifier: what stage 2 trains beside the masks, the answer head; never pruned.
+        objectives: the objectives it can be trained with, and the options of each that are not the objective's own.
+        generates: whether it says its answers word by word, and learns from `batch.sequences`.
+        image_format: the pictures it takes; None where it takes region features.
+        counting_note: what a reader of published parameter counts must know; `cdvqa info` prints it.
+        answers: the vocabulary's strings in index order; a stage fills it in before anything is loaded or answered.
+        tokenizer: of the questions; filled in with `answers`.
     """
 
     name: str
     hidden_size: int
     num_answers: int
-    classifier: nn.Sequential
+    classifier: nn.Module
+    objectives: ClassVar[Mapping[str, Mapping[str, Any]]] = {name: {} for name in OBJECTIVES}
+    generates: ClassVar[bool] = False
+    image_format: ImageFormat | None = None
+    counting_note: ClassVar[str] = ""
     answers: list[str] | None = None
+    tokenizer: Tokenizer | None = None
 
     @abstractmethod
     def forward(self, batch: VQABatch) -> Output:
@@ -83,7 +114,22 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def matrices(self) -> dict[str, list[str]]:
-        """Names of the weight matrices that can be masked, by modality, in the order that decides global ties."""
+        """Names of the weight matrices that can be masked, by modality, in the order that decides global ties.
+
+        None where the backbone is not for stages 2 and 3.
+        """
+
+    def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+        """Groups for the optimiser of all that is trained."""
+        return [{"params": [p for p in self.parameters() if p.requires_grad], "lr": lr, "weight_decay": weight_decay}]
+
+    def authors_protocol(self, stage: int) -> dict[str, Any]:
+        """Fields of the `authors` preset in which their code for this backbone departs from that for LXMERT."""
+        return {}
+
+    def authors_also_train(self) -> list[str]:
+        """Parameters that their stage 2 for this backbone trains beside the masks and the classifier."""
+        return []
 
     def counts(self) -> dict[str, int]:
         """Number of weights that can be masked, by modality; asked before any mask is attached."""

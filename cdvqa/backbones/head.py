@@ -1,18 +1,41 @@
-"""The answer head of the authors' classification models."""
+"""The answer head of the authors' classification models, and what a backbone that has one can do."""
 
 from pathlib import Path
 from typing import cast
 
 import orjson
 import torch
+from pytorch_lightning.utilities import rank_zero_info
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from cdvqa.backbones.backbone import Backbone, Output
+from cdvqa.data.batch import VQABatch
 from cdvqa.errors import InputError
 
 HEAD_FILE = "answer_head.safetensors"
+
+
+class Classification(Backbone):
+    """A backbone that scores the strings of the answer vocabulary with an `answer_head`."""
+
+    classifier: nn.Sequential
+
+    def answer(self, batch: VQABatch, output: Output | None = None) -> list[str]:
+        """The best-scored string of the vocabulary."""
+        assert self.answers is not None, "the stage hands over the vocabulary before evaluation"
+        output = self(batch) if output is None else output
+        assert output.logits is not None
+        return [self.answers[index] for index in output.logits.argmax(dim=1).tolist()]
+
+    def warm_start(self, pretrained: str) -> None:
+        """Fill the answer head from the folder `pretrained`, where it holds one and the vocabulary is known."""
+        file = Path(pretrained) / HEAD_FILE
+        if self.answers is not None and file.is_file():
+            matched = load_answer_head(self.classifier, self.answers, Path(pretrained))
+            rank_zero_info(f"answer head: {matched} of {self.num_answers} answers from {file}")
 
 
 def answer_head(hidden_size: int, num_answers: int, dropout: float = 0.5) -> nn.Sequential:

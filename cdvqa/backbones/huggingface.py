@@ -1,16 +1,43 @@
-"""Reading pre-trained weights through transformers, with a report that cannot be overlooked."""
+"""Reading configurations and pre-trained weights through transformers, with a report that cannot be overlooked."""
 
+from pathlib import Path
 from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils.logging import disable_progress_bar
+from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from cdvqa.backbones.backbone import LoadReport
 from cdvqa.errors import InputError
 
+Config = TypeVar("Config", bound=PreTrainedConfig)
 Model = TypeVar("Model", bound=PreTrainedModel)
+BERT_ATTENTION = ("self.query", "self.key", "self.value", "output.dense")
+BERT_LAYER = (*(f"attention.{part}" for part in BERT_ATTENTION), "intermediate.dense", "output.dense")
 ENOUGH = 0.95  # a checkpoint that fills less than this share is another model's
+
+
+def architecture(
+    config_class: type[Config], pretrained: str | None, config: dict[str, Any] | None, **published: Any
+) -> Config:
+    """The configuration to build: given, a local folder's, or the published model's, without asking the network.
+
+    Args:
+        config_class: of the model.
+        pretrained: hub name or local folder of the weights to come; None for a model from scratch.
+        config: the configuration of a model from scratch; what it leaves out is the published model's.
+        published: where the published model departs from `config_class`'s defaults.
+
+    Raises:
+        InputError: both `pretrained` and `config`, or a folder without a configuration.
+    """
+    if config is not None and pretrained is not None:
+        raise InputError("--model.backbone: `config` is for a model from scratch; set `pretrained` to null with it")
+    if pretrained is not None and Path(pretrained).is_dir():
+        if not (Path(pretrained) / "config.json").is_file():
+            raise InputError(f"{pretrained}: no config.json in this folder; is it in Hugging Face's format?")
+        return config_class.from_pretrained(pretrained)
+    return config_class(**(published | (config or {})))
 
 
 def load_from_hub(model_class: type[Model], source: str, config: PreTrainedConfig) -> tuple[Model, LoadReport]:
@@ -20,8 +47,12 @@ def load_from_hub(model_class: type[Model], source: str, config: PreTrainedConfi
         InputError: weights absent, unreadable, of another shape, or matching less than 95 % of the parameters.
     """
     disable_progress_bar()  # a bar per load, with nothing to wait for
+    set_verbosity_error()  # a table of what does not fit, which the report has in a line
     try:
-        loaded: Any = model_class.from_pretrained(source, config=config, output_loading_info=True)
+        # Tensors of another shape are left out here to be refused below: transformers' refusal names none of them.
+        loaded: Any = model_class.from_pretrained(
+            source, config=config, output_loading_info=True, ignore_mismatched_sizes=True
+        )
     except (OSError, SafetensorError, EOFError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
@@ -29,6 +60,12 @@ def load_from_hub(model_class: type[Model], source: str, config: PreTrainedConfi
             "give a folder that holds config.json and model.safetensors with --model.backbone.pretrained FOLDER"
         ) from error
     model, info = loaded
+    if info["mismatched_keys"]:
+        name, theirs, ours = min(info["mismatched_keys"])
+        raise InputError(
+            f"{source}: {name} is {list(theirs)}, the model's is {list(ours)}; "
+            "give a folder whose config.json goes with its weights with --model.backbone.pretrained FOLDER"
+        )
     sizes = {name: tensor.numel() for name, tensor in model.state_dict().items()}
     missing = sorted(info["missing_keys"])
     total = sum(sizes.values())

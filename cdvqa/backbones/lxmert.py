@@ -2,32 +2,27 @@
 
 from collections.abc import Iterable
 from itertools import chain
-from pathlib import Path
 from typing import Any, Optional
 
-import torch
-from pytorch_lightning.utilities import rank_zero_info
 from torch import nn
 from transformers import LxmertConfig, LxmertModel
 
-from cdvqa.backbones.backbone import Backbone, LoadReport, Output
-from cdvqa.backbones.head import HEAD_FILE, answer_head, load_answer_head
-from cdvqa.backbones.huggingface import load_from_hub
+from cdvqa.backbones.backbone import LoadReport, Output
+from cdvqa.backbones.head import Classification, answer_head
+from cdvqa.backbones.huggingface import BERT_ATTENTION, BERT_LAYER, architecture, load_from_hub
+from cdvqa.backbones.padding import trim_padding
 from cdvqa.data.batch import VQABatch
-from cdvqa.errors import InputError
 
-ATTENTION = ("self.query", "self.key", "self.value", "output.dense")
-BLOCK = (*(f"attention.{part}" for part in ATTENTION), "intermediate.dense", "output.dense")
 CROSS_BLOCK = (
     *(f"visual_attention.{part}" for part in ("att.query", "att.key", "att.value", "output.dense")),
-    *(f"{stream}_self_att.{part}" for stream in ("lang", "visn") for part in ATTENTION),
+    *(f"{stream}_self_att.{part}" for stream in ("lang", "visn") for part in BERT_ATTENTION),
     *(f"{stream}_{part}.dense" for stream in ("lang", "visn") for part in ("inter", "output")),
 )
 # The pooler reads the language stream, so these parts of the last cross-modality layer never reach the answer.
 DEAD = ("visn_self_att", "visn_inter", "visn_output")
 
 
-class Lxmert(Backbone):
+class Lxmert(Classification):
     """LXMERT through Hugging Face transformers.
 
     Args:
@@ -48,11 +43,9 @@ class Lxmert(Backbone):
         config: Optional[dict[str, Any]] = None,
     ) -> None:
         super().__init__()
-        if config is not None and pretrained is not None:
-            raise InputError("--model.backbone: `config` is for a model from scratch; set `pretrained` to null with it")
         self.pretrained = pretrained
         self.num_answers = num_answers
-        self.config = architecture(pretrained, config)
+        self.config = architecture(LxmertConfig, pretrained, config)
         self.hidden_size = self.config.hidden_size
         self.lxmert = LxmertModel(self.config)
         dropout = getattr(self.config, "classifier_dropout", None)  # by Hugging Face's name for it
@@ -61,12 +54,7 @@ class Lxmert(Backbone):
 
     def forward(self, batch: VQABatch) -> Output:
         """Pooled output of the first position of the language stream, then the answer head (no dropout between)."""
-        ids, mask = batch.input_ids, batch.attention_mask
-        if ids is not None and mask is not None and not torch.compiler.is_compiling():
-            # What is padding in every question of the batch is attended to by none: no need to compute it. A compiler
-            # would rather have one length than many.
-            longest = int(mask.sum(dim=1).max())
-            ids, mask = ids[:, :longest], mask[:, :longest]
+        ids, mask = trim_padding(batch.input_ids, batch.attention_mask)
         hidden = self.lxmert(
             input_ids=ids,
             attention_mask=mask,
@@ -76,19 +64,14 @@ class Lxmert(Backbone):
         ).pooled_output
         return Output(self.classifier(hidden), hidden)
 
-    def answer(self, batch: VQABatch, output: Output | None = None) -> list[str]:
-        assert self.answers is not None, "the stage hands over the vocabulary before evaluation"
-        output = self(batch) if output is None else output
-        return [self.answers[index] for index in output.logits.argmax(dim=1).tolist()]
-
     def matrices(self) -> dict[str, list[str]]:
         """168 matrices of LXMERT-base (Eqs. 11–12): biases, layer norms, position and type embeddings stay whole."""
         layers = self.config.num_hidden_layers
         names = {
             "language": ["embeddings.word_embeddings"]
-            + [f"encoder.layer.{i}.{part}" for i in range(layers["language"]) for part in BLOCK],
+            + [f"encoder.layer.{i}.{part}" for i in range(layers["language"]) for part in BERT_LAYER],
             "vision": ["encoder.visn_fc.visn_fc", "encoder.visn_fc.box_fc"]
-            + [f"encoder.r_layers.{i}.{part}" for i in range(layers["vision"]) for part in BLOCK],
+            + [f"encoder.r_layers.{i}.{part}" for i in range(layers["vision"]) for part in BERT_LAYER],
             "cross": [f"encoder.x_layers.{i}.{part}" for i in range(layers["cross_encoder"]) for part in CROSS_BLOCK],
             "pooler": ["pooler.dense"],
         }
@@ -107,10 +90,7 @@ class Lxmert(Backbone):
             return None
         self.lxmert, report = load_from_hub(LxmertModel, self.pretrained, self.config)
         self._freeze_dead_branch()
-        folder = Path(self.pretrained)
-        if self.answers is not None and (folder / HEAD_FILE).is_file():
-            matched = load_answer_head(self.classifier, self.answers, folder)
-            rank_zero_info(f"answer head: {matched} of {self.num_answers} answers from {folder / HEAD_FILE}")
+        self.warm_start(self.pretrained)
         return report
 
     @property
@@ -124,14 +104,3 @@ class Lxmert(Backbone):
         last = self.lxmert.encoder.x_layers[-1]
         for part in DEAD:
             getattr(last, part).requires_grad_(False)
-
-
-def architecture(pretrained: str | None, config: dict[str, Any] | None) -> LxmertConfig:
-    """The configuration to build: given, a local folder's, or LXMERT-base, without asking the network."""
-    if config is not None:
-        return LxmertConfig(**config)
-    if pretrained is not None and Path(pretrained).is_dir():
-        if not (Path(pretrained) / "config.json").is_file():
-            raise InputError(f"{pretrained}: no config.json in this folder; is it in Hugging Face's format?")
-        return LxmertConfig.from_pretrained(pretrained)
-    return LxmertConfig()

@@ -2,16 +2,16 @@
 
 from pathlib import Path
 
-from cdvqa.data.features import RegionFeatures
 from cdvqa.data.questions import Asked, read_asked
+from cdvqa.data.visual import VisualSource
 from cdvqa.errors import InputError
 
 
-def read_own_questions(file: Path, features: RegionFeatures) -> Asked:
+def read_own_questions(file: Path, visual: VisualSource) -> Asked:
     """Read plain questions, and refuse those that cannot be answered.
 
     Raises:
-        InputError: as `read_asked`; a question is empty, or its image has no features.
+        InputError: as `read_asked`; a question is empty, or its image is lacking.
     """
     asked = read_asked(file)
     for number, text in enumerate(asked.text):
@@ -19,7 +19,7 @@ def read_own_questions(file: Path, features: RegionFeatures) -> Asked:
             where = f"{file}: record {number} (question {asked.question_id[number]})"
             raise InputError(f"{where}: 'question' is empty; write the question or remove the record")
     try:
-        features.check_images(asked.image_id, asked.question_id)
+        visual.check_images(asked.image_id, asked.question_id)
     except InputError as error:
-        raise InputError(f"{file}: {error}; --data.features must hold every image asked about") from None
+        raise InputError(f"{file}: {error}; {visual.option} must hold every image asked about") from None
     return asked

@@ -3,11 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
+
+
+def map_tensors(data: T, change: Callable[[Tensor], Tensor]) -> T:
+    """The same dataclass with each of its tensors changed, those of dataclasses inside it too."""
+    values = {field.name: getattr(data, field.name) for field in fields(data)}  # type: ignore[arg-type]
+    changed: dict[str, Any] = {name: change(value) for name, value in values.items() if isinstance(value, Tensor)}
+    changed |= {name: map_tensors(value, change) for name, value in values.items() if is_dataclass(value)}
+    return replace(data, **changed)  # type: ignore[type-var]
+
+
+@dataclass
+class AnswerSequences:
+    """The distinct human answers of a batch's questions as N sequences of word pieces.
+
+    Attributes:
+        ids: (N, L) int64, [CLS] answer [SEP] [SEP], padded with 0.
+        mask: (N, L) int64, 1 on word pieces.
+        question: (N,) int64, position of the answer's question in the batch; ascending.
+        weight: (N,) float32, share of the question's human answers.
+        prior: (N,) float32, how often this answer is given to questions of the type; 0 for one never seen in training.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    question: Tensor
+    weight: Tensor
+    prior: Tensor
 
 
 @dataclass
@@ -28,6 +57,7 @@ class VQABatch:
         question_type: (B,) int64, index into the data module's `question_types`.
         answer_type: (B,) int64, index into the data module's `answer_types`.
         answers: the raw human answers of each question, in evaluation only.
+        sequences: what a generative backbone is trained to say.
     """
 
     question_id: Tensor
@@ -43,6 +73,7 @@ class VQABatch:
     question_type: Tensor | None = None
     answer_type: Tensor | None = None
     answers: list[list[str]] | None = None
+    sequences: AnswerSequences | None = None
 
     def __len__(self) -> int:
         return len(self.question_id)
@@ -50,19 +81,14 @@ class VQABatch:
     def to(self, device: torch.device | str) -> VQABatch:
         """The batch on another device; a copy to a GPU does not wait for it."""
         non_blocking = torch.device(device).type == "cuda"
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        return map_tensors(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> VQABatch:
         """The batch in page-locked memory (the loader calls this)."""
-        return self._map(Tensor.pin_memory)
+        return map_tensors(self, Tensor.pin_memory)
 
     def widened(self) -> VQABatch:
         """The batch with half-precision `region_features` in float32: they become wider only on the device."""
         if self.region_features is None or self.region_features.dtype != torch.float16:
             return self
         return replace(self, region_features=self.region_features.float())
-
-    def _map(self, change: Callable[[Tensor], Tensor]) -> VQABatch:
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        changed: dict[str, Any] = {name: change(value) for name, value in values.items() if isinstance(value, Tensor)}
-        return replace(self, **changed)

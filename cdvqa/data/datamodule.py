@@ -6,26 +6,36 @@ from pathlib import Path
 from typing import Any, Literal, Optional, cast
 
 import pytorch_lightning as pl
+from pytorch_lightning.utilities import rank_zero_warn
 
+from cdvqa.data.annotations import Annotations
 from cdvqa.data.answers import AnswerVocabulary
 from cdvqa.data.archives import locate
 from cdvqa.data.asked import read_own_questions
+from cdvqa.data.augmentation import AUGMENTATIONS, Augmentation
 from cdvqa.data.batch import VQABatch
-from cdvqa.data.dataset import QuestionDataset, VQADataset
+from cdvqa.data.dataset import GenerativeDataset, QuestionDataset, VQADataset
+from cdvqa.data.extra_text import ExtraText, word_pieces
 from cdvqa.data.features import RegionFeatures
+from cdvqa.data.image_format import ImageFormat
+from cdvqa.data.images import ImageFolder
 from cdvqa.data.layouts import Layout, read_ood_question_ids, split_files
 from cdvqa.data.loaders import BatchLoader
 from cdvqa.data.prepared import PreparedQuestions
 from cdvqa.data.questions import read_asked
 from cdvqa.data.samplers import evaluation_loader, training_loader
+from cdvqa.data.sequences import AnswerTexts
 from cdvqa.data.splits import DevSplit
-from cdvqa.data.text import load_tokenizer, tokenise, tokenizer_digest
+from cdvqa.data.text import load_tokenizer, tokenizer_digest
+from cdvqa.data.visual import VisualSource
 from cdvqa.errors import InputError
 from cdvqa.protocol import Protocol
 
+UNWRITTEN = 0.01  # share of the human answers in letters that the word pieces lack, from which on to say so
+
 
 class VQADataModule(pl.LightningDataModule):
-    """Questions, answers and region features of one data set.
+    """Questions, answers, and region features or images of one data set.
 
     The answer vocabulary comes from the whole official train split; the priors and the training questions are what
     remains of it after the development split. Where the model is selected on test nothing is held out, and only then
@@ -37,15 +47,22 @@ class VQADataModule(pl.LightningDataModule):
         root: folder of the official question and annotation files.
         num_answers: size of the answer vocabulary, known without the data and checked against it.
         features: HDF5 file of region features; <root>/features.h5 where null.
+        images: folder of images named by their ids, for a backbone that sees them and no features; <root>/images where
+            null.
+        augmentation: none, or mplug: random crops, mirroring (which spoils left and right) and RandAugment in training,
+            as mPLUG's authors have them.
         questions: for predict, questions of your own: a JSON list of {question_id, image_id, question}; the test
             splits' where null.
+        extra_text: words read in the images and names of their objects, which are written behind the questions: a JSON
+            list of {question_id, ocr, object_label}, as in mPLUG's processed VQA files.
         tokenizer: vocab.txt, a folder with one, or a hub name; where null <root>/vocab.txt, or without that
             bert-base-uncased.
         dev_split: how the development split is drawn from train where the data set has none: ood (answers of each
             question type near uniform) or iid.
         split_seed: seed of that draw.
         min_count: training questions an answer needs to be in the vocabulary.
-        cache: none, or ram: read the feature file into memory first, once per training process.
+        cache: none, or ram: read the feature file into memory first, or keep every image read, once per training
+            process.
         num_workers: threads per training process that read ahead; 0 reads between the steps.
         eval_batch_size: questions per evaluation batch and process.
     """
@@ -57,7 +74,10 @@ class VQADataModule(pl.LightningDataModule):
         root: str,
         num_answers: int,
         features: Optional[str] = None,
+        images: Optional[str] = None,
+        augmentation: Augmentation = "none",
         questions: Optional[str] = None,
+        extra_text: Optional[str] = None,
         tokenizer: Optional[str] = None,
         dev_split: DevSplit = "ood",
         split_seed: int = 0,
@@ -72,7 +92,10 @@ class VQADataModule(pl.LightningDataModule):
         self.root = Path(root)
         self.num_answers = num_answers
         self.features_file = Path(features) if features else self.root / "features.h5"
+        self.images_folder = Path(images) if images else self.root / "images"
+        self.augmentation: Augmentation = augmentation
         self.questions_file = Path(questions) if questions else None
+        self.extra_text_file = Path(extra_text) if extra_text else None
         own_vocabulary = self.root / "vocab.txt"
         self.tokenizer_source = tokenizer or (str(own_vocabulary) if own_vocabulary.is_file() else "bert-base-uncased")
         self.dev_split: DevSplit = dev_split
@@ -82,6 +105,8 @@ class VQADataModule(pl.LightningDataModule):
         self.num_workers = num_workers
         self.eval_batch_size = eval_batch_size
         self.protocol: Protocol | None = None  # set it to use the data without a trainer; wins over the model's
+        self.image_format: ImageFormat | None = None  # what the backbone sees and
+        self.generates = False  # how it answers: set these two likewise; a trainer's model says it itself
         self.network: dict[str, Any] | None = None  # what the network that is to predict says of itself
         self.prepared: PreparedQuestions | None = None
         self.ood_question_ids: dict[str, set[int]] | None = None
@@ -95,6 +120,7 @@ class VQADataModule(pl.LightningDataModule):
         Raises:
             InputError: a file is missing or broken, or `num_answers` is not the size of the vocabulary.
         """
+        self._look_at_backbone()
         if stage == "predict":
             self._ask()
             return
@@ -122,19 +148,24 @@ class VQADataModule(pl.LightningDataModule):
         elif self.questions_file.stem in splits:
             raise InputError(f"{self.questions_file}: its answers would replace those to a split; rename the file")
         else:
-            asked = {self.questions_file.stem: read_own_questions(self.questions_file, self.features)}
-        tokenizer = load_tokenizer(self.tokenizer_source)
-        self.tokenizer_digest = tokenizer_digest(tokenizer)
+            asked = {self.questions_file.stem: read_own_questions(self.questions_file, self.visual)}
+        self.tokenizer = load_tokenizer(self.tokenizer_source)
+        self.tokenizer_digest = tokenizer_digest(self.tokenizer)
         self.vocabulary = AnswerVocabulary(self.network["answers"])
         self.text_format = self.network["text_format"]
         self.predict_splits = list(asked)
         self.prepared = None
-        self._datasets = {
-            name: QuestionDataset(
-                part.question_id, part.image_id, tokenise(part.text, tokenizer, self.text_format), self.features
-            )
-            for name, part in asked.items()
-        }
+        self._datasets = {}
+        for name, part in asked.items():
+            pieces = word_pieces(part.question_id, part.text, self.tokenizer, self.text_format, self.extra_text)
+            self._datasets[name] = QuestionDataset(part.question_id, part.image_id, pieces, self.visual)
+
+    def _look_at_backbone(self) -> None:
+        backbone = getattr(self.trainer.lightning_module, "backbone", None) if self.trainer else None
+        if backbone is not None:
+            self.image_format, self.generates = backbone.image_format, backbone.generates
+        if self.image_format is None and self.augmentation != "none":
+            raise InputError(f"--data.augmentation {self.augmentation}: the backbone sees region features, no images")
 
     def _current_protocol(self) -> Protocol:
         if self.protocol is not None:
@@ -154,13 +185,14 @@ class VQADataModule(pl.LightningDataModule):
             self.dev_split,
             self.split_seed,
             protocol,
+            self.extra_text,
         )
         if len(prepared.vocabulary) != self.num_answers:
             raise InputError(
                 f"{self.root}: its train split has {len(prepared.vocabulary)} answers, not {self.num_answers}; "
                 f"set --data.num_answers {len(prepared.vocabulary)}"
             )
-        self.tokenizer_digest = prepared.tokenizer_digest
+        self.tokenizer, self.tokenizer_digest = prepared.tokenizer, prepared.tokenizer_digest
         self.vocabulary = prepared.vocabulary
         self.text_format = protocol.text_format
         self.test_splits = prepared.test_splits
@@ -171,16 +203,37 @@ class VQADataModule(pl.LightningDataModule):
     def _make(self, prepared: PreparedQuestions, split: str) -> None:
         if split in self._datasets:
             return
+        questions, tokens, targets = prepared.split(split)
         training = split == "train"
+        visual = self._training_visual() if training else self.visual
+        if training and self.generates:
+            answers = self._answer_texts(questions.annotations)
+            self._datasets[split] = GenerativeDataset(
+                questions.question_id, questions.image_id, tokens, answers, visual
+            )
+            return
         self._datasets[split] = VQADataset(
-            *prepared.split(split),
+            questions,
+            tokens,
+            targets,
             prepared.prior,
             prepared.question_types,
             prepared.answer_types,
-            self.features,
+            visual,
             with_answers=not training,
             random_label_seed=self._seed() if training and prepared.protocol.no_answer == "random" else None,
         )
+
+    def _answer_texts(self, annotations: Annotations) -> AnswerTexts:
+        answers = AnswerTexts.from_annotations(annotations, self.tokenizer)
+        share, first = answers.unwritten(self.tokenizer.token_to_id("[UNK]"))
+        if share > UNWRITTEN:
+            rank_zero_warn(
+                f"{self.tokenizer_source}: {share:.0%} of the human answers cannot be written in its word pieces, the "
+                f"first {annotations.answers.names[first]!r}; none of them can be learnt: give others by "
+                "--data.tokenizer"
+            )
+        return answers
 
     def _selection_split(self) -> str:
         """The split that chooses the model; on test it is the out-of-distribution one, the last of them."""
@@ -246,22 +299,35 @@ class VQADataModule(pl.LightningDataModule):
         """The questions of a split that has been set up, in its order."""
         return [int(question) for question in self._datasets[split].question_id]
 
-    # --- features and lineage -------------------------------------------------------------------------------------
+    # --- images and lineage ---------------------------------------------------------------------------------------
 
     @cached_property
-    def features(self) -> RegionFeatures:
-        """The feature file, opened when it is first needed."""
-        return RegionFeatures(self.features_file, self.cache)
+    def visual(self) -> VisualSource:
+        """The feature file, or the folder of images where the backbone sees these; opened when it is first needed."""
+        if self.image_format is None:
+            return RegionFeatures(self.features_file, self.cache)
+        return ImageFolder(self.images_folder, self.image_format, self.cache)
+
+    def _training_visual(self) -> VisualSource:
+        if isinstance(self.visual, ImageFolder) and self.augmentation != "none":
+            return self.visual.augmented(AUGMENTATIONS[self.augmentation], self._seed())
+        return self.visual
+
+    @cached_property
+    def extra_text(self) -> ExtraText | None:
+        """What is written behind the questions."""
+        return ExtraText(self.extra_text_file) if self.extra_text_file else None
 
     @cached_property
     def feature_fingerprint(self) -> dict[str, Any]:
         """What tells these features from those of another extractor, scale or order."""
-        return self.features.fingerprint()
+        return self.visual.fingerprint()
 
     def fingerprint(self) -> dict[str, Any]:
-        """Sizes and SHA-256 of the question files read so far, and a digest of the feature file and the tokeniser."""
+        """Sizes and SHA-256 of the files read so far, and a digest of the features (or images) and the tokeniser."""
+        extra = {str(self.extra_text_file): self.extra_text.digest} if self.extra_text else {}
         return {
-            "files": dict(self.prepared.digests) if self.prepared else {},
+            "files": (dict(self.prepared.digests) if self.prepared else {}) | extra,
             "features": self.feature_fingerprint,
             "tokenizer": self.tokenizer_digest,
         }

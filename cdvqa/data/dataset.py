@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,24 +13,25 @@ from torch import Tensor
 
 from cdvqa.data.annotations import Annotations
 from cdvqa.data.batch import VQABatch
-from cdvqa.data.features import RegionFeatures
 from cdvqa.data.prior import QuestionTypePrior
 from cdvqa.data.questions import Questions
+from cdvqa.data.sequences import AnswerTexts
 from cdvqa.data.targets import SoftTargets
 from cdvqa.data.text import TokenisedQuestions
+from cdvqa.data.visual import VisualSource
 
 
 class QuestionDataset:
-    """N questions with the features of their images, and nothing about their answers.
+    """N questions with their images, and nothing about their answers.
 
     Args:
         question_id: (N,).
         image_id: (N,).
         tokens: their word pieces.
-        features: features of their images.
+        visual: what is shown of their images.
 
     Raises:
-        InputError: an image is not in the feature file.
+        InputError: an image is lacking.
     """
 
     def __init__(
@@ -37,13 +39,13 @@ class QuestionDataset:
         question_id: NDArray[np.int64],
         image_id: NDArray[np.int64],
         tokens: TokenisedQuestions,
-        features: RegionFeatures,
+        visual: VisualSource,
     ) -> None:
-        features.check_images(image_id, question_id)
+        visual.check_images(image_id, question_id)
         self.question_id = question_id
         self.image_id = image_id
         self.tokens = tokens
-        self.features = features
+        self.visual = visual
 
     def __len__(self) -> int:
         return len(self.question_id)
@@ -54,22 +56,23 @@ class QuestionDataset:
         Args:
             rows: positions in the data set.
             epoch: the epoch they are for; it matters where something is drawn at random.
-            out: (B, R, F) of the type of the features; becomes the batch's `region_features`.
+            out: (B, *visual.image_shape) of type `visual.dtype`; becomes the largest of the batch's tensors.
 
         Raises:
-            InputError: features are not finite or the feature file is cut off.
+            InputError: features are not finite, or a file cannot be read.
         """
         question_id = self.question_id[rows]
         input_ids, attention_mask = self.tokens.batch(rows)
         into = None if out is None else out.numpy()
-        features, boxes, region_mask = self.features.read(self.image_id[rows], question_id, into)
+        shown = self.visual.fields(self.image_id[rows], question_id, epoch, into)
+        fields: dict[str, Any] = {
+            name: out if array is into else torch.from_numpy(array) for name, array in shown.items()
+        }
         return VQABatch(
             question_id=torch.from_numpy(question_id),
             input_ids=torch.from_numpy(input_ids),
             attention_mask=None if attention_mask is None else torch.from_numpy(attention_mask),
-            region_features=torch.from_numpy(features) if out is None else out,
-            boxes=torch.from_numpy(boxes),
-            region_mask=None if region_mask is None else torch.from_numpy(region_mask),
+            **fields,
         )
 
 
@@ -83,14 +86,14 @@ class VQADataset(QuestionDataset):
         prior: the answer prior of the training questions.
         question_types: index space of `batch.question_type`.
         answer_types: index space of `batch.answer_type`.
-        features: features of their images.
+        visual: what is shown of their images.
         with_answers: put the raw human answers into each batch (evaluation).
         random_label_seed: where given, a question without an in-vocabulary answer gets a uniformly random label,
             another one in each epoch (the authors' training). It is a function of seed, epoch and question, so that a
             resumed run repeats it. Otherwise its label is −1.
 
     Raises:
-        InputError: an image is not in the feature file.
+        InputError: an image is lacking.
     """
 
     def __init__(
@@ -101,11 +104,11 @@ class VQADataset(QuestionDataset):
         prior: QuestionTypePrior,
         question_types: Sequence[str],
         answer_types: Sequence[str],
-        features: RegionFeatures,
+        visual: VisualSource,
         with_answers: bool = False,
         random_label_seed: int | None = None,
     ) -> None:
-        super().__init__(questions.question_id, questions.image_id, tokens, features)
+        super().__init__(questions.question_id, questions.image_id, tokens, visual)
         annotations: Annotations = questions.annotations
         self.targets = targets
         self.prior = torch.from_numpy(prior.rows(question_types))
@@ -134,3 +137,33 @@ class VQADataset(QuestionDataset):
                 draw = np.random.default_rng((self.random_label_seed, epoch, rows[place]))
                 label[place] = draw.integers(self.targets.num_answers)
         return label
+
+
+class GenerativeDataset(QuestionDataset):
+    """N questions with their images and the answers that a generative backbone is trained to say.
+
+    Args:
+        question_id: (N,).
+        image_id: (N,).
+        tokens: their word pieces.
+        answers: their human answers.
+        visual: what is shown of their images.
+
+    Raises:
+        InputError: an image is lacking.
+    """
+
+    def __init__(
+        self,
+        question_id: NDArray[np.int64],
+        image_id: NDArray[np.int64],
+        tokens: TokenisedQuestions,
+        answers: AnswerTexts,
+        visual: VisualSource,
+    ) -> None:
+        super().__init__(question_id, image_id, tokens, visual)
+        self.answers = answers
+
+    def batch(self, rows: NDArray[np.intp], epoch: int = 0, out: Tensor | None = None) -> VQABatch:
+        """The questions in these rows (B,); see `QuestionDataset.batch`."""
+        return replace(super().batch(rows, epoch, out), sequences=self.answers.batch(rows))

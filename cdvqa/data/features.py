@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cdvqa.artefacts import write_atomically
 from cdvqa.data.fingerprint import measure, sample_rows
+from cdvqa.data.memory import announce_cache
 from cdvqa.data.partial import FORMAT, VERSION
 from cdvqa.data.rows import MemoryRows, open_file, open_rows
 from cdvqa.errors import InputError
@@ -41,6 +40,9 @@ class RegionFeatures:
             shape; or the memory available is too small.
     """
 
+    option = "--data.features"
+    gives = "features"
+
     def __init__(self, path: str | Path, cache: Literal["none", "ram"] = "none") -> None:
         self.path = Path(path)
         with open_file(self.path) as file:
@@ -64,6 +66,11 @@ class RegionFeatures:
 
     def __len__(self) -> int:
         return len(self.image_id)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(R, F)."""
+        return self.shape[1:]
 
     def read(
         self,
@@ -94,6 +101,18 @@ class RegionFeatures:
         mask = None if self._num_boxes is None else np.arange(self.shape[1]) < self._num_boxes[rows, None]
         return features, boxes.astype(np.float32, copy=False), mask
 
+    def fields(
+        self,
+        image_ids: NDArray[np.int64],
+        question_ids: NDArray[np.int64],
+        epoch: int,
+        out: NDArray[Any] | None,
+    ) -> dict[str, NDArray[Any]]:
+        """`region_features`, `boxes` and `region_mask` of a batch; see `VisualSource.fields`."""
+        features, boxes, mask = self.read(image_ids, question_ids, out)
+        fields = {"region_features": features, "boxes": boxes}
+        return fields if mask is None else fields | {"region_mask": mask}
+
     def fingerprint(self) -> dict[str, Any]:
         """What tells these features from others.
 
@@ -114,13 +133,7 @@ class RegionFeatures:
         self._rows_of(image_ids, question_ids)
 
     def _load(self) -> None:
-        needed, available = self._features.nbytes + self._boxes.nbytes, _available_memory()
-        if needed > available:
-            raise InputError(
-                f"{self.path}: takes {needed:,} bytes of memory and {available:,} are available; use --data.cache none"
-            )
-        if os.environ.get("LOCAL_RANK", "0") == "0":
-            print(f"{self.path}: reading {needed:,} bytes into memory", file=sys.stderr, flush=True)
+        announce_cache(self.path, self._features.nbytes + self._boxes.nbytes, "reading {} bytes into memory")
         with open_file(self.path) as file:
             self._features = MemoryRows(self.path, file["features"])
             self._boxes = MemoryRows(self.path, file["boxes"])
@@ -162,15 +175,6 @@ def _all_finite(array: NDArray[np.floating]) -> bool:
         return bool(np.isfinite(array).all())
     # numpy has no fast fp16: compare the bits, where Inf and NaN are the largest of either sign.
     return bool(array.view(np.int16).max() < 0x7C00 and array.view(np.uint16).max() < 0xFC00)
-
-
-def _available_memory() -> int:
-    """Bytes that can be had without swapping."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):  # not Linux
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def write_features(

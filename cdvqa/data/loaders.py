@@ -59,7 +59,7 @@ class BatchLoader:
         rows = np.fromiter(self._rows, np.intp, len(self._rows))
         starts = range(first * self.batch_size, len(rows), self.batch_size)
         chosen = (rows[start : start + self.batch_size] for start in starts)
-        shape, dtype = self.dataset.features.shape[1:], self.dataset.features.dtype
+        shape, dtype = self.dataset.visual.image_shape, self.dataset.visual.dtype
         keep = 2 * self.num_workers + 2  # in memory at once: read ahead, the next batch, and the one before it
         memory = _pinned(shape, dtype) if self._gpu else Buffers((self.batch_size, *shape), dtype, keep).take
         tasks = ((part, epoch, memory(len(part))) for part in chosen)  # memory is taken when it is a batch's turn

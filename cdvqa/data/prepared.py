@@ -13,13 +13,14 @@ from pytorch_lightning.utilities import rank_zero_warn
 from cdvqa.data.answers import AnswerVocabulary, count_answers
 from cdvqa.data.archives import find, locate
 from cdvqa.data.cache import Arrays, Kept, digest, pack_questions, unpack_questions
+from cdvqa.data.extra_text import ExtraText, word_pieces
 from cdvqa.data.foreign import TargetFiles, find_targets, read_answers, read_targets
 from cdvqa.data.layouts import Layout, split_files
 from cdvqa.data.prior import QuestionTypePrior
 from cdvqa.data.questions import Questions, join_questions, read_questions
 from cdvqa.data.splits import DevSplit, development_split
 from cdvqa.data.targets import SoftTargets
-from cdvqa.data.text import TokenisedQuestions, load_tokenizer, tokenise, tokenizer_digest
+from cdvqa.data.text import TokenisedQuestions, load_tokenizer, tokenizer_digest
 from cdvqa.protocol import Protocol
 
 
@@ -49,6 +50,7 @@ class PreparedQuestions:
         dev_split: how the development split is drawn where the data set has none.
         split_seed: seed of that draw.
         protocol: text format, soft score, prior, and whether anything is held out of train.
+        extra_text: what is written behind the questions.
 
     Attributes:
         files: official files by split; `dev` is among them only where the data set has its own.
@@ -70,6 +72,7 @@ class PreparedQuestions:
         dev_split: DevSplit,
         split_seed: int,
         protocol: Protocol,
+        extra_text: ExtraText | None = None,
     ) -> None:
         self.layout: Layout = layout
         self.root = root
@@ -88,6 +91,7 @@ class PreparedQuestions:
         self._splits: dict[str, Split] = {}
         self._dev_split: DevSplit = dev_split
         self._split_seed = split_seed
+        self._extra_text = extra_text
         self.held_out = "dev" not in self.files and protocol.selection != "test"
         self.splits = ["train", *(["dev"] if "dev" in self.files or self.held_out else []), *self.test_splits]
 
@@ -179,15 +183,17 @@ class PreparedQuestions:
         return self._whole[split]
 
     def _tokens(self, split: str) -> TokenisedQuestions:
-        text_format = self.protocol.text_format
+        text_format, extra = self.protocol.text_format, self._extra_text
 
         def cut() -> Arrays:
-            tokens = tokenise(self._questions(split).text, self.tokenizer, text_format)
+            questions = self._questions(split)
+            tokens = word_pieces(questions.question_id, questions.text, self.tokenizer, text_format, extra)
             return {"ids": tokens.ids} | ({} if tokens.lengths is None else {"lengths": tokens.lengths})
 
+        behind = {} if extra is None else {"extra_text": extra.digest["sha256"]}
         return self._kept.arrays(
             f"{self._name(split)}-{text_format}",
-            self._origin(split) | {"tokenizer": self._tokenizer_state, "text_format": text_format},
+            self._origin(split) | {"tokenizer": self._tokenizer_state, "text_format": text_format} | behind,
             cut,
             lambda arrays: TokenisedQuestions(arrays["ids"], arrays.get("lengths")),
         )

@@ -97,7 +97,9 @@ def tokenizer_digest(tokenizer: Tokenizer) -> str:
     return hashlib.sha256(orjson.dumps(pieces)).hexdigest()
 
 
-def tokenise(questions: Sequence[str], tokenizer: Tokenizer, text_format: TextFormat) -> TokenisedQuestions:
+def tokenise(
+    questions: Sequence[str], tokenizer: Tokenizer, text_format: TextFormat, length: int | None = None
+) -> TokenisedQuestions:
     """Tokenise questions and cut or pad them to one length.
 
     Args:
@@ -105,8 +107,9 @@ def tokenise(questions: Sequence[str], tokenizer: Tokenizer, text_format: TextFo
         tokenizer: from `load_tokenizer`.
         text_format: `standard` is [CLS] … [SEP] in 20 pieces with an attention mask; `authors` is 14 pieces without
             either or a mask, so that the first word takes the place of [CLS] and padding is attended to.
+        length: another number of pieces, at most 255.
     """
-    length, special = LENGTH[text_format], text_format == "standard"
+    length, special = length or LENGTH[text_format], text_format == "standard"
     tokenizer.no_padding()
     tokenizer.enable_truncation(length)
     ids = np.zeros((len(questions), length), np.uint16 if tokenizer.get_vocab_size() <= 1 << 16 else np.uint32)

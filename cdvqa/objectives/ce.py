@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from cdvqa.objectives.objective import Loss, Objective
+from cdvqa.objectives.sequence import negative_log_likelihood
 
 
 class CE(Objective):
@@ -17,4 +18,9 @@ class CE(Objective):
         label: Tensor | None = None,
     ) -> Loss:
         loss = -(soft_target * logits.log_softmax(dim=1)).sum() / len(logits)
+        return Loss(loss, {"task": loss})
+
+    def sequence(self, logits: Tensor, target: Tensor, weight: Tensor, prior: Tensor, questions: int) -> Loss:
+        """(1/B) Σ_i w_i ℓ_i, ℓ_i being −log p of an answer."""
+        loss = (weight * negative_log_likelihood(logits, target)).sum() / questions
         return Loss(loss, {"task": loss})

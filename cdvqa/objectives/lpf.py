@@ -4,6 +4,7 @@ from torch import Tensor
 
 from cdvqa.objectives.labelled import labelled_only, mean_or_zero
 from cdvqa.objectives.objective import Loss, Objective
+from cdvqa.objectives.sequence import negative_log_likelihood
 
 FLOOR = 1e-7  # the authors' clamp of both probabilities
 
@@ -30,4 +31,9 @@ class LPF(Objective):
         probability = logits.softmax(dim=1).gather(1, label[:, None])[:, 0].clamp(min=FLOOR)
         bias = prior.gather(1, label[:, None])[:, 0].clamp(min=FLOOR)
         loss = mean_or_zero((1 - bias) ** self.gamma * -probability.log())
+        return Loss(loss, {"task": loss})
+
+    def sequence(self, logits: Tensor, target: Tensor, weight: Tensor, prior: Tensor, questions: int) -> Loss:
+        """(1/B) Σ_i w_i (1 − β_i)^γ ℓ_i, β_i being an answer's prior; the authors' mPLUG has γ = 1."""
+        loss = (weight * (1 - prior) ** self.gamma * negative_log_likelihood(logits, target)).sum() / questions
         return Loss(loss, {"task": loss})

@@ -41,6 +41,21 @@ class Objective(nn.Module, ABC):
         label: Tensor | None = None,
     ) -> Loss: ...
 
+    def sequence(self, logits: Tensor, target: Tensor, weight: Tensor, prior: Tensor, questions: int) -> Loss:
+        """The objective of a generative backbone, over the N answers that a batch's questions were given.
+
+        Args:
+            logits: scores of each next word piece, (N, L, V).
+            target: the next word pieces, (N, L) int64, −100 on padding.
+            weight: share of the question's human answers, (N,).
+            prior: how often the answer is given to questions of the type, (N,).
+            questions: B, what the sum is divided by.
+
+        Raises:
+            ValueError: this objective is defined over a vocabulary of answers alone.
+        """
+        raise ValueError(f"{type(self).__name__} is defined over a vocabulary of answers, not over word pieces")
+
     def need(self, name: str, tensor: Tensor | None) -> Tensor:
         """Return `tensor`, or raise ValueError where this objective was not given it."""
         if tensor is None:

@@ -90,8 +90,9 @@ class Sparsity:
     cross: Optional[float] = None
     """Share of zeros of the cross-modality modules (assignment `modality`)."""
 
-    initialisation: Literal["magnitude", "random"] = "magnitude"
-    """Which entries start at zero: those of the smallest weights, or as many drawn at random."""
+    initialisation: Literal["magnitude", "random", "weight"] = "magnitude"
+    """Which entries start at zero: those of the smallest weights, or as many drawn at random. `weight` is `magnitude`
+    with every score starting at its own |weight|, as in the authors' mPLUG."""
 
     alpha: float = 2.0
     """A kept entry starts with the score alpha x threshold."""

@@ -1,17 +1,24 @@
 """Put masks on a model's own weights, and take them off again."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from cdvqa.errors import InputError
-from cdvqa.sparsity.initialise import Assignment, check_names, fixed_matrices, initial_masks, matrix_rates
+from cdvqa.sparsity.initialise import (
+    Assignment,
+    Initialisation,
+    check_names,
+    fixed_matrices,
+    initial_masks,
+    matrix_rates,
+)
 from cdvqa.sparsity.lookup import mask_rows_only
 from cdvqa.sparsity.mask import BinaryMask, FixedMask, Placement
 from cdvqa.sparsity.matrices import masked_matrices, owner
+from cdvqa.sparsity.reset import first_thresholds
 from cdvqa.sparsity.threshold import TieBreak, initial_scores
 
 
@@ -22,7 +29,7 @@ def attach_masks(
     *,
     assignment: Assignment = "uniform",
     overall: float | None = None,
-    initialisation: Literal["magnitude", "random"] = "magnitude",
+    initialisation: Initialisation = "magnitude",
     alpha: float = 2.0,
     threshold: float = 0.01,
     tie_break: TieBreak = "exact",
@@ -35,7 +42,8 @@ def attach_masks(
         groups: parameter names per modality, relative to `model`. Their order is the order of matrices everywhere.
         sparsity: share of zeros per modality; under `global` assignment `overall` counts instead.
         initialisation: start from the mask of one-shot magnitude pruning, or from as many zeros drawn at random.
-        alpha, threshold: kept entries start at alpha x threshold, the others at 0 (paper Eq. 3).
+            `weight` starts from the former too, but every score from its own |weight| (the authors' mPLUG).
+        alpha, threshold: kept entries start at alpha x threshold, the others at 0 (paper Eq. 3); not for `weight`.
         dead: matrices that cannot reach the answer. They keep a fixed magnitude mask at their rate (global: at the
             overall rate, the others taking the exact remainder), except that `strict` global ranks them with the rest.
         generator: CPU generator of the random initialisation.
@@ -66,11 +74,15 @@ def attach_masks(
         if name in fixed:
             parametrize.register_parametrization(module, tensor, FixedMask(mask, placement))
         else:
-            trained = BinaryMask(initial_scores(mask, alpha, threshold), threshold, placement)
+            weight = getattr(module, tensor).detach()
+            scores = weight.abs().float() if initialisation == "weight" else initial_scores(mask, alpha, threshold)
+            trained = BinaryMask(scores, threshold, placement)
             trained.score.requires_grad_(name not in dead)
             parametrize.register_parametrization(module, tensor, trained)
             if isinstance(module, nn.Embedding):
                 mask_rows_only(module)
+    if initialisation == "weight":
+        first_thresholds(model)
 
 
 def attach_fixed_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:

@@ -11,6 +11,7 @@ from cdvqa.sparsity.matrices import masked_matrices, owner
 from cdvqa.sparsity.threshold import TieBreak, count_zeros, select_rules
 
 Assignment = Literal["uniform", "modality", "global"]
+Initialisation = Literal["magnitude", "random", "weight"]
 
 
 def omp_masks(
@@ -39,7 +40,7 @@ def initial_masks(
     *,
     assignment: Assignment = "uniform",
     overall: float | None = None,
-    initialisation: Literal["magnitude", "random"] = "magnitude",
+    initialisation: Initialisation = "magnitude",
     tie_break: TieBreak = "exact",
     dead: Collection[str] = (),
     generator: torch.Generator | None = None,
@@ -99,7 +100,7 @@ def matrix_rates(
 
 def fixed_matrices(dead: Collection[str], assignment: Assignment, tie_break: TieBreak) -> Collection[str]:
     """Dead matrices with a mask of their own: all of them, except that the authors' global threshold ranks them in."""
-    return () if assignment == "global" and tie_break == "strict" else dead
+    return () if assignment == "global" and tie_break != "exact" else dead
 
 
 def remainder(zeros: int, fixed: Collection[Tensor], total: int) -> int:

@@ -11,7 +11,7 @@ from cdvqa.sparsity.mask import BinaryMask, FixedMask
 from cdvqa.sparsity.matrices import MaskedMatrix, masked_matrices
 from cdvqa.sparsity.recount import take_over
 from cdvqa.sparsity.statistics import MatrixReset
-from cdvqa.sparsity.threshold import Ranking, count_zeros, select_each
+from cdvqa.sparsity.threshold import Ranking, Rule, count_zeros, select_each
 
 
 @torch.no_grad()
@@ -24,12 +24,12 @@ def reset_thresholds(model: nn.Module) -> dict[str, MatrixReset]:
         InputError: the model has no masks in training, or a score is NaN.
     """
     matrices = masked_matrices(model)
-    rules = iter([rule for ranked in select_each(rankings(matrices)) for rule in ranked])
+    rules = iter(rule for ranked in select_each(rankings(matrices)) for rule in ranked)
     thresholds: list[float | None] = []
     counts = []
     for _, _, _, mask, weight in matrices:
         if isinstance(mask, BinaryMask):
-            rule = next(rules)
+            rule = rounded(next(rules), mask)
             thresholds.append(rule.threshold)
             counts.append(take_over(mask, rule, weight))
         else:
@@ -46,6 +46,27 @@ def reset_thresholds(model: nn.Module) -> dict[str, MatrixReset]:
             strict=True,
         )
     }
+
+
+@torch.no_grad()
+def first_thresholds(model: nn.Module) -> None:
+    """Select the thresholds of scores that start as they are, rather than around a threshold given beforehand."""
+    matrices = masked_matrices(model)
+    rules = iter(rule for ranked in select_each(rankings(matrices)) for rule in ranked)
+    for _, _, _, mask, weight in matrices:
+        if isinstance(mask, BinaryMask):
+            take_over(mask, next(rules), weight)
+
+
+def rounded(rule: Rule, mask: BinaryMask) -> Rule:
+    """The rule, or under `strict_bf16` the one that the authors' mPLUG follows in its place.
+
+    Its threshold is rounded to bfloat16, and left as it was where it would equal the largest score.
+    """
+    if mask.placement.tie_break != "strict_bf16":
+        return rule
+    threshold = torch.tensor(rule.threshold).bfloat16().item()
+    return Rule(mask.threshold.item() if threshold == mask.score.max().item() else threshold)
 
 
 def rankings(matrices: Sequence[MaskedMatrix]) -> list[Ranking]:

@@ -3,7 +3,8 @@
 Entries are ranked in ascending (score, |weight|, index) and the first ⌊s·n + ½⌋ become zeros (`exact`). A sort is never
 needed: the last zero alone, the entry at that rank, decides every entry. Its score is the threshold; its |weight| and
 index decide among the entries that share its score. `strict` is the authors' rule, score > k-th smallest score, which
-makes zeros of everything tied with the threshold.
+makes zeros of everything tied with the threshold; `strict_bf16`, that of their mPLUG, rounds the threshold to bfloat16
+at each reset.
 """
 
 import math
@@ -18,7 +19,7 @@ from torch import Tensor
 from cdvqa.errors import InputError
 from cdvqa.sparsity import bisection, kth
 
-TieBreak = Literal["exact", "strict"]
+TieBreak = Literal["exact", "strict", "strict_bf16"]
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def _last_zero(ranking: Ranking) -> tuple[Tensor, Tensor]:
     nowhere = torch.full((len(scores),), -1, device=scores[0].device)
     if not any(map(len, scores)):
         return scores[0].new_full((2,), -math.inf), nowhere
-    if ranking.tie_break == "strict" or ranking.zeros == 0:
+    if ranking.tie_break != "exact" or ranking.zeros == 0:
         # Without zeros the smallest score still tells whether any is NaN.
         threshold = search.kth_smallest(scores, max(ranking.zeros, 1))
         return torch.stack([threshold, torch.full_like(threshold, math.inf)]), nowhere

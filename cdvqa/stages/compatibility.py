@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from cdvqa.backbones import Backbone
 from cdvqa.errors import InputError
+from cdvqa.objectives import check_objective
 from cdvqa.sparsity import Subnetwork
 
 if TYPE_CHECKING:
@@ -51,6 +53,23 @@ def check_compatible(path: Path, theirs: dict[str, Any], ours: dict[str, Any]) -
         if theirs.get(field) != ours[field]:
             what = difference(theirs.get(field), ours[field])
             raise InputError(f"{path}: its {field} is not this run's: {what}{REMEDY.get(field, '')}")
+
+
+def check_backbone(backbone: Backbone, stage: int, objective: str | None) -> None:
+    """Raise InputError where a backbone is not for this stage, or not for the objective it is to be trained with."""
+    if stage > 1 and not backbone.matrices():
+        raise InputError(
+            f"--model.backbone: {backbone.name} is a baseline for stage 1, with no matrices to mask; stages 2 and 3 "
+            "take a pre-trained backbone"
+        )
+    if objective is None:
+        return
+    check_objective(objective)
+    if objective not in backbone.objectives:
+        raise InputError(
+            f"--model.objective: {backbone.name} does not take {objective}, only {', '.join(backbone.objectives)}; "
+            "the others are defined over a vocabulary of answers"
+        )
 
 
 def needs_question_types(objective: str) -> bool:

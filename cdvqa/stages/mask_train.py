@@ -27,6 +27,8 @@ class MaskTrain(VQAStage):
         rates = self.sparsity.rates(self.counts)
         self.backbone.requires_grad_(False)
         self.backbone.classifier.requires_grad_(self.protocol.train_classifier)
+        for name in self.backbone.authors_also_train() if self.preset == "authors" else ():
+            self.backbone.get_parameter(name).requires_grad_(True)
         plan, dead, tie_break = self.sparsity, self.backbone.dead(), self.protocol.tie_break
         if plan.method == "omp":
             masks = omp_masks(

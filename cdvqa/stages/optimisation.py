@@ -1,5 +1,7 @@
 """Optimiser and schedule of every stage."""
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,7 +19,7 @@ class AuthorsAdamW(Optimizer):
     torch's AdamW divides eps by √(1−β₂ᵗ) as well; the two differ for gradients of about eps in the first steps.
     """
 
-    def __init__(self, params: Any, lr: float, weight_decay: float = 0.0, eps: float = 1e-8) -> None:
+    def __init__(self, params: Any, lr: float = 5e-5, weight_decay: float = 0.0, eps: float = 1e-8) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "eps": eps, "betas": (0.9, 0.999)})
 
     @torch.no_grad()
@@ -47,13 +49,18 @@ class AuthorsAdamW(Optimizer):
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
 
 
-def make_optimizer(name: OptimizerName, groups: list[dict[str, Any]], lr: float, weight_decay: float) -> Optimizer:
-    """Build the optimiser called `name`; β (0.9, 0.999) and eps 1e-8 throughout. Each step frees the gradients."""
+def make_optimizer(name: OptimizerName, groups: list[dict[str, Any]]) -> Optimizer:
+    """Build the optimiser called `name`; β (0.9, 0.999) and eps 1e-8 throughout. Each step frees the gradients.
+
+    Args:
+        name: which.
+        groups: each with its params, lr and weight_decay.
+    """
     if name == "authors_adamw":
-        optimizer: Optimizer = AuthorsAdamW(groups, lr=lr, weight_decay=weight_decay)
+        optimizer: Optimizer = AuthorsAdamW(groups)
     else:
         kinds = {"adamw": AdamW, "adam": Adam}
-        optimizer = kinds[name](groups, lr=lr, weight_decay=weight_decay, fused=True)
+        optimizer = kinds[name](groups, fused=True)
         # A fused step could unscale fp16 gradients itself, but clipping comes first and wants them unscaled.
         optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     optimizer.register_step_post_hook(_finish)
@@ -82,3 +89,28 @@ def linear_schedule(optimizer: Optimizer, warmup: int, total: int) -> LambdaLR:
         return max(0.0, (total - step) / max(1, total - warmup))
 
     return LambdaLR(optimizer, multiplier)
+
+
+def epoch_cosine_schedule(optimizer: Optimizer, total: int, per_epoch: int) -> LambdaLR:
+    """The schedule of the authors' mPLUG: a rate for each epoch, on a cosine from the group's rate down to 1e-6.
+
+    In the first epoch the rate goes from 1e-5 to the group's in four steps, one every 100 optimiser steps: for a rate
+    below 1e-5, that of the vision encoder, downwards.
+
+    Args:
+        optimizer: its groups may have rates of their own.
+        total: optimiser steps.
+        per_epoch: how many of them make up an epoch.
+    """
+    epochs = math.ceil(total / per_epoch) if total else 1
+
+    def multiplier(rate: float) -> Callable[[int], float]:
+        def at(step: int) -> float:
+            epoch = min(step // per_epoch, epochs)
+            if epoch == 0:
+                return (1e-5 + min(step // 100, 4) * (rate - 1e-5) / 4) / rate
+            return (1e-6 + (rate - 1e-6) * (1 + math.cos(math.pi * epoch / epochs)) / 2) / rate
+
+        return at
+
+    return LambdaLR(optimizer, [multiplier(group["lr"]) for group in optimizer.param_groups])

@@ -1,5 +1,6 @@
 """What the three stages share: steps, metrics, parameter groups, and where a stage starts from."""
 
+import math
 from pathlib import Path
 from typing import Any, ClassVar, Optional, cast
 
@@ -15,16 +16,16 @@ from cdvqa.data.batch import VQABatch
 from cdvqa.data.loaders import TrainingLoader
 from cdvqa.errors import InputError
 from cdvqa.metrics import vqa_vs_means
-from cdvqa.objectives import LMH, make_objective
-from cdvqa.protocol import NoAnswer, OptimizerName, Preset, Selection, SoftScore, TextFormat, TieBreak, settle
+from cdvqa.objectives import LMH, Loss, make_objective
+from cdvqa.protocol import NoAnswer, OptimizerName, Preset, Schedule, Selection, SoftScore, TextFormat, TieBreak, settle
 from cdvqa.runs import network_file, pipeline_of
 from cdvqa.sparsity import Sparsity, Subnetwork
 from cdvqa.stages.accumulation import batch_weight
 from cdvqa.stages.accuracy import SplitAccuracy
-from cdvqa.stages.compatibility import check_compatible, check_priors, network_metadata
+from cdvqa.stages.compatibility import check_backbone, check_compatible, check_priors, network_metadata
 from cdvqa.stages.features import warn_of_other_features
 from cdvqa.stages.machine import check_compiler, check_kernels, check_precision
-from cdvqa.stages.optimisation import linear_schedule, make_optimizer, warmup_steps
+from cdvqa.stages.optimisation import epoch_cosine_schedule, linear_schedule, make_optimizer, warmup_steps
 
 
 class VQAStage(pl.LightningModule):
@@ -56,6 +57,7 @@ class VQAStage(pl.LightningModule):
         selection: `dev`, `last` or `test`.
         tie_break: `exact` or `strict`.
         reset_before_evaluation: whether thresholds are re-selected before each validation.
+        schedule: `linear` or `epoch_cosine`.
     """
 
     stage: ClassVar[int]
@@ -86,6 +88,7 @@ class VQAStage(pl.LightningModule):
         selection: Optional[Selection] = None,
         tie_break: Optional[TieBreak] = None,
         reset_before_evaluation: Optional[bool] = None,
+        schedule: Optional[Schedule] = None,
     ) -> None:
         super().__init__()
         given = {
@@ -102,16 +105,20 @@ class VQAStage(pl.LightningModule):
             "selection": selection,
             "tie_break": tie_break,
             "reset_before_evaluation": reset_before_evaluation,
+            "schedule": schedule,
         }
+        check_backbone(backbone, self.stage, objective if self.trains else None)
         self.preset = preset
-        self.protocol, self.departures = settle(preset, self.stage, layout, given)
+        self.protocol, self.departures = settle(
+            preset, self.stage, layout, given, backbone.authors_protocol(self.stage)
+        )
         self.backbone = backbone
         self.counts = backbone.counts()
         self.lr = lr
         self.init_from = init_from
         self.compiled = compile
         self.gradient_checkpointing = gradient_checkpointing
-        options = dict(objective_options or {})
+        options = {**backbone.objectives.get(objective, {}), **(objective_options or {})}
         if objective == "lmh":
             options.setdefault("trainable", self.protocol.lmh_trainable)
         self.objective_name = objective
@@ -124,6 +131,11 @@ class VQAStage(pl.LightningModule):
         self.report: dict[str, Tensor] = {}  # what the latest batch says of the training; a callback logs it
         self.configured = False
 
+    @property
+    def trains(self) -> bool:
+        """False where the stage prunes by magnitude in one shot."""
+        return self.stage != 2 or self.sparsity is None or self.sparsity.method != "omp"
+
     # --- where a stage starts -------------------------------------------------------------------------------------
 
     def configure_model(self) -> None:
@@ -131,7 +143,8 @@ class VQAStage(pl.LightningModule):
         if self.configured:
             return
         self.configured = True
-        self.backbone.answers = self.trainer.datamodule.vocabulary.answers  # type: ignore[attr-defined]
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.backbone.answers, self.backbone.tokenizer = data.vocabulary.answers, data.tokenizer
         if self.evaluates is not None:
             self.evaluated = self._fill(self.evaluates).metadata
         else:
@@ -160,8 +173,8 @@ class VQAStage(pl.LightningModule):
     def _check(self, path: Path, theirs: dict[str, Any]) -> None:
         ours = self.metadata()
         check_compatible(path, theirs, ours)
-        file = self.trainer.datamodule.features_file  # type: ignore[attr-defined]
-        warn_of_other_features(path, theirs.get("features"), file, ours["features"])
+        seen = self.trainer.datamodule.visual.path  # type: ignore[attr-defined]
+        warn_of_other_features(path, theirs.get("features"), seen, ours["features"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["network"] = self.metadata()
@@ -183,17 +196,24 @@ class VQAStage(pl.LightningModule):
 
     def training_step(self, batch: VQABatch, batch_idx: int) -> Tensor:
         output: Output = self.backbone(batch)
+        self.report = {}
         # Losses are formed in fp32 (or fp64) whatever the precision of the forward pass.
         with torch.autocast(self.device.type, enabled=False):
-            logits, hidden = (tensor.to(self.dtype) for tensor in (output.logits, output.hidden))
-            loss = self.objective(logits, batch.soft_target, batch.prior, hidden, batch.label)
-            gate = self.objective.gate(hidden.detach()) if isinstance(self.objective, LMH) else None
-        self.report = {"train/loss/total": loss.total.detach()}
+            loss = self._loss(output, batch)
+        self.report["train/loss/total"] = loss.total.detach()
         self.report |= {f"train/loss/{name}": value.detach() for name, value in loss.terms.items()}
-        if gate is not None:
-            self.report["objective/gate"] = gate.mean().detach()
         self.log("loss", self.report["train/loss/total"], prog_bar=True, logger=False)
         return loss.total * self._weight(batch, batch_idx)
+
+    def _loss(self, output: Output, batch: VQABatch) -> Loss:
+        if output.sequence is not None:
+            sequence = output.sequence
+            return self.objective.sequence(**(sequence._asdict() | {"logits": sequence.logits.to(self.dtype)}))
+        assert output.logits is not None and output.hidden is not None, "a backbone classifies or generates"
+        logits, hidden = output.logits.to(self.dtype), output.hidden.to(self.dtype)
+        if isinstance(self.objective, LMH):
+            self.report["objective/gate"] = self.objective.gate(hidden.detach()).mean().detach()
+        return self.objective(logits, batch.soft_target, batch.prior, hidden, batch.label)  # type: ignore[no-any-return]
 
     def _weight(self, batch: VQABatch, batch_idx: int) -> float:
         loader = cast(TrainingLoader, self.trainer.train_dataloader)
@@ -264,11 +284,17 @@ class VQAStage(pl.LightningModule):
         return [name for name, _ in self.named_buffers()]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        groups = [{"params": [p for p in m.parameters() if p.requires_grad]} for m in (self.backbone, self.objective)]
-        groups = [group for group in groups if group["params"]]
-        optimizer = make_optimizer(self.protocol.optimizer, groups, self.lr, self.protocol.weight_decay)
+        lr, decay = self.lr, self.protocol.weight_decay
+        own = {"params": [p for p in self.objective.parameters() if p.requires_grad], "lr": lr, "weight_decay": decay}
+        groups = [group for group in [*self.backbone.parameter_groups(lr, decay), own] if group["params"]]
+        optimizer = make_optimizer(self.protocol.optimizer, groups)
         total = int(self.trainer.estimated_stepping_batches)
-        schedule = linear_schedule(optimizer, warmup_steps(self.protocol.warmup, total), total)
+        if self.protocol.schedule == "linear":
+            schedule = linear_schedule(optimizer, warmup_steps(self.protocol.warmup, total), total)
+        else:
+            batches = int(self.trainer.num_training_batches)
+            per_epoch = math.ceil(batches / self.trainer.accumulate_grad_batches)
+            schedule = epoch_cosine_schedule(optimizer, total, per_epoch)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(

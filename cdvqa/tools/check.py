@@ -33,20 +33,23 @@ def run(args: list[str]) -> int:
 
 def check(config: "ConfigInspector") -> Report:
     """Look at everything that `fit` with this config would read, or `predict` where it has questions of one's own."""
-    from cdvqa.tools.check_data import check_asked, check_data
+    from cdvqa.tools.check_data import check_asked, check_data, check_extra_text
     from cdvqa.tools.check_features import check_features
+    from cdvqa.tools.check_images import check_images
     from cdvqa.tools.check_model import check_start, check_tokenizer, find_start
 
     data, stage = config.datamodule, config.model
     takes, own = stage.backbone.description, data.questions_file
     run = config.run_of_config(Path(config.config_init["trainer"]["default_root_dir"]))
-    features = check_features(data, takes.get("visual_feat_dim"))
+    image_format = stage.backbone.image_format
+    visual = check_images(data, image_format) if image_format else check_features(data, takes.get("visual_feat_dim"))
     start = find_start(stage, run, config.config_init["ckpt_path"], predicts=own is not None)
     parts = (
-        features.report,
-        check_data(data, stage, features.reader) if own is None else check_asked(own, features.reader),
+        visual.report,
+        check_data(data, stage, visual.reader) if own is None else check_asked(own, visual.reader),
+        *([check_extra_text(data.extra_text_file)] if data.extra_text_file else []),
         check_tokenizer(data.tokenizer_source, takes.get("vocab_size")),
-        check_start(stage, start, features.fingerprint),
+        check_start(stage, start, visual.fingerprint),
     )
     return Report([item for part in parts for item in part.items], [found for part in parts for found in part.findings])
 

@@ -10,16 +10,16 @@ from cdvqa.data.answers import AnswerVocabulary
 from cdvqa.data.archives import find
 from cdvqa.data.asked import read_own_questions
 from cdvqa.data.datamodule import VQADataModule
-from cdvqa.data.features import RegionFeatures
+from cdvqa.data.extra_text import ExtraText
 from cdvqa.data.layouts import OOD_SETS, ood_file, split_files
 from cdvqa.data.questions import Questions, read_asked, read_question_ids
 from cdvqa.data.targets import SoftTargets
+from cdvqa.data.visual import VisualSource
 from cdvqa.errors import InputError
 from cdvqa.stages import VQAStage
 from cdvqa.stages.compatibility import needs_question_types
-from cdvqa.tools.check_features import made_by
 from cdvqa.tools.check_split import SplitFilesCheck, counts
-from cdvqa.tools.findings import Finding, Item, Report, reason
+from cdvqa.tools.findings import Finding, Item, Report, made_by, reason
 
 SOURCES = {
     "vqacp": "VQA-CP v2: Aishwarya Agrawal's page of the GVQA project, questions and annotations of train and test",
@@ -30,13 +30,13 @@ ASKED = "write it: a JSON list of {question_id, image_id, question}"
 ANSWER_TYPES = ("yes/no", "number", "other")
 
 
-def check_data(data: VQADataModule, stage: VQAStage, features: RegionFeatures | None) -> Report:
+def check_data(data: VQADataModule, stage: VQAStage, visual: VisualSource | None) -> Report:
     """Look at every file of questions and answers.
 
     Args:
         data: the config's data module; nothing has been read.
         stage: which soft score and objective it trains with.
-        features: the reader of the feature file, if that is readable.
+        visual: the reader of the features or images, if they are readable.
     """
     report = Report([], [])
     vocabulary: AnswerVocabulary | None = None
@@ -53,7 +53,7 @@ def check_data(data: VQADataModule, stage: VQAStage, features: RegionFeatures | 
             vocabulary = on_disk.vocabulary(questions, data.min_count)
             report.findings.append(_size(vocabulary, on_disk.is_foreign, data))
         iid = questions.question_id if split == "iid" else iid
-        report.findings.extend(_coverage(split, questions.question_id, questions.image_id, features))
+        report.findings.extend(_coverage(split, questions.question_id, questions.image_id, visual))
         report.findings.extend(_answers(split, questions, vocabulary))
         if on_disk.is_foreign:
             report.findings.append(_foreign(split, questions, stage.objective_name))
@@ -64,18 +64,29 @@ def check_data(data: VQADataModule, stage: VQAStage, features: RegionFeatures | 
     return report
 
 
-def check_asked(file: Path, features: RegionFeatures | None) -> Report:
+def check_asked(file: Path, visual: VisualSource | None) -> Report:
     """Look at questions of one's own, which `predict` answers: they need no annotations and no other split."""
     item = Item.file("own questions", file, ASKED)
     if item.state != "ok":
         return Report([item], [])
     try:
-        asked = read_asked(file) if features is None else read_own_questions(file, features)
+        asked = read_asked(file) if visual is None else read_own_questions(file, visual)
     except InputError as error:
         item.problem = reason(error, file)
         return Report([item], [])
     item.holds = counts(asked.question_id, asked.image_id)
-    return Report([item], _coverage("own questions", asked.question_id, asked.image_id, features))
+    return Report([item], _coverage("own questions", asked.question_id, asked.image_id, visual))
+
+
+def check_extra_text(path: Path) -> Report:
+    """Look at what is written behind the questions."""
+    item = Item.file("extra text", path, "the processed VQA v2 files of the mPLUG project, in one JSON list")
+    if item.state == "ok":
+        try:
+            item.holds = f"{len(ExtraText(path)):,} questions"
+        except InputError as error:
+            item.problem = reason(error, path)
+    return Report([item], [])
 
 
 def _look_at_ood_set(name: str, root: Path, report: Report, iid: NDArray[np.int64] | None) -> None:
@@ -97,18 +108,18 @@ def _look_at_ood_set(name: str, root: Path, report: Report, iid: NDArray[np.int6
 
 
 def _coverage(
-    split: str, question_id: NDArray[np.int64], image_id: NDArray[np.int64], features: RegionFeatures | None
+    split: str, question_id: NDArray[np.int64], image_id: NDArray[np.int64], visual: VisualSource | None
 ) -> list[Finding]:
-    if features is None:
+    if visual is None:
         return []
-    absent = np.flatnonzero(~np.isin(image_id, features.image_id))
+    absent = np.flatnonzero(~np.isin(image_id, visual.image_id))
     if not len(absent):
-        return [Finding("ok", f"{split}: every question's image has features")]
+        return [Finding("ok", f"{split}: every question's image has {visual.gives}")]
     first = absent[0]
     return [
         Finding(
             "WRONG",
-            f"{split}: {len(absent):,} questions on {len(np.unique(image_id[absent])):,} images have no features "
+            f"{split}: {len(absent):,} questions on {len(np.unique(image_id[absent])):,} images lack {visual.gives} "
             f"(first: question {question_id[first]}, image {image_id[first]})",
         )
     ]

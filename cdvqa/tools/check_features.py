@@ -11,27 +11,27 @@ from cdvqa.data.features import RegionFeatures
 from cdvqa.data.fingerprint import sample_rows
 from cdvqa.data.partial import read_layout, readable
 from cdvqa.data.rows import open_rows
+from cdvqa.data.visual import VisualSource
 from cdvqa.errors import InputError
-from cdvqa.tools.findings import Finding, Item, Report, reason
+from cdvqa.tools.findings import Finding, Item, Report, made_by, reason
 
 SOURCE = (
     "trainval2014_36 of the bottom-up-attention project, obj36 of the LXMERT project, or any other input of "
     "`cdvqa prepare features --input FILE --output {}`"
 )
-WORLDS = ("scenes", "scenes-vs", "easyvqa")
 SLACK = 0.01  # detectors put boxes a pixel beyond the edge; boxes in pixels are off by far more
 HALF = float(np.finfo(np.float16).max)
 
 
-class Features(NamedTuple):
-    """What was found out, the reader of a readable file, and what tells its features from others (or nothing)."""
+class Visual(NamedTuple):
+    """What was found out, the reader of a readable file or folder, and what tells it from others (or nothing)."""
 
     report: Report
-    reader: RegionFeatures | None
+    reader: VisualSource | None
     fingerprint: dict[str, Any]
 
 
-def check_features(data: VQADataModule, region_width: int | None) -> Features:
+def check_features(data: VQADataModule, region_width: int | None) -> Visual:
     """Look at the feature file of `data`, at its content in a sample of images.
 
     Args:
@@ -42,7 +42,7 @@ def check_features(data: VQADataModule, region_width: int | None) -> Features:
     item = Item("region features", str(path), made_by(data, SOURCE.format(path)))
     report = Report([item], _in_the_making(path))
     if not path.is_file():
-        return Features(report, None, {})
+        return Visual(report, None, {})
     item.size = path.stat().st_size
     try:
         features = RegionFeatures(path)
@@ -50,7 +50,7 @@ def check_features(data: VQADataModule, region_width: int | None) -> Features:
         values, boxes = _read(path, "features", rows), _read(path, "boxes", rows)
     except InputError as error:
         item.problem = reason(error, path)
-        return Features(report, None, {})
+        return Visual(report, None, {})
     images, regions, width = features.shape
     item.holds = f"{images:,} images, {regions} x {width} {features.dtype}"
     if region_width is not None:
@@ -62,18 +62,11 @@ def check_features(data: VQADataModule, region_width: int | None) -> Features:
         fingerprint = features.fingerprint()
     except InputError as error:  # not finite in the images it looks at
         report.findings.append(Finding("WRONG", f"no fingerprint of the features: {reason(error, path)}"))
-        return Features(report, features, {})
+        return Visual(report, features, {})
     item.digest = f"{fingerprint['sample_sha256']}*"
     item.holds += "; * SHA-256 of its image ids and of 8 of its images"
     report.findings.append(Finding("ok", f"fingerprint of the features: {_describe(fingerprint)}"))
-    return Features(report, features, fingerprint)
-
-
-def made_by(data: VQADataModule, official: str) -> str:
-    """An embedded world comes from this package, anything else from its makers."""
-    if data.name in WORLDS:
-        return f"`cdvqa prepare {data.name} --output {data.root}` makes this data set"
-    return official
+    return Visual(report, features, fingerprint)
 
 
 def _read(path: Path, name: str, rows: NDArray[np.intp]) -> NDArray[np.floating]:

@@ -17,6 +17,9 @@ from cdvqa.tools.findings import Finding, Item, Report, reason
 
 VOCABULARIES = ("vocab.txt", "tokenizer.json")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+CHECKPOINTS = (".pth", ".pt", ".bin", ".safetensors")  # a file of its own, and no folder or name on the hub
+
+GLOVE = "glove.6B of the GloVe project: its glove.6B.300d.txt, given with --model.backbone.glove FILE"
 
 
 class Start(NamedTuple):
@@ -69,8 +72,9 @@ def find_start(stage: VQAStage, run: Run, given: str | None, predicts: bool) -> 
 def check_start(stage: VQAStage, start: Start | None, fingerprint: Mapping[str, Any]) -> Report:
     """The network `start`, and whether it was trained on features like those at hand, or else published weights."""
     if start is None:
-        source = getattr(stage.backbone, "pretrained", None)
-        return Report([_weights(stage, source)] if source else [], [])
+        weights, vectors = (getattr(stage.backbone, name, None) for name in ("pretrained", "glove"))
+        items = [_weights(stage, weights)] if weights else []
+        return Report(items + ([Item.file("word vectors", Path(vectors), GLOVE)] if vectors else []), [])
     item, metadata = _network(start)
     told = metadata.get("features")
     if not told or not fingerprint:
@@ -131,15 +135,23 @@ def _network(start: Start) -> tuple[Item, dict[str, Any]]:
 
 
 def _weights(stage: VQAStage, source: str) -> Item:
-    remedy = f"{source} on Hugging Face: config.json and weights; give their folder with --model.backbone.pretrained"
-    path = find_locally(source, WEIGHTS)
+    if source.endswith(CHECKPOINTS):
+        file = Path(source)
+        path: Path | None = file
+        remedy = "the checkpoint that the model's authors publish; give the file with --model.backbone.pretrained FILE"
+    else:
+        path = find_locally(source, WEIGHTS)
+        file = path.parent if path else Path(source)
+        remedy = (
+            f"{source} on Hugging Face: config.json and weights; give their folder with --model.backbone.pretrained"
+        )
     item = _local_item("pre-trained weights", source, path, remedy)
     if path is None or item.state != "ok":
         return item
     # Loading the file where it lies keeps the hub from being asked for a newer one.
-    stage.backbone.pretrained = str(path.parent)  # type: ignore[assignment]
+    stage.backbone.pretrained = str(file)  # type: ignore[assignment]
     try:
-        item.holds = f"{stage.backbone.load_pretrained()}".removeprefix(f"{path.parent}: ")
+        item.holds = f"{stage.backbone.load_pretrained()}".removeprefix(f"{file}: ")
     except InputError as error:
-        item.problem = reason(error, path.parent)
+        item.problem = reason(error, file)
     return item

@@ -1,11 +1,16 @@
 """What `cdvqa check` finds out: files that are needed, and whether they fit together."""
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from cdvqa.data.archives import Source
 from cdvqa.data.cache import digest
 from cdvqa.errors import InputError
+
+if TYPE_CHECKING:
+    from cdvqa.data.datamodule import VQADataModule
+
+WORLDS = ("scenes", "scenes-vs", "easyvqa")
 
 
 @dataclass
@@ -77,6 +82,13 @@ class Report(NamedTuple):
     def problems(self) -> int:
         """How many mistakes there are; with none a run can start."""
         return len(self.wanting) + sum(finding.state == "WRONG" for finding in self.findings)
+
+
+def made_by(data: "VQADataModule", official: str) -> str:
+    """An embedded world comes from this package, anything else from its makers."""
+    if data.name in WORLDS:
+        return f"`cdvqa prepare {data.name} --output {data.root}` makes this data set"
+    return official
 
 
 def reason(error: InputError, path: str | Source) -> str:

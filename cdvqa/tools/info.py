@@ -1,6 +1,6 @@
 """`cdvqa info`: what a config's model is made of, and what is left of it at each sparsity."""
 
-from torch import nn
+import textwrap
 
 from cdvqa.backbones import Backbone
 from cdvqa.runs import percent
@@ -20,39 +20,56 @@ def run(args: list[str]) -> None:
 
 def describe(backbone: Backbone, sparsity: Sparsity | None) -> list[str]:
     """The lines that `cdvqa info` prints."""
-    parameters: dict[str, nn.Parameter] = dict(backbone.named_parameters())
-    groups = backbone.matrices()
-    counts = backbone.counts()
-    masked, classifier = sum(counts.values()), sum(p.numel() for p in backbone.classifier.parameters())
-    matrices = sum(len(names) for names in groups.values())
+    everything = sum(parameter.numel() for parameter in backbone.parameters())
+    classifier = sum(parameter.numel() for parameter in backbone.classifier.parameters())
+    groups, counts = backbone.matrices(), backbone.counts()
+    masked, matrices = sum(counts.values()), sum(len(names) for names in groups.values())
+    none = "no matrices to mask, so it is for stage 1 only"
     lines = [
-        f"{backbone.name}: {matrices} matrices can be masked (M = 2^20 parameters)",
+        f"{backbone.name}: {f'{matrices} matrices can be masked' if matrices else none} (M = 2^20 parameters)",
         "",
         f"{'modality':<22}{'matrices':>9}{'weights':>15}{'M':>8}",
         *(row(modality, counts[modality], len(names)) for modality, names in groups.items()),
+    ]
+    if not matrices:
+        return [*lines, row("classifier", classifier), row("everything", everything)]
+    lines += [
         row("all masked", masked, matrices),
         row("classifier", classifier),
         row("with the classifier", masked + classifier),
-        row("everything", sum(p.numel() for p in parameters.values())),
-        "",
-        "kept + classifier: "
-        + ", ".join(f"{percent(kept)} % {(kept * masked + classifier) / MEGA:.1f} M" for kept in KEPT),
+        row("everything", everything),
     ]
+    papers = ", ".join(f"{percent(kept)} % {(kept * masked + classifier) / MEGA:.1f} M" for kept in KEPT)
+    true = ", ".join(true_share(kept, masked, everything) for kept in KEPT)
+    lines += ["", f"kept + classifier, as the paper counts: {papers}", f"kept of everything: {true}"]
+    lines += textwrap.wrap(backbone.counting_note, 118)
     if sparsity is not None:
         rates = sparsity.rates(counts)
         zeros = ", ".join(f"{modality} {percent(rate)} %" for modality, rate in rates.items())
         lines.append(
             f"this config: {sparsity.method}, {sparsity.assignment}, {percent(sparsity.overall)} % zeros ({zeros})"
         )
-    if dead := backbone.dead():
-        weights = sum(parameters[name].numel() for name in dead)
-        where = sorted({".".join(name.split(".")[:5]) for name in dead})
-        lines += [
-            "",
-            f"dead: {len(dead)} matrices ({weights:,} weights) cannot reach the answer; they are counted, frozen,",
-            f"and keep a magnitude mask: {', '.join(where)}",
-        ]
-    return lines
+    return lines + describe_dead(backbone)
+
+
+def true_share(kept: float, masked: int, everything: int) -> str:
+    """What is left of all parameters where the share `kept` of those that can be masked is: "50 % 203.1 M (61.3 %)"."""
+    left = everything - (1 - kept) * masked
+    return f"{percent(kept)} % {left / MEGA:.1f} M ({100 * left / everything:.1f} %)"
+
+
+def describe_dead(backbone: Backbone) -> list[str]:
+    """What is masked and cannot reach the answer."""
+    dead = backbone.dead()
+    if not dead:
+        return []
+    weights = sum(backbone.get_parameter(name).numel() for name in dead)
+    where = sorted({".".join(name.split(".")[:5]) for name in dead})
+    return [
+        "",
+        f"dead: {len(dead)} matrices ({weights:,} weights) cannot reach the answer; they are counted, frozen,",
+        f"and keep a magnitude mask: {', '.join(where)}",
+    ]
 
 
 def row(name: str, weights: int, matrices: int | None = None) -> str:

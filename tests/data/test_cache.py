@@ -24,7 +24,7 @@ from tests.data.toy import PIECES, record, write_toy
 PAPER = preset_protocol("paper", 1)
 MAKERS = (
     "read_questions",
-    "tokenise",
+    "word_pieces",
     "SoftTargets.from_annotations",
     "count_answers",
     "QuestionTypePrior.from_targets",
@@ -126,8 +126,8 @@ def change_an_answer(root):
 
 CHANGES = {
     "an annotation": (change_an_answer, {}, set(MAKERS)),
-    "word pieces": (lambda root: (root / "vocab.txt").write_text("\n".join([*PIECES, "cat"])), {}, {"tokenise"}),
-    "text format": (None, {"protocol": replace(PAPER, text_format="authors")}, {"tokenise"}),
+    "word pieces": (lambda root: (root / "vocab.txt").write_text("\n".join([*PIECES, "cat"])), {}, {"word_pieces"}),
+    "text format": (None, {"protocol": replace(PAPER, text_format="authors")}, {"word_pieces"}),
     "soft score": (None, {"protocol": replace(PAPER, soft_score="clark")}, {MAKERS[2], MAKERS[4]}),
     "normalised prior": (None, {"protocol": replace(PAPER, normalise_prior=True)}, {MAKERS[4]}),
     "development split": (None, {"seed": 1}, {MAKERS[4]}),

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdvqa.data import features as features_module
+from cdvqa.data import memory
 from cdvqa.data.features import RegionFeatures, write_features
 from cdvqa.errors import InputError
 from tests.data.toy import IMAGES, REGIONS, WIDTH, write_toy_features
@@ -84,7 +85,7 @@ def test_the_cache_says_what_it_takes_and_needs_the_file_no_more(tmp_path, capsy
 def test_a_cache_that_does_not_fit_is_refused(tmp_path, monkeypatch, capsys):
     path = tmp_path / "features.h5"
     write_toy_features(path)
-    monkeypatch.setattr(features_module, "_available_memory", lambda: 1000)
+    monkeypatch.setattr(memory, "available_memory", lambda: 1000)
     with pytest.raises(InputError, match=r"takes 1,728 bytes of memory and 1,000 are available; use --data.cache none"):
         RegionFeatures(path, "ram")
     assert capsys.readouterr().err == ""
@@ -92,9 +93,9 @@ def test_a_cache_that_does_not_fit_is_refused(tmp_path, monkeypatch, capsys):
 
 def test_available_memory_is_a_number_of_bytes(monkeypatch):
     pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    assert 1 << 20 < features_module._available_memory() <= pages
+    assert 1 << 20 < memory.available_memory() <= pages
     monkeypatch.setattr(Path, "read_text", lambda path: "MemTotal: 5 kB\n")  # as where the kernel does not say
-    assert 1 << 20 < features_module._available_memory() <= pages
+    assert 1 << 20 < memory.available_memory() <= pages
 
 
 def test_num_boxes_becomes_a_region_mask(tmp_path):

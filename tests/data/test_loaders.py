@@ -161,7 +161,7 @@ def test_questions_without_answers_give_batches_of_their_input_alone(tmp_path):
     num_boxes = np.arange(IMAGES) % REGIONS + 1
     write_toy_features(root / "features.h5", num_boxes=num_boxes)
     whole = make_dataset(root)
-    asked = QuestionDataset(whole.question_id, whole.image_id, whole.tokens, whole.features)
+    asked = QuestionDataset(whole.question_id, whole.image_id, whole.tokens, whole.visual)
     rows = np.array([4, 1, 4])
     batch, wanted = asked.batch(rows), whole.batch(rows)
     for name in ("question_id", "input_ids", "attention_mask", "region_features", "boxes", "region_mask"):
@@ -169,4 +169,4 @@ def test_questions_without_answers_give_batches_of_their_input_alone(tmp_path):
     assert batch.region_mask.sum(1).tolist() == num_boxes[IMAGES - 1 - whole.image_id[rows]].tolist()
     assert batch.soft_target is batch.label is batch.prior is batch.question_type is batch.answers is None
     with pytest.raises(InputError, match=r"image 99 \(question 5\) is not in the feature file"):
-        QuestionDataset(np.array([5]), np.array([99]), whole.tokens, whole.features)
+        QuestionDataset(np.array([5]), np.array([99]), whole.tokens, whole.visual)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import orjson
+from PIL import Image
 
 from cdvqa.data.answers import AnswerVocabulary
 from cdvqa.data.dataset import VQADataset
@@ -97,3 +98,14 @@ def make_dataset(root: Path, split: str = "train", **options: Any) -> VQADataset
 def dump(path: Path, content: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(orjson.dumps(content))
+
+
+def write_toy_images(folder: Path) -> dict[int, np.ndarray]:
+    """`IMAGES` images in two folders, named as COCO's; return their pixels (height, width, 3) by id."""
+    rng = np.random.default_rng(3)
+    pixels = {i: rng.integers(0, 256, (20 + i, 30 - i, 3), dtype=np.uint8) for i in range(IMAGES)}
+    for i, values in pixels.items():
+        split = "train2014" if i % 2 else "val2014"
+        (folder / split).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(values).save(folder / split / f"COCO_{split}_{i:012}.png")
+    return pixels

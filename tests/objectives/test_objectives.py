@@ -144,3 +144,25 @@ def test_unknown_names_and_options_are_refused():
         make_objective("focal", 4)
     with pytest.raises(InputError, match="bce does not take gamma"):
         make_objective("bce", 4, gamma=2)
+
+
+def test_sequences_are_summed_over_pieces_and_weighed_by_share_and_prior():
+    torch.manual_seed(0)
+    logits = torch.randn(3, 4, 7, dtype=torch.float64)
+    target = torch.tensor([[1, 2, 6, 6], [3, 6, 6, -100], [5, 4, 6, 6]])
+    weight, prior = torch.tensor([0.6, 0.4, 1.0]).double(), torch.tensor([0.5, 0.0, 1.0]).double()
+    expected = []
+    for scores, pieces in zip(logits, target, strict=True):
+        probabilities = scores.exp() / scores.exp().sum(1, keepdim=True)
+        expected.append(-sum(probabilities[i, piece].log() for i, piece in enumerate(pieces.tolist()) if piece >= 0))
+    whole = (0.6 * expected[0] + 0.4 * expected[1] + expected[2]) / 2
+    torch.testing.assert_close(make_objective("ce", 4).sequence(logits, target, weight, prior, 2).total, whole)
+    lpf = make_objective("lpf", 4, gamma=1.0).sequence(logits, target, weight, prior, 2)
+    torch.testing.assert_close(lpf.total, (0.6 * 0.5 * expected[0] + 0.4 * expected[1]) / 2)
+    assert list(lpf.terms) == ["task"]
+
+
+@pytest.mark.parametrize("name", ["bce", "lmh", "rubi"])
+def test_objectives_over_a_vocabulary_refuse_sequences(name):
+    with pytest.raises(ValueError, match="not over word pieces"):
+        make_objective(name, 4).sequence(*torch.zeros(4, 1, 1, 1), questions=1)

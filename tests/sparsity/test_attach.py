@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -44,7 +45,7 @@ def attached(sparsity="0.5", model=None, **options):
 @given(
     st.sampled_from(SPARSITIES),
     st.sampled_from(["uniform", "global"]),
-    st.sampled_from(["magnitude", "random"]),
+    st.sampled_from(["magnitude", "random", "weight"]),
     st.booleans(),
 )
 def test_zeros_are_exact_at_the_start_and_after_every_reset(sparsity, assignment, initialisation, tied):
@@ -318,3 +319,49 @@ def test_a_model_in_double_precision_resets_exactly():
     reset_thresholds(model)
     for mask in masks(model).values():
         assert int((~mask).sum()) == zeros_asked("0.7", mask.numel())
+
+
+# Scores that start from the weights themselves
+
+
+@pytest.mark.parametrize("percent", [50, 70])
+def test_a_start_from_the_weights_is_mplugs(golden, percent):
+    arrays = golden("mask_init")
+    layer = nn.Linear(36, 24, bias=False)
+    layer.weight.data = torch.from_numpy(arrays["W_linear"])
+    groups, shares = {"cross": ["weight"]}, {"cross": percent / 100}
+    attach_masks(layer, groups, shares, initialisation="weight", tie_break="strict_bf16")
+    mask = binary_masks(layer)["weight"]
+    np.testing.assert_array_equal(mask.score.detach(), arrays[f"mplug_soft_s{percent}_mhat"])
+    assert mask.threshold.item() == arrays[f"mplug_soft_s{percent}_threshold"]
+    np.testing.assert_array_equal(masks(layer)["weight"], arrays[f"mplug_soft_s{percent}_mask"])
+
+
+def test_mplugs_resets_round_the_threshold_to_bfloat16(golden):
+    arrays = golden("mask_threshold")
+    layer = nn.Linear(36, 24, bias=False)
+    options = {"initialisation": "weight", "tie_break": "strict_bf16"}
+    attach_masks(layer, {"cross": ["weight"]}, {"cross": float(arrays["mplug_sparsity"])}, **options)
+    mask = binary_masks(layer)["weight"]
+    mask.score.data.copy_(torch.from_numpy(arrays["mplug_mhat"]))
+    reset_thresholds(layer)
+    assert mask.threshold.item() == arrays["mplug_threshold_bf16_as_f32"]
+    np.testing.assert_array_equal(masks(layer)["weight"], arrays["mplug_mask"])
+
+
+def test_mplugs_resets_leave_a_threshold_that_would_prune_everything():
+    layer = nn.Linear(4, 4, bias=False)
+    attach_masks(layer, {"cross": ["weight"]}, {"cross": 0.5}, initialisation="weight", tie_break="strict_bf16")
+    mask = binary_masks(layer)["weight"]
+    before = mask.threshold.item()
+    mask.score.data.fill_(0.25)
+    reset_thresholds(layer)
+    assert mask.threshold.item() == before
+
+
+def test_a_start_from_the_weights_has_the_masks_of_one_shot_pruning():
+    model, other = Toy(), Toy()
+    other.load_state_dict(model.state_dict())
+    pruned = omp_masks(model, GROUPS, dict.fromkeys(GROUPS, 0.7), dead=DEAD)
+    for name, mask in masks(attached("0.7", other, initialisation="weight")).items():
+        assert torch.equal(mask, pruned[name]), name

@@ -56,7 +56,7 @@ class Pair:
             attach_masks(model, GROUPS, dict.fromkeys(GROUPS, 0.6), overall=0.6, dead=DEAD, **options)
             self.models.append(use_plain_masks(model.to(dtype)) if plain else model.to(dtype))
             trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-            self.optimizers.append(make_optimizer("adamw", [{"params": trained}], 1e-2, 0.0))
+            self.optimizers.append(make_optimizer("adamw", [{"params": trained, "lr": 1e-2, "weight_decay": 0.0}]))
         self.dtype, self.saved = dtype, copy.deepcopy(self.models[0].state_dict())
 
     def each(self, command):

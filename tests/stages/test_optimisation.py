@@ -1,9 +1,17 @@
 """Optimisers and schedule against formulas written a second time."""
 
+from math import cos, pi
+
 import pytest
 import torch
 
-from cdvqa.stages.optimisation import AuthorsAdamW, linear_schedule, make_optimizer, warmup_steps
+from cdvqa.stages.optimisation import (
+    AuthorsAdamW,
+    epoch_cosine_schedule,
+    linear_schedule,
+    make_optimizer,
+    warmup_steps,
+)
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.01])
@@ -27,7 +35,7 @@ def test_the_authors_adamw_does_not_scale_eps(decay: float):
     ours = torch.nn.Parameter(torch.zeros(6, dtype=torch.float64))
     for parameter, kind in ((torchs, "adamw"), (ours, "authors_adamw")):
         parameter.grad = gradients[0].clone()
-        make_optimizer(kind, [{"params": [parameter]}], 5e-3, 0.0).step()
+        make_optimizer(kind, [{"params": [parameter], "lr": 5e-3, "weight_decay": 0.0}]).step()
     assert (torchs - ours)[0].abs() < 1e-8 < (torchs - ours)[4].abs()
 
 
@@ -50,7 +58,7 @@ def test_its_state_survives_a_checkpoint():
 @pytest.mark.parametrize("kind", ["adamw", "adam", "authors_adamw"])
 def test_a_step_frees_the_gradients_and_counts_as_a_change(kind: str):
     parameter = torch.nn.Parameter(torch.ones(3))
-    optimizer = make_optimizer(kind, [{"params": [parameter]}], 0.1, 0.0)
+    optimizer = make_optimizer(kind, [{"params": [parameter], "lr": 0.1, "weight_decay": 0.0}])
     version = parameter._version
     parameter.grad = torch.ones(3)
     optimizer.step()
@@ -61,7 +69,7 @@ def test_a_step_frees_the_gradients_and_counts_as_a_change(kind: str):
 
 def test_gradients_of_fp16_training_are_unscaled_before_clipping():
     parameter = torch.nn.Parameter(torch.zeros(3))
-    optimizer = make_optimizer("adamw", [{"params": [parameter]}], 0.1, 0.0)
+    optimizer = make_optimizer("adamw", [{"params": [parameter], "lr": 0.1, "weight_decay": 0.0}])
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     scaler.scale(parameter.sum()).backward()
     assert not getattr(optimizer, "_step_supports_amp_scaling", False), "Lightning would leave it to the fused step"
@@ -85,3 +93,25 @@ def test_schedule_rises_for_the_warmup_and_falls_to_zero():
 def test_warmup_is_a_share_or_a_number_of_steps():
     assert warmup_steps(0.25, 136_940) == 34_235 and warmup_steps(34_235, 100) == 34_235
     assert warmup_steps(0.0, 10) == 0 and warmup_steps(1, 10) == 1
+
+
+def test_mplugs_schedule_has_a_rate_an_epoch_and_four_steps_of_warm_up_for_each_group():
+    text, vision = torch.nn.Parameter(torch.zeros(1)), torch.nn.Parameter(torch.zeros(1))
+    groups = [
+        {"params": [text], "lr": 3e-5, "weight_decay": 0.02},
+        {"params": [vision], "lr": 5e-6, "weight_decay": 0.02},
+    ]
+    optimizer = make_optimizer("adamw", groups)
+    schedule = epoch_cosine_schedule(optimizer, total=8 * 600, per_epoch=600)
+    rates = []
+    for _ in range(8 * 600):
+        rates.append(schedule.get_last_lr())
+        optimizer.step()
+        schedule.step()
+    assert rates[0] == rates[99] == pytest.approx([1e-5, 1e-5])
+    assert rates[250] == pytest.approx([2e-5, 7.5e-6])
+    assert rates[400] == rates[599] == pytest.approx([3e-5, 5e-6])
+    for epoch in range(1, 8):
+        share = (1 + cos(pi * epoch / 8)) / 2
+        expected = pytest.approx([1e-6 + (3e-5 - 1e-6) * share, 1e-6 + (5e-6 - 1e-6) * share])
+        assert rates[600 * epoch] == rates[600 * epoch + 599] == expected

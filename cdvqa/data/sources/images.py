@@ -1,19 +1,16 @@
 """A folder of images, looked at through a grid."""
 
 import hashlib
-import os
-import re
-import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from cdvqa.data.sources.source import IMAGE_ID, FeatureIndex, FeatureSource, ImageRegions, Report
+from cdvqa.data.image_files import SUFFIXES, by_image_id, image_files, opened, upright, upright_size
+from cdvqa.data.sources.source import FeatureIndex, FeatureSource, ImageRegions, Report
 from cdvqa.errors import InputError
 
 # The architecture inside bottom-up attention, whose features LXMERT learnt from; resnet-152 takes half as long again.
@@ -23,16 +20,6 @@ GRID = 6  # cells a side: 36, as many as bottom-up attention has regions
 # The networks' stride is 32, so a cell is the average of 2 x 2 places. 192 pixels would do, with one place a cell, but
 # show COCO's images of 640 x 480 at less than a third of their size, and these networks learnt from larger objects.
 PIXELS = 384
-
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-_ORIENTATION = 0x0112  # of EXIF; from 5 on, width and height are swapped
-
-
-class _ImageFile(NamedTuple):
-    name: str
-    """Relative to the folder."""
-    bytes: int
-    mtime_ns: int
 
 
 class GridImages(FeatureSource):
@@ -57,10 +44,10 @@ class GridImages(FeatureSource):
 
         self.path = Path(path)
         if not self.path.is_dir():
-            raise InputError(f"{path}: no such folder; --images is a folder of {', '.join(_SUFFIXES)} files")
-        self._files = _image_files(self.path)
+            raise InputError(f"{path}: no such folder; --images is a folder of {', '.join(SUFFIXES)} files")
+        self._files = image_files(self.path)
         if not self._files:
-            raise InputError(f"{path}: no image in it; --images is a folder of {', '.join(_SUFFIXES)} files")
+            raise InputError(f"{path}: no image in it; --images is a folder of {', '.join(SUFFIXES)} files")
         self.bytes = sum(file.bytes for file in self._files)
         self._checkpoint = checkpoint
         network = load_resnet(checkpoint)
@@ -71,11 +58,11 @@ class GridImages(FeatureSource):
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
-        return path.is_dir() and bool(_image_files(path))
+        return path.is_dir() and bool(image_files(path))
 
     @property
     def identity(self) -> dict[str, Any]:
-        files = _image_files(self.path)
+        files = image_files(self.path)
         listing = hashlib.sha256(repr([tuple(file) for file in files]).encode()).hexdigest()
         total = sum(file.bytes for file in files)
         return {"files": len(files), "bytes": total, "listing": listing, "extractor": self._extractor}
@@ -86,20 +73,15 @@ class GridImages(FeatureSource):
 
     def index(self, report: Report) -> FeatureIndex:
         """Read the images' heads: ids and sizes, as they are after turning."""
-        names: dict[int, str] = {}
-        size = np.empty((len(self._files), 2), np.int64)
+        by_id = by_image_id(self.path, self._files)
+        size = np.empty((len(by_id), 2), np.int64)
         done = 0
-        for place, file in enumerate(self._files):
-            number = self._image_id(file)
-            if number in names:
-                raise InputError(f"{self.path / file.name}: image {number} is {names[number]} too; remove one")
-            names[number] = file.name
-            with _opened(self.path / file.name) as image:
-                swapped = image.getexif().get(_ORIENTATION, 1) >= 5
-                size[place] = image.size[::-1] if swapped else image.size
+        for place, file in enumerate(by_id.values()):
+            with opened(self.path / file.name) as image:
+                size[place] = upright_size(image)
             done += file.bytes
             report("checking", done, self.bytes)
-        image_id = np.array(list(names), np.int64)
+        image_id = np.array(list(by_id), np.int64)
         cells = np.full_like(image_id, GRID * GRID)
         return FeatureIndex(image_id, size, cells, self._region_width, np.arange(len(image_id), dtype=np.int64))
 
@@ -110,33 +92,6 @@ class GridImages(FeatureSource):
         for place in index.place.tolist():
             path = self.path / self._files[place].name
             yield ImageRegions(str(path), _cells(network.last_stage(_square(path))), boxes)
-
-    def _image_id(self, file: _ImageFile) -> int:
-        match = re.fullmatch(IMAGE_ID, Path(file.name).stem)
-        if not match:
-            wanted = "a number, or such as COCO_train2014_000000318556"
-            raise InputError(f"{self.path / file.name}: no image id; name the file by it: {wanted}")
-        return int(match[1])
-
-
-def _image_files(folder: Path) -> list[_ImageFile]:
-    """In the order of their names. Links are followed: COCO's folders often are some."""
-
-    def refuse(error: OSError) -> None:
-        raise InputError(f"{error.filename}: {error.strerror}; remove it or make it readable")
-
-    files = []
-    for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            if name.lower().endswith(_SUFFIXES) and not name.startswith("."):
-                path = os.path.join(parent, name)
-                try:
-                    status = os.stat(path)
-                except OSError as error:
-                    refuse(error)
-                files.append(_ImageFile(os.path.relpath(path, folder), status.st_size, status.st_mtime_ns))
-    return sorted(files)
 
 
 def _cells(places: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -153,18 +108,4 @@ def _cell_boxes() -> NDArray[np.float32]:
 
 
 def _square(path: Path) -> NDArray[np.uint8]:
-    with _opened(path) as image:
-        upright = ImageOps.exif_transpose(image).convert("RGB")
-        return np.array(upright.resize((PIXELS, PIXELS), Image.Resampling.BICUBIC))
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    try:
-        with Image.open(path, formats=("JPEG", "PNG", "WEBP")) as image:
-            if image.mode.startswith(("I", "F")):  # as RGB, all but its darkest parts would be white
-                raise InputError(f"{path}: has more than 8 bits a pixel of grey; store it with 8")
-            yield image
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        reason = "no JPEG, PNG or WebP" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise InputError(f"{path}: not a readable image ({reason}); fetch it again or remove it") from None
+    return np.array(upright(path).resize((PIXELS, PIXELS), Image.Resampling.BICUBIC))

@@ -21,7 +21,7 @@ def test_an_image_without_features(check, world):
     assert status == 1
     questions = json.loads((world / "vqacp_v2_train_questions.json").read_bytes())
     lost = [q["question_id"] for q in questions if q["image_id"] == arrays["image_id"][-1]]
-    assert f"WRONG train: {len(lost)} questions on 1 images have no features" in output
+    assert f"WRONG train: {len(lost)} questions on 1 images lack features" in output
     assert f"(first: question {min(lost)}, image {arrays['image_id'][-1]})" in output
 
 

@@ -1,0 +1,119 @@
+"""mPLUG's weights on disk: the authors' files, and folders of our own."""
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+import torch
+from pytorch_lightning.utilities import rank_zero_warn
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from cdvqa.artefacts import read_json, write_atomically, write_json
+from cdvqa.backbones.backbone import LoadReport
+from cdvqa.backbones.huggingface import ENOUGH
+from cdvqa.backbones.mplug.names import POSITIONS, by_group, resize_positions, translate
+from cdvqa.errors import InputError
+
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+
+
+def load_authors(model: nn.Module, path: Path) -> LoadReport:
+    """Fill `model` from a checkpoint of the authors.
+
+    A checkpoint without a decoder leaves the model's as it is; the report names its weights as missing.
+
+    Raises:
+        InputError: absent, unreadable, of another shape, or matching less than 95 % of the parameters.
+    """
+    state, foreign = translate(read_state(path), model.state_dict())
+    if POSITIONS in state:
+        state[POSITIONS] = resize_positions(state[POSITIONS], len(model.get_parameter(POSITIONS)))
+    without = () if any(name.startswith("decoder.") for name in state) else ("decoder.", "classifier.")
+    report = fill(model, state, str(path), by_group(foreign), without)
+    if without:
+        rank_zero_warn(f"{path}: there is no text decoder in this checkpoint, so it starts from random weights")
+    return report
+
+
+def read_state(path: Path) -> Mapping[str, Tensor]:
+    """The weights under `model` or, as DeepSpeed names them, `module`; no code in the file is run."""
+    remedy = "name mPLUG's checkpoint (mplug_base.pth) with --model.backbone.pretrained FILE"
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; {remedy}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        allowed = "GLOBAL" in str(error)  # a whole file with objects that are not tensors
+        reason = "it holds more than tensors and numbers" if allowed else "it is not a torch file, or not all of it"
+        more = "; save its weights alone: torch.save({'model': weights}, FILE)" if allowed else f"; {remedy}"
+        raise InputError(f"{path}: cannot be read ({reason}){more}") from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: cannot be read (it is not a torch file, or not all of it); {remedy}") from error
+    for key in ("model", "module"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            return content[key]  # type: ignore[no-any-return]
+    raise InputError(f"{path}: there is neither `model` nor `module` in this file; {remedy}")
+
+
+def fill(
+    model: nn.Module, state: Mapping[str, Tensor], source: str, unexpected: list[str], without: tuple[str, ...] = ()
+) -> LoadReport:
+    """Copy `state` into `model`, and say what it filled.
+
+    Args:
+        without: prefixes of the parts that the source is not meant to hold.
+    """
+    own = model.state_dict()
+    for name, tensor in state.items():
+        if tensor.shape != own[name].shape:
+            theirs, ours = tuple(tensor.shape), tuple(own[name].shape)
+            raise InputError(f"{source}: {name} is {theirs} where the model has {ours}; it is another model's")
+    sizes = {name: tensor.numel() for name, tensor in own.items() if not name.startswith(without or ("\0",))}
+    missing = sorted(name for name in own if name not in state)
+    matched = sum(size for name, size in sizes.items() if name in state)
+    report = LoadReport(source, matched, sum(sizes.values()), missing, unexpected)
+    if report.share < ENOUGH:
+        first = next(name for name in missing if name in sizes)
+        raise InputError(f"{report}; first missing: {first}; this is not a checkpoint of mPLUG")
+    model.load_state_dict(state, strict=False)
+    return report
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The sizes of the model in `folder`."""
+    path = folder / CONFIG_FILE
+    try:
+        config = read_json(path)
+    except (OSError, orjson.JSONDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as JSON; is {folder} a folder of an mPLUG's weights?") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{path}: not a table of sizes; is {folder} a folder of an mPLUG's weights?")
+    return config
+
+
+def load_folder(model: nn.Module, folder: Path) -> LoadReport:
+    """Fill `model` from a folder that `save_folder` wrote.
+
+    Raises:
+        InputError: as `load_authors`.
+    """
+    path = folder / WEIGHTS_FILE
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); copy the folder again") from error
+    own = model.state_dict()
+    unexpected = sorted(name for name in state if name not in own)
+    return fill(model, {name: state[name] for name in own if name in state}, str(folder), unexpected)
+
+
+def save_folder(model: nn.Module, config: dict[str, Any], folder: Path) -> None:
+    """Write a model's sizes and weights, each file whole or not at all."""
+    write_json(folder / CONFIG_FILE, config)
+    with write_atomically(folder / WEIGHTS_FILE) as temporary:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, temporary)

@@ -1,0 +1,145 @@
+"""Bottom-up and top-down attention, UpDn (Anderson et al., 2018): the recurrent baseline."""
+
+from collections.abc import Iterable
+from typing import Optional, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from cdvqa.backbones.backbone import LoadReport, Output
+from cdvqa.backbones.glove import read_glove
+from cdvqa.backbones.head import Classification, answer_head
+from cdvqa.backbones.padding import trim_padding
+from cdvqa.data.batch import VQABatch
+from cdvqa.errors import InputError
+
+
+class UpDn(Classification):
+    """UpDn as it is widely implemented: weight-normed layers, ReLU, fusion by product, the authors' kind of head.
+
+    Of its published variants this is the one with two word embeddings side by side, both trained here: with BERT's
+    30,522 word pieces and 2,274 answers it has 36,363,482 parameters (34.7 · 2²⁰), nearest to the "about 35 M" of the
+    debiasing paper, where one embedding would make 26,285,282. Published code drops out no words, and so does this.
+
+    Args:
+        num_answers: size of the answer vocabulary; linked to data.num_answers.
+        vocab_size: number of word pieces of the run's tokenizer.
+        visual_feat_dim: width of the region features.
+        hidden_size: width of the question's, the attention's and the joint representation.
+        embedding_size: width of each of the two word embeddings.
+        glove: GloVe text file, such as `glove.6B.300d.txt`, of `embedding_size` numbers a word: word pieces that are
+            words of the file start with its vector in both embeddings; null starts all of them at random.
+    """
+
+    name = "updn"
+
+    def __init__(
+        self,
+        num_answers: int,
+        vocab_size: int = 30522,
+        visual_feat_dim: int = 2048,
+        hidden_size: int = 1024,
+        embedding_size: int = 300,
+        glove: Optional[str] = None,
+    ) -> None:
+        super().__init__()
+        self.num_answers = num_answers
+        self.vocab_size = vocab_size
+        self.visual_feat_dim = visual_feat_dim
+        self.hidden_size = hidden_size
+        self.embedding_size = embedding_size
+        self.glove = glove
+        self.embeddings = nn.ModuleList(nn.Embedding(vocab_size, embedding_size, padding_idx=0) for _ in range(2))
+        self.gru = nn.GRU(2 * embedding_size, hidden_size, batch_first=True)
+        self.attention = TopDownAttention(visual_feat_dim, hidden_size)
+        self.question_net = gate(hidden_size, hidden_size)
+        self.vision_net = gate(visual_feat_dim, hidden_size)
+        self.classifier = answer_head(hidden_size, num_answers)
+
+    def forward(self, batch: VQABatch) -> Output:
+        """Product of the question and of the regions that it attends to, (B, H), then the answer head."""
+        ids, mask = trim_padding(batch.input_ids, batch.attention_mask)
+        assert ids is not None and batch.region_features is not None
+        question = self.read(ids, mask)
+        attended = self.attention(question, batch.region_features, batch.region_mask)
+        hidden = self.question_net(question) * self.vision_net(attended)
+        return Output(self.classifier(hidden), hidden)
+
+    def read(self, ids: Tensor, mask: Tensor | None) -> Tensor:
+        """The GRU's state at the last word piece of each question (without a mask, at the last position), (B, H)."""
+        states, _ = self.gru(torch.cat([embedding(ids) for embedding in self.embeddings], dim=2))
+        if mask is None:
+            return cast(Tensor, states[:, -1])
+        last = (mask.sum(dim=1) - 1).clamp(min=0)
+        return cast(Tensor, states[torch.arange(len(ids), device=ids.device), last])
+
+    def matrices(self) -> dict[str, list[str]]:
+        """None: UpDn is compared with compressed models and is not compressed itself."""
+        return {}
+
+    def dead(self) -> list[str]:
+        return []
+
+    def layers(self) -> Iterable[nn.Module]:
+        """None: a GRU of 14 word pieces has no activations worth forgetting."""
+        return []
+
+    @torch.no_grad()
+    def load_pretrained(self) -> LoadReport | None:
+        """Start the word pieces that are words of the `glove` file with its vectors; None without one.
+
+        Raises:
+            InputError: word vectors absent, unreadable or of another width, or of none of the word pieces; or more
+                word pieces than the model embeds.
+        """
+        if self.glove is None:
+            return None
+        assert self.tokenizer is not None, "the stage hands over the tokenizer before weights are loaded"
+        pieces = self.tokenizer.get_vocab()
+        needed = max(pieces.values()) + 1
+        if needed > self.vocab_size:
+            raise InputError(f"--model.backbone.vocab_size is {self.vocab_size}; --data.tokenizer needs {needed}")
+        vectors = read_glove(self.glove, pieces, self.embedding_size)
+        rows = torch.tensor([pieces[word] for word in vectors])
+        for table in self.embeddings.parameters():
+            table[rows] = torch.stack(list(vectors.values())).to(table)
+        source = f"{self.glove} ({len(vectors):,} of {len(pieces):,} word pieces)"
+        missing = sorted(pieces.keys() - vectors.keys())
+        each = len(self.embeddings) * self.embedding_size
+        return LoadReport(source, each * len(vectors), each * self.vocab_size, missing, [])
+
+    @property
+    def description(self) -> dict[str, object]:
+        fields = ("name", "vocab_size", "embedding_size", "hidden_size", "visual_feat_dim")
+        return {**{field: getattr(self, field) for field in fields}, "answers": self.num_answers}
+
+
+class TopDownAttention(nn.Module):
+    """Attention of the question over the regions: a weight for each from the product of the two, softmax over them."""
+
+    def __init__(self, visual_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.vision = gate(visual_size, hidden_size)
+        self.question = gate(hidden_size, hidden_size)
+        self.dropout = nn.Dropout(0.2)
+        self.score = normed_linear(hidden_size, 1)
+
+    def forward(self, question: Tensor, regions: Tensor, mask: Tensor | None) -> Tensor:
+        """The attended regions, (B, F), of regions (B, R, F) for questions (B, H); mask (B, R) is True on regions."""
+        joint = self.dropout(self.vision(regions) * self.question(question)[:, None])
+        scores = self.score(joint).squeeze(2)
+        if mask is not None:
+            scores = scores.masked_fill(~mask.bool(), torch.finfo(scores.dtype).min)
+        weights = scores.softmax(dim=1).to(regions.dtype)
+        return cast(Tensor, (weights[:, None] @ regions).squeeze(1))
+
+
+def gate(width: int, out: int) -> nn.Sequential:
+    """Weight-norm Linear and ReLU, where Anderson et al. have a gated tanh."""
+    return nn.Sequential(normed_linear(width, out), nn.ReLU())
+
+
+def normed_linear(width: int, out: int) -> nn.Linear:
+    """Linear with one scalar norm for its whole matrix, as in the answer head."""
+    return cast(nn.Linear, weight_norm(nn.Linear(width, out), dim=None))  # type: ignore[arg-type]

@@ -1,0 +1,93 @@
+"""VisualBERT (Li et al., 2019) with the authors' answer head."""
+
+from collections.abc import Iterable
+from typing import Any, Optional
+
+from torch import nn
+from transformers import VisualBertConfig, VisualBertModel
+
+from cdvqa.backbones.backbone import LoadReport, Output
+from cdvqa.backbones.head import Classification, answer_head
+from cdvqa.backbones.huggingface import BERT_LAYER, architecture, load_from_hub
+from cdvqa.backbones.padding import trim_padding
+from cdvqa.data.batch import VQABatch
+
+
+class VisualBert(Classification):
+    """VisualBERT through Hugging Face transformers: one encoder over word pieces and regions; boxes are not used.
+
+    Args:
+        num_answers: size of the answer vocabulary; linked to data.num_answers.
+        pretrained: hub name, or a local folder in Hugging Face's format; null starts from random weights. A folder that
+            also holds `answer_head.safetensors` warm-starts the answers it knows; published VisualBERT has none, so its
+            head starts fresh, as the authors' does.
+        config: VisualBERT's configuration as a dictionary, for a model from scratch; what it leaves out, or null, is
+            that of the published model, whose regions are 2048 wide.
+    """
+
+    name = "visualbert"
+
+    def __init__(
+        self,
+        num_answers: int,
+        pretrained: Optional[str] = "uclanlp/visualbert-vqa-coco-pre",
+        config: Optional[dict[str, Any]] = None,
+    ) -> None:
+        super().__init__()
+        self.pretrained = pretrained
+        self.num_answers = num_answers
+        self.config = architecture(VisualBertConfig, pretrained, config, visual_embedding_dim=2048)
+        self.hidden_size = self.config.hidden_size
+        self.visual_bert = VisualBertModel(self.config)
+        self.dropout = nn.Dropout(self.config.hidden_dropout_prob)
+        dropout = getattr(self.config, "classifier_dropout", None)  # by Hugging Face's name for it
+        self.classifier = answer_head(self.hidden_size, num_answers, 0.5 if dropout is None else dropout)
+
+    def forward(self, batch: VQABatch) -> Output:
+        """Pooled output of the first word piece, dropout, then the answer head; `hidden` is before the dropout."""
+        ids, mask = trim_padding(batch.input_ids, batch.attention_mask)
+        # Left to itself the model gives regions token type 1 and position 0, and attends to all that has no mask.
+        hidden = self.visual_bert(
+            input_ids=ids,
+            attention_mask=mask,
+            visual_embeds=batch.region_features,
+            visual_attention_mask=batch.region_mask,
+        ).pooler_output
+        return Output(self.classifier(self.dropout(hidden)), hidden)
+
+    def matrices(self) -> dict[str, list[str]]:
+        """74 matrices of VisualBERT-base (Eq. 13); the projection of the regions stays whole, as do biases and norms.
+
+        Language and vision meet in every layer, so there is no `vision` module and no budget over three modalities.
+        """
+        names = {
+            "language": ["embeddings.word_embeddings"],
+            "cross": [f"encoder.layer.{i}.{part}" for i in range(self.config.num_hidden_layers) for part in BERT_LAYER],
+            "pooler": ["pooler.dense"],
+        }
+        return {modality: [f"visual_bert.{name}.weight" for name in group] for modality, group in names.items()}
+
+    def dead(self) -> list[str]:
+        """None: the pooler reads the last layer, which attends to everything."""
+        return []
+
+    def layers(self) -> Iterable[nn.Module]:
+        return self.visual_bert.encoder.layer
+
+    def load_pretrained(self) -> LoadReport | None:
+        if self.pretrained is None:
+            return None
+        self.visual_bert, report = load_from_hub(VisualBertModel, self.pretrained, self.config)
+        self.warm_start(self.pretrained)
+        return report
+
+    @property
+    def description(self) -> dict[str, object]:
+        fields = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads")
+        return {
+            "name": self.name,
+            **{field: getattr(self.config, field) for field in fields},
+            "visual_feat_dim": self.config.visual_embedding_dim,
+            "layers": self.config.num_hidden_layers,
+            "answers": self.num_answers,
+        }

@@ -1,0 +1,83 @@
+"""Random changes to the pictures of training."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageOps
+
+Augmentation = Literal["none", "mplug"]
+Change = Callable[[Image.Image, float], Image.Image]
+Look = Callable[[Image.Image, int, np.random.Generator], Image.Image]
+"""A picture, the side of the square that is wanted, and where chance comes from."""
+
+_AREA, _RATIO = 0.5, 4 / 3  # at least; at most, and 3 / 4 at least
+_OPERATIONS, _LEVEL, _CHANCE = 2, 0.7, 0.5  # RandAugment(2, 7) of 10, each operation carried out half of the time
+_GREY = (128, 128, 128)
+
+
+def mplug(picture: Image.Image, side: int, rng: np.random.Generator) -> Image.Image:
+    """What mPLUG's authors do to the pictures of training: a random part, perhaps mirrored, then RandAugment.
+
+    Mirroring spoils questions about left and right; the authors do it all the same.
+    """
+    part = picture.crop(_random_box(picture.size, rng)).resize((side, side), Image.Resampling.BICUBIC)
+    if rng.random() < 0.5:
+        part = ImageOps.mirror(part)
+    for number in rng.integers(len(_CHANGES), size=_OPERATIONS):
+        carried_out, sign = rng.random() < _CHANCE, rng.choice((-1, 1))
+        if carried_out:
+            part = _CHANGES[number](part, sign)
+    return part
+
+
+def _random_box(size: tuple[int, int], rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of a random part: 50 to 100 % of the area, 3 : 4 to 4 : 3, anywhere.
+
+    After ten that do not fit, the largest part in the middle whose ratio is allowed.
+    """
+    width, height = size
+    for _ in range(10):
+        area = width * height * rng.uniform(_AREA, 1)
+        ratio = _RATIO ** rng.uniform(-1, 1)
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
+            return left, top, left + w, top + h
+    w = min(width, max(round(height * _RATIO), 1))
+    h = min(height, max(round(width * _RATIO), 1))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def _enhanced(enhancer: Callable[[Image.Image], ImageEnhance._Enhance]) -> Change:
+    return lambda picture, sign: enhancer(picture).enhance(0.1 + 1.8 * _LEVEL)
+
+
+def _moved(matrix: Callable[[float], tuple[float, ...]]) -> Change:
+    """An affine change; `matrix` (a, b, c, d, e, f) gives for the sign where each pixel comes from."""
+
+    def change(picture: Image.Image, sign: float) -> Image.Image:
+        affine, bilinear = Image.Transform.AFFINE, Image.Resampling.BILINEAR
+        return picture.transform(picture.size, affine, matrix(sign), bilinear, fillcolor=_GREY)
+
+    return change
+
+
+# The operations of ALBEF's RandAugment, which mPLUG's is. The amounts are for this one level: shifts are in pixels of
+# the square, whatever its side.
+_CHANGES: tuple[Change, ...] = (
+    lambda picture, sign: picture,
+    lambda picture, sign: ImageOps.autocontrast(picture),
+    lambda picture, sign: ImageOps.equalize(picture),
+    _enhanced(ImageEnhance.Brightness),
+    _enhanced(ImageEnhance.Sharpness),
+    _moved(lambda sign: (1, sign * 0.3 * _LEVEL, 0, 0, 1, 0)),
+    _moved(lambda sign: (1, 0, 0, sign * 0.3 * _LEVEL, 1, 0)),
+    _moved(lambda sign: (1, 0, sign * 10 * _LEVEL, 0, 1, 0)),
+    _moved(lambda sign: (1, 0, 0, 0, 1, sign * 10 * _LEVEL)),
+    lambda picture, sign: picture.rotate(sign * 30 * _LEVEL, Image.Resampling.BILINEAR, fillcolor=_GREY),
+)
+
+AUGMENTATIONS: Mapping[Augmentation, Look] = {"mplug": mplug}
