@@ -8,10 +8,10 @@ export OMP_NUM_THREADS := 1
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo claims benchmarks torture test lint ci clean
+.PHONY: help demo backbones claims benchmarks torture test lint ci clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "cdvqa needs Python 3.11 or newer")'
@@ -19,8 +19,12 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,easyvqa,lmdb]'
 	touch $@
 
-demo: $(VENV)/ready ## the three stages on the embedded world: a table, a figure, TensorBoard
-	$(PYTHON) -m cdvqa.studies.demo
+BACKBONE ?= lxmert
+demo: $(VENV)/ready ## the three stages on the embedded world, BACKBONE=visualbert, mplug or updn too: table, figure
+	$(PYTHON) -m cdvqa.studies.demo $(BACKBONE)
+
+backbones: $(VENV)/ready ## the other backbones on the embedded world over four seeds
+	$(PYTHON) -m cdvqa.studies.backbones --jobs $(JOBS)
 
 claims: $(VENV)/ready ## the paper's claims on the embedded world over four seeds
 	$(PYTHON) -m cdvqa.studies.claims --jobs $(JOBS)

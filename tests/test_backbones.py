@@ -97,16 +97,13 @@ def test_mplug_refuses_objectives_over_a_vocabulary(cdvqa: Command, capsys: pyte
     assert not Path("logs").exists()
 
 
-def test_word_pieces_that_cannot_write_the_answers_are_told_of(cdvqa: Command, scenes: Path, tmp_path: Path):
-    """Those of the world's questions lack "yes", so that nobody could learn to say it."""
+def test_word_pieces_that_cannot_write_the_answers_are_told_of(cdvqa: Command, scenes: Path):
+    """Those of the world's questions lack "yes", so that nobody could learn to say it; those of its mPLUG do not."""
     with pytest.warns(UserWarning, match=r"vocab.txt: \d+% of the human answers cannot be written in its word pieces"):
         assert cdvqa("fit", "stage1_ce.yaml", "mplug.yaml", "--trainer.max_epochs=0") == 0
-    pieces = tmp_path / "vocab.txt"
-    answers = ["yes", "no", "small", "large", *map(str, range(10))]
-    pieces.write_text((scenes / "vocab.txt").read_text() + "\n".join(answers))
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*cannot be written")
-        assert cdvqa("fit", "stage1_ce.yaml", "mplug.yaml", f"--data.tokenizer={pieces}", "--overwrite") == 0
+        assert cdvqa("fit", "stage1_ce.yaml", "mplug.yaml", f"--data.tokenizer={scenes / 'mplug'}", "--overwrite") == 0
 
 
 @pytest.mark.parametrize("backbone", PRETRAINED)
@@ -156,6 +153,18 @@ def test_the_authors_presets_run(cdvqa: Command, backbone: str):
     protocol = json.loads((run / "run.json").read_text())["protocol"]
     assert protocol["tie_break"] == ("strict_bf16" if backbone == "mplug" else "strict")
     assert protocol["weight_decay"] == (0.02 if backbone == "mplug" else 0)
+
+
+@pytest.mark.parametrize("backbone", [*PRETRAINED, "updn"])
+def test_half_precision_and_checkpointed_gradients_run(cdvqa: Command, backbone: str):
+    flags = ["--trainer.precision=bf16-mixed", "--model.gradient_checkpointing=true"]
+    objective = PRETRAINED.get(backbone, "bce")
+    assert cdvqa("fit", f"stage1_{objective}.yaml", f"{backbone}.yaml", *flags) == 0
+    assert cdvqa("test", f"stage1_{objective}.yaml", f"{backbone}.yaml", *flags) == 0
+    run = runs(backbone) / f"stage1_{objective}" / "seed0"
+    network = Subnetwork.load(run / "model.safetensors")
+    assert all(tensor.dtype == torch.float32 for tensor in network.state.values())
+    assert json.loads((run / "results.json").read_text())["splits"]["test"]["n"]["all"] == 70
 
 
 @pytest.fixture(params=PRETRAINED)

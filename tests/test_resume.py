@@ -65,6 +65,22 @@ def test_a_killed_run_resumes_to_the_same_end(cdvqa: Command, scenes: Path, stag
     assert differences(whole, folder) == []
 
 
+def test_a_killed_run_on_augmented_pictures_resumes_to_the_same_end(cdvqa: Command, scenes: Path):
+    """mPLUG: random crops, answers in word pieces, and scores that start from the weights."""
+    assert cdvqa("fit", "stage1_ce.yaml", "mplug.yaml", "--trainer.max_epochs=1") == 0
+    configs = ["stage2_ce.yaml", str(CONF / "mplug.yaml"), str(CONF / "tiny_masks.yaml")]
+    args = ["fit", "--config", configs[0], *overlay(scenes), "--config", configs[1], "--config", configs[2]]
+    args += ["--model.global_batch=16", "--model.sparsity.initialisation=weight", "--data.augmentation=mplug"]
+    args += ["--data.num_workers=1", "--checkpoint_every_n_steps=4"]
+    assert run(args)[0] == 0
+    folder = Path("logs/scenes/mplug/stage2_ce+ce_mask_uniform_s50_weight/seed0")
+    whole = folder.rename("whole")
+    assert run(args, lambda: logged(folder / "metrics.csv", 9))[0] == -signal.SIGKILL
+    assert 8 <= torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] < 2 * STEPS
+    assert run([*args, "--ckpt_path=last"])[0] == 0
+    assert differences(whole, folder) == []
+
+
 def test_two_killed_processes_resume_to_the_same_end(cdvqa: Command, scenes: Path):
     """Each has its own questions and its own dropout."""
     args = ["fit", "--config", "stage1_lmh.yaml", *overlay(scenes), "--model.global_batch=16"]

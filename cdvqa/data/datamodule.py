@@ -226,7 +226,7 @@ class VQADataModule(pl.LightningDataModule):
 
     def _answer_texts(self, annotations: Annotations) -> AnswerTexts:
         answers = AnswerTexts.from_annotations(annotations, self.tokenizer)
-        share, first = answers.unwritten(self.tokenizer.token_to_id("[UNK]"))
+        share, first = answers.unwritten(cast(int, self.tokenizer.token_to_id("[UNK]")))
         if share > UNWRITTEN:
             rank_zero_warn(
                 f"{self.tokenizer_source}: {share:.0%} of the human answers cannot be written in its word pieces, the "

@@ -1,20 +1,17 @@
 """`make claims`: which of the paper's claims hold in the embedded world `scenes`, over four seeds."""
 
-import argparse
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import fmean, stdev
 
-from cdvqa.artefacts import read_json, write_atomically
-from cdvqa.runs import Run
+from cdvqa.studies.command import publish, study_parser
 from cdvqa.studies.convergence import convergence
-from cdvqa.studies.jobs import Job, pipeline_job, run_jobs
+from cdvqa.studies.jobs import overlay_of, pipeline_job, run_jobs
+from cdvqa.studies.tables import Table, accuracy_table, gaps, spread, verdict
 from cdvqa.worlds.scenes import make_scenes
 
 LOGS = Path("logs/claims")
 WORLD = Path("data/scenes")
-OVERLAY = ("--config", "scenes.yaml")
 # The runs by the name that the claims below use.
 RUNS = {
     "full bce": partial(pipeline_job, stage=1, pipeline=["bce"]),
@@ -48,12 +45,15 @@ CLAIMS = (
 )
 
 
-def claims(seeds: int, jobs: int) -> str:
+def claims(seeds: int, at_once: int) -> str:
     """Run what is missing and return the report in Markdown."""
     make_scenes(WORLD)
-    table = {name: [job(LOGS, seed=seed, overlay=OVERLAY) for seed in range(seeds)] for name, job in RUNS.items()}
+    table = {
+        name: [job(LOGS, seed=seed, overlay=overlay_of("lxmert")) for seed in range(seeds)]
+        for name, job in RUNS.items()
+    }
     # Seed by seed: whoever stops early has whole seeds.
-    run_jobs([row[seed] for seed in range(seeds) for row in table.values()], jobs)
+    run_jobs([row[seed] for seed in range(seeds) for row in table.values()], at_once)
     lines = [
         "# The paper's claims on `scenes`",
         "",
@@ -63,33 +63,18 @@ def claims(seeds: int, jobs: int) -> str:
     return "\n".join([*lines, *accuracy_table(table), "", *claim_table(table), "", *converged_lines(table), ""])
 
 
-def accuracy(run: Run, split: str) -> float:
-    """The paper's accuracy of a tested run on `id` or `test` (out of distribution)."""
-    return float(read_json(run.results)["splits"][split]["all"])
-
-
-def accuracy_table(table: dict[str, list[Job]]) -> list[str]:
-    """A line per run."""
-    lines = ["| run | in distribution | out of distribution |", "| --- | --- | --- |"]
-    for name, jobs in table.items():
-        cells = [spread([accuracy(job.run, split) for job in jobs]) for split in ("id", "test")]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return lines
-
-
-def claim_table(table: dict[str, list[Job]]) -> list[str]:
+def claim_table(table: Table) -> list[str]:
     """A line per claim: the difference seed by seed, and whether its mean reaches what is claimed."""
     lines = ["| claim (out of distribution) | source | asked | measured | verdict |", "| --- | --- | --- | --- | --- |"]
     for claim in CLAIMS:
-        pairs = zip(table[claim.better], table[claim.worse], strict=True)
-        gaps = [accuracy(better.run, "test") - accuracy(worse.run, "test") for better, worse in pairs]
-        verdict = "holds" if fmean(gaps) >= claim.by else "**does not hold here**"
+        measured = gaps(table, claim.better, claim.worse)
         asked = f"≥ {claim.by:g}" if claim.by else "> 0"
-        lines.append(f"| {claim.text} | {claim.source} | {asked} | {spread(gaps)} | {verdict} |")
+        cells = claim.text, claim.source, asked, spread(measured), verdict(measured, claim.by)
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
-def converged_lines(table: dict[str, list[Job]]) -> list[str]:
+def converged_lines(table: Table) -> list[str]:
     """Whether the full models had converged."""
     lines = [
         "Converged means: over the last fifth of the epochs the training loss falls by less than 2 %, and development",
@@ -100,22 +85,11 @@ def converged_lines(table: dict[str, list[Job]]) -> list[str]:
     ]
     for name in ("full bce", "full lmh"):
         end = convergence([job.run for job in table[name]])
-        verdict = "yes" if end.converged else "**no**"
-        lines.append(f"| {name} | {end.loss_fall:.1%} | {end.accuracy_move:.2f} points | {verdict} |")
+        converged = "yes" if end.converged else "**no**"
+        lines.append(f"| {name} | {end.loss_fall:.1%} | {end.accuracy_move:.2f} points | {converged} |")
     return lines
 
 
-def spread(values: list[float]) -> str:
-    """Mean ± standard deviation (n − 1)."""
-    return f"{fmean(values):.2f} ± {stdev(values):.2f}" if len(values) > 1 else f"{values[0]:.2f}"
-
-
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=4)
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
-    arguments = parser.parse_args()
-    report = claims(arguments.seeds, arguments.jobs)
-    with write_atomically(LOGS / "claims.md") as temporary:
-        temporary.write_text(report, encoding="utf-8")
-    print(report)
+    arguments = study_parser(__doc__).parse_args()
+    publish(claims(arguments.seeds, arguments.jobs), LOGS / "claims.md")

@@ -86,6 +86,12 @@ def call(job: Job, command: str, *extra: str) -> None:
         raise InputError(f"{job.name}: `cdvqa {command}` failed ({' '.join(last)}); see {log}")
 
 
+def overlay_of(backbone: str) -> tuple[str, ...]:
+    """The arguments that name the world `scenes` and its small model of a kind; `scenes.yaml` has LXMERT's."""
+    own = ("--config", f"scenes_{backbone}.yaml") if backbone != "lxmert" else ()
+    return ("--config", "scenes.yaml", *own)
+
+
 def pipeline_job(
     logs: Path,
     stage: int,
@@ -93,6 +99,7 @@ def pipeline_job(
     seed: int,
     overlay: Sequence[str],
     data: str = "scenes",
+    backbone: str = "lxmert",
     method: str = "mask",
     zeros: float = 0.5,
     initialisation: str = "magnitude",
@@ -106,12 +113,13 @@ def pipeline_job(
         seed: the run's seed.
         overlay: arguments that name data and model, such as `("--config", "scenes.yaml")`.
         data: name of the data set's folder.
+        backbone: what its runs are called.
         method: `mask` or `omp` (stages 2 and 3).
         zeros: share of zeros (stages 2 and 3).
         initialisation: `magnitude` or `random` (mask training).
     """
     sparsity = Sparsity(method=method, overall=zeros, initialisation=initialisation) if stage > 1 else None  # type: ignore[arg-type]
-    folder = logs / data / "lxmert"
+    folder = logs / data / backbone
     objectives = list(pipeline)
     one_shot = stage == 2 and method == "omp"
     config = "stage2_omp.yaml" if one_shot else f"stage{stage}_{objectives[-1]}.yaml"

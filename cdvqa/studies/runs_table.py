@@ -73,7 +73,7 @@ def markdown(runs: pd.DataFrame) -> str:
         f"{mean:.2f}" if pd.isna(std) else f"{mean:.2f} ± {std:.2f}"
         for mean, std in zip(means["mean"], means["std"], strict=True)
     ]
-    wide = means.pivot(index=["data", "run", "kept", "seeds"], columns="place", values="text").reset_index()
+    wide = means.pivot(index=["data", "backbone", "run", "kept", "seeds"], columns="place", values="text").reset_index()
     wide["kept"] = [f"{100 * kept:.1f} %" for kept in wide["kept"]]
-    columns = ["data", "run", "kept", "seeds", *(place for place in (ID, OOD) if place in wide)]
+    columns = ["data", "backbone", "run", "kept", "seeds", *(place for place in (ID, OOD) if place in wide)]
     return wide[columns].to_markdown(index=False, disable_numparse=True)

@@ -10,7 +10,8 @@ from cdvqa.worlds.drawing import HEIGHT, WIDTH, Regions, Thing, cut_regions, dra
 from cdvqa.worlds.layout import annotation_record, question_record, write_features, write_vocabulary
 from cdvqa.worlds.scene_questions import LANGUAGE, QUESTION_TYPES, Question, annotate
 
-SHIPPED_LXMERT = Path(__file__).parent / "scenes_lxmert"  # made by `pretrain.py`
+# The small pre-trained models, made by `pretrain.py`.
+SHIPPED = {name: Path(__file__).parent / f"scenes_{name}" for name in ("lxmert", "visualbert", "mplug")}
 ID_STEP = 1000  # question_id = image_id * 1000 + position, as in VQA
 
 
@@ -48,8 +49,9 @@ class SceneFolder:
         return records
 
     def finish(self) -> None:
-        """Write the features of every image and the vocabulary, and put the small pre-trained LXMERT beside them."""
-        shutil.copytree(SHIPPED_LXMERT, self.folder / "lxmert")
+        """Write the features of every image and the vocabulary, and put the small pre-trained models beside them."""
+        for name, shipped in SHIPPED.items():
+            shutil.copytree(shipped, self.folder / name)
         write_features(
             self.folder / "features.h5",
             features=np.stack([region.features for region in self.regions]),

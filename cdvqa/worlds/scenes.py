@@ -12,7 +12,7 @@ from cdvqa.worlds.layout import build_world, write_split
 from cdvqa.worlds.scene_folder import AskedScene, SceneFolder
 from cdvqa.worlds.scene_questions import QUESTION_TYPES, Question, answer_prior, candidate_questions
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)

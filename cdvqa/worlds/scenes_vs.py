@@ -20,7 +20,7 @@ from cdvqa.worlds.scene_questions import LANGUAGE, QUESTION_TYPES, Question, can
 from cdvqa.worlds.scenes import SceneConstants
 
 Record = tuple[dict[str, Any], dict[str, Any]]
-VERSION = 1
+VERSION = 2
 SPLITS = {"Training": "train_questions", "Val": "val_questions", "IID-Test": "test_questions"}
 SHORTCUTS = ("QT", "KW", "KWP", "QT+KW", "KO", "KOP", "QT+KO", "KW+KO", "QT+KW+KO")
 

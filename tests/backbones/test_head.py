@@ -8,7 +8,7 @@ import torch
 from cdvqa.backbones import Lxmert
 from cdvqa.backbones.head import HEAD_FILE, answer_head, load_answer_head, save_answer_head
 from cdvqa.errors import InputError
-from cdvqa.worlds.scene_folder import SHIPPED_LXMERT
+from cdvqa.worlds.scene_folder import SHIPPED
 
 
 def test_one_scalar_norm_per_matrix_and_no_bias_at_the_start():
@@ -49,7 +49,7 @@ def test_another_width_or_a_broken_file_is_refused(tmp_path: Path):
 
 
 def test_the_shipped_model_starts_with_its_head():
-    model = Lxmert(3, pretrained=str(SHIPPED_LXMERT))
+    model = Lxmert(3, pretrained=str(SHIPPED["lxmert"]))
     model.answers = ["yes", "red", "unheard of"]
     report = model.load_pretrained()
     assert report is not None and report.share == 1

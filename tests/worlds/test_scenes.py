@@ -50,6 +50,13 @@ def test_files_follow_the_vqacp_schema(world: Path) -> None:
             assert set(given) <= set(kind.answers)
 
 
+def test_the_small_models_lie_beside_the_questions(world: Path) -> None:
+    for name in ("lxmert", "visualbert", "mplug"):
+        files = {path.name: path.read_bytes() for path in (world / name).iterdir()}
+        assert files == {path.name: path.read_bytes() for path in scene_folder.SHIPPED[name].iterdir()}
+        assert {"config.json", "model.safetensors", "vocab.txt"} <= files.keys()
+
+
 def test_annotators_sometimes_disagree(world: Path) -> None:
     unanimous = [len({a["answer"] for a in q["answers"]}) == 1 for q in read(world, "train", "annotations")]
     assert 0.3 < np.mean(unanimous) < 0.95

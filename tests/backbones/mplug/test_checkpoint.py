@@ -183,3 +183,12 @@ def test_names_are_counted_by_group():
         "text_encoder.cls (1)",
         "text_proj (2)",
     ]
+
+
+def test_a_model_without_memory_reports_without_a_warning(model, tmp_path):
+    model.save_pretrained(tmp_path / "own")
+    with torch.device("meta"):
+        shapes = Mplug(11, pretrained=str(tmp_path / "own"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert shapes.load_pretrained().share == 1
