@@ -1,5 +1,6 @@
 """The study of backbones on made-up results, and the demonstration's jobs."""
 
+import json
 from functools import partial
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from cdvqa.cli import main
 from cdvqa.configs import find_config
 from cdvqa.studies import backbones
-from cdvqa.studies.backbones import RUNS, ceiling, runs_of, section
+from cdvqa.studies.backbones import RUNS, blind_accuracy, ceiling, runs_of, section
 from cdvqa.studies.demo import OBJECTIVES, full_models, three_stages
 from cdvqa.studies.jobs import Job, overlay_of, pipeline_job
 
@@ -54,6 +55,17 @@ def test_the_ceiling_is_of_the_plain_model_on_the_balanced_world(logs: Path):
     job = ceiling("mplug")
     assert job.run.folder == logs / "scenes-balanced" / "mplug" / "stage1_ce" / "seed0"
     assert {"stage1_ce.yaml", "scenes_mplug.yaml", "--data.root=data/scenes-balanced"} < set(job.args)
+
+
+@pytest.mark.parametrize("split", ["id", "test"])
+def test_blind_accuracy_is_that_of_each_types_usual_answer(scenes: Path, split: str):
+    train, asked = (json.loads((scenes / f"vqacp_v2_{part}_annotations.json").read_text()) for part in ("train", split))
+    scores = []
+    for question in asked:
+        same = [a["multiple_choice_answer"] for a in train if a["question_type"] == question["question_type"]]
+        usual = max(dict.fromkeys(same), key=same.count)
+        scores.append(min(sum(answer["answer"] == usual for answer in question["answers"]) / 3, 1))
+    assert blind_accuracy(scenes, split) == pytest.approx(100 * sum(scores) / len(scores))
 
 
 @pytest.mark.parametrize("backbone", RUNS)
