@@ -35,7 +35,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        return f"{self.run.folder.parent.name} {self.run.folder.name}"
+        return " ".join(self.run.folder.parts[-4:])  # data, backbone, run, seed
 
 
 def run_jobs(jobs: Sequence[Job], at_once: int) -> None:

@@ -37,7 +37,7 @@ def test_jobs_run_parents_first_and_keep_what_is_finished(cdvqa: Command, scenes
         "stage3_bce+lmh_omp_uniform_s50",
     }
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("stage1_bce seed0: id ") and len(lines) == 4
+    assert lines[0].startswith("scenes lxmert stage1_bce seed0: id ") and len(lines) == 4
     records = {path: path.stat().st_mtime_ns for path in logs.glob("**/run.json")}
     run_jobs(jobs, at_once=1)
     assert records == {path: path.stat().st_mtime_ns for path in logs.glob("**/run.json")}
