@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 from transformers import EncoderDecoderCache
 
 from cdvqa.backbones.backbone import Backbone, LoadReport, Output, SequenceOutput
+from cdvqa.backbones.huggingface import BERT_ATTENTION, BERT_LAYER
 from cdvqa.backbones.mplug.checkpoint import load_authors, load_folder, read_config, save_folder
 from cdvqa.backbones.mplug.config import MplugConfig
 from cdvqa.backbones.mplug.decoder import Decoder, LanguageModelHead
@@ -22,9 +23,7 @@ from cdvqa.data.batch import VQABatch
 from cdvqa.data.image_format import ImageFormat
 from cdvqa.errors import InputError
 
-ATTENTION = ("self.query", "self.key", "self.value", "output.dense")
-BLOCK = (*(f"attention.{part}" for part in ATTENTION), "intermediate.dense", "output.dense")
-CROSS = tuple(f"crossattention.{part}" for part in ATTENTION)
+CROSS_ATTENTION = tuple(f"crossattention.{part}" for part in BERT_ATTENTION)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
@@ -162,13 +161,13 @@ class Mplug(Backbone):
     def matrices(self) -> dict[str, list[str]]:
         """240 matrices of mPLUG-base; the vision encoder's attention, embeddings and the head stay whole."""
         vision = [f"encoder.layers.{i}.mlp.{part}" for i in range(self.config.vision.layers) for part in ("fc1", "fc2")]
-        language = [f"layer.{i}.{part}" for i in range(self.config.text_encoder_layers) for part in BLOCK]
+        language = [f"layer.{i}.{part}" for i in range(self.config.text_encoder_layers) for part in BERT_LAYER]
         fusion = [f"fusion.layer.{i}" for i in self.config.fusion_indices]
         decoder = [f"decoder.layer.{i}" for i in range(self.config.text_decode_layers)]
         return {
             "vision": [f"vision.{name}.weight" for name in vision],
             "language": [f"text.{name}.weight" for name in language],
-            "cross": [f"{layer}.{part}.weight" for layer in fusion + decoder for part in BLOCK + CROSS],
+            "cross": [f"{layer}.{part}.weight" for layer in fusion + decoder for part in BERT_LAYER + CROSS_ATTENTION],
         }
 
     def dead(self) -> list[str]:
