@@ -59,7 +59,7 @@ def test_again_nothing_is_read_and_the_lines_are_the_same(prepare, tmp_path, mon
     root = write_toy(tmp_path / "data")
     first = prepare(root)[1]
     monkeypatch.setattr(questions, "read_records", lambda *args: pytest.fail("it was read again"))
-    monkeypatch.setattr(prepared, "tokenise", lambda *args: pytest.fail("it was tokenised again"))
+    monkeypatch.setattr(prepared, "word_pieces", lambda *args: pytest.fail("it was tokenised again"))
     assert without_time(prepare(root)[1]) == without_time(first)
 
 
@@ -67,7 +67,7 @@ def test_fit_finds_everything_kept(cdvqa, scenes, monkeypatch):
     flags = overlay(scenes)
     assert main(["prepare", "questions", "--config", "stage1_bce.yaml", *flags]) == 0
     monkeypatch.setattr(questions, "read_records", lambda *args: pytest.fail("it was read again"))
-    monkeypatch.setattr(prepared, "tokenise", lambda *args: pytest.fail("it was tokenised again"))
+    monkeypatch.setattr(prepared, "word_pieces", lambda *args: pytest.fail("it was tokenised again"))
     assert cdvqa("fit", "stage1_bce.yaml", "--trainer.max_steps=1", world=flags) == 0
 
 
