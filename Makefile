@@ -40,10 +40,11 @@ torture: $(VENV)/ready ## kill -9 runs of every stage at random moments, resume 
 test: $(VENV)/ready ## the whole suite
 	$(PYTHON) -m pytest -n $(JOBS)
 
-lint: $(VENV)/ready ## ruff and mypy
+lint: $(VENV)/ready ## ruff, mypy, and the layers of the package
 	$(VENV)/bin/ruff check cdvqa tests benchmarks
 	$(VENV)/bin/ruff format --check cdvqa tests benchmarks
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
 
 ci: lint test ## what every change must pass
 

@@ -19,8 +19,8 @@ from transformers import PreTrainedTokenizerFast
 
 from benchmarks.record import Record, interleave
 from cdvqa.data.prepared import PreparedQuestions
-from cdvqa.data.text import LENGTH, load_tokenizer, tokenise
-from cdvqa.protocol import preset_protocol
+from cdvqa.data.questions.text import LENGTH, load_tokenizer, tokenise
+from cdvqa.presets import preset_protocol
 
 SHARED = Path(os.environ.get("CDVQA_SHARED", Path(__file__).parents[2] / "shared"))
 COPIES = 14

@@ -12,16 +12,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.record import Record, interleave
-from cdvqa.data.annotations import Annotations, Categories, HumanAnswers
-from cdvqa.data.answers import AnswerVocabulary
+from cdvqa.data.answers.prior import QuestionTypePrior
+from cdvqa.data.answers.targets import SoftTargets
+from cdvqa.data.answers.vocabulary import AnswerVocabulary
 from cdvqa.data.dataset import VQADataset
-from cdvqa.data.features import RegionFeatures
 from cdvqa.data.loaders import BatchLoader
-from cdvqa.data.prior import QuestionTypePrior
-from cdvqa.data.questions import Questions
+from cdvqa.data.questions.annotations import Annotations, Categories, HumanAnswers
+from cdvqa.data.questions.official import Questions
+from cdvqa.data.questions.text import TokenisedQuestions
 from cdvqa.data.samplers import training_loader
-from cdvqa.data.targets import SoftTargets
-from cdvqa.data.text import TokenisedQuestions
+from cdvqa.data.visual.features import RegionFeatures
 
 REGIONS, WIDTH, ANSWERS, TYPES = 36, 2048, 2274, 65
 BATCH = 256

@@ -11,7 +11,7 @@ from matplotlib import pyplot as plt
 from tabulate import tabulate
 
 from benchmarks.record import FOLDER, Record
-from cdvqa.artefacts import read_json, write_atomically
+from cdvqa.files import read_json, write_atomically
 
 MET, MISSED = "tab:blue", "tab:red"
 INTRODUCTION = """# Benchmarks

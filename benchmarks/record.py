@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 
-from cdvqa.artefacts import write_json
+from cdvqa.files import write_json
 
 FOLDER = Path(__file__).parent.parent / "docs" / "benchmarks"
 COMPARISONS = {"<=": operator.le, ">=": operator.ge}

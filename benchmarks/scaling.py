@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from benchmarks.mask_step import ANSWERS, mask, random_batch
 from benchmarks.record import Record, interleave, write
 from cdvqa.backbones import Lxmert
-from cdvqa.exchange import compress
+from cdvqa.distributed.gradients import compress
 from cdvqa.objectives import BCE
 from cdvqa.sparsity import binary_masks, reset_thresholds
 from cdvqa.stages.optimisation import make_optimizer

@@ -12,9 +12,9 @@ import torch
 from benchmarks.record import Record, interleave, write
 from cdvqa.backbones import Lxmert
 from cdvqa.sparsity import Sparsity, attach_masks, binary_masks, reset_thresholds
-from cdvqa.sparsity.matrices import masked_matrices
+from cdvqa.sparsity.masks.matrices import masked_matrices
 from cdvqa.sparsity.reset import rankings
-from cdvqa.sparsity.threshold import select_each
+from cdvqa.sparsity.selection.threshold import select_each
 
 PLANS = {
     "uniform": Sparsity(overall=0.7),

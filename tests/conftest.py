@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from cdvqa.cli import main
-from cdvqa.data.answers import AnswerVocabulary
-from cdvqa.data.questions import read_questions
+from cdvqa.data.answers.vocabulary import AnswerVocabulary
+from cdvqa.data.questions.official import read_questions
 from cdvqa.worlds.scenes import SceneConstants, write_scenes
 
 CONF = Path(__file__).parent / "conf"

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback
 
-from cdvqa.artefacts import read_json
+from cdvqa.files import read_json
 from cdvqa.sparsity import Subnetwork
 
 ROOT = Path(__file__).parents[1]

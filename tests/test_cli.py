@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cdvqa.cli import COMMANDS, main
-from cdvqa.configs import find_config, shipped
+from cdvqa.cli.commands import COMMANDS, main
+from cdvqa.cli.configs import find_config, shipped
 from cdvqa.errors import InputError
 from tests.conftest import overlay
 
@@ -44,7 +44,7 @@ def test_an_ambiguous_config_name_lists_the_matches(tmp_path: Path, monkeypatch:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "same.yaml").write_text("{}")
-    monkeypatch.setattr("cdvqa.configs.shipped", lambda: tmp_path)
+    monkeypatch.setattr("cdvqa.cli.configs.shipped", lambda: tmp_path)
     with pytest.raises(InputError, match=r"several shipped configs have this name: .*a/same.yaml, .*b/same.yaml"):
         find_config("same.yaml")
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from cdvqa.artefacts import full_disk, write_atomically
 from cdvqa.errors import Stopped, chain
-from cdvqa.loggers import MetricsLog
+from cdvqa.files import full_disk, write_atomically
+from cdvqa.runs.loggers import MetricsLog
 from cdvqa.sparsity import Subnetwork
 from tests.conftest import overlay
 from tests.killing import differences, run

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from cdvqa.callbacks.predictions import normalised, ordered
 from cdvqa.cli import main
-from cdvqa.data.answers import normalise_answer
+from cdvqa.data.answers.vocabulary import normalise_answer
 from cdvqa.errors import InputError
 from cdvqa.sparsity import Subnetwork
 from tests.conftest import overlay

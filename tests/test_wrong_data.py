@@ -112,8 +112,8 @@ def test_a_stage_1_run_that_does_not_match_is_refused(
 
 
 def answers(world: Path, min_count: int) -> int:
-    from cdvqa.data.answers import AnswerVocabulary
-    from cdvqa.data.questions import read_questions
+    from cdvqa.data.answers.vocabulary import AnswerVocabulary
+    from cdvqa.data.questions.official import read_questions
 
     annotations = read_questions(world / QUESTIONS, world / ANNOTATIONS).annotations
     return len(AnswerVocabulary.from_annotations(annotations, min_count))

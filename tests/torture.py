@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from cdvqa.runs import Run
+from cdvqa.runs.folder import Run
 from cdvqa.worlds.scenes import SceneConstants, write_scenes
 from tests.conftest import CONF, overlay
 from tests.killing import PHASES, ROOT, Board, differences, start

@@ -9,12 +9,12 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.utilities import rank_zero_warn
 
-from cdvqa.artefacts import write_atomically
-from cdvqa.callbacks.processes import gather
 from cdvqa.callbacks.training_log import ends_step
 from cdvqa.data.loaders import TrainingLoader
-from cdvqa.loggers import MetricsLog
-from cdvqa.runs import Run
+from cdvqa.distributed.processes import gather
+from cdvqa.files import write_atomically
+from cdvqa.runs.folder import Run
+from cdvqa.runs.loggers import MetricsLog
 
 
 class WholeFiles(TorchCheckpointIO):

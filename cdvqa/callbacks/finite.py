@@ -8,8 +8,8 @@ import torch
 from pytorch_lightning import Callback
 from torch import Tensor, nn
 
-from cdvqa.callbacks.processes import gather
 from cdvqa.callbacks.training_log import ends_step, logs_step
+from cdvqa.distributed.processes import gather
 from cdvqa.errors import Stopped
 
 

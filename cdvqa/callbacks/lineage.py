@@ -14,12 +14,12 @@ from pytorch_lightning import Callback
 from rich.console import Console
 from rich.table import Table
 
-from cdvqa.artefacts import read_json, remove_leftovers, write_atomically, write_json
 from cdvqa.callbacks.checkpoint import LastCheckpoint
 from cdvqa.callbacks.selection import KeepSelected
 from cdvqa.errors import InputError
-from cdvqa.loggers import EventLog
-from cdvqa.runs import Run, read_results
+from cdvqa.files import read_json, remove_leftovers, write_atomically, write_json
+from cdvqa.runs.folder import Run, read_results
+from cdvqa.runs.loggers import EventLog
 from cdvqa.sparsity import masks
 
 PACKAGES = ("cdvqa", "torch", "pytorch-lightning", "transformers", "torchmetrics", "numpy")

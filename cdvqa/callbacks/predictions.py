@@ -6,11 +6,11 @@ import pytorch_lightning as pl
 from pytorch_lightning import Callback
 from pytorch_lightning.utilities import rank_zero_warn
 
-from cdvqa.artefacts import write_json
-from cdvqa.callbacks.processes import gather
-from cdvqa.data.normalisation import normalise_answer
+from cdvqa.data.answers.normalisation import normalise_answer
+from cdvqa.distributed.processes import gather
 from cdvqa.errors import InputError
-from cdvqa.runs import Run
+from cdvqa.files import write_json
+from cdvqa.runs.folder import Run
 
 
 class Predictions(Callback):

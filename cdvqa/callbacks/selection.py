@@ -6,7 +6,7 @@ import pytorch_lightning as pl
 from pytorch_lightning import Callback
 from pytorch_lightning.utilities import rank_zero_info
 
-from cdvqa.runs import Run
+from cdvqa.runs.folder import Run
 from cdvqa.sparsity import Subnetwork
 
 

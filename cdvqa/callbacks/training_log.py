@@ -6,7 +6,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning import Callback
 
-from cdvqa.callbacks.processes import gather
+from cdvqa.distributed.processes import gather
 
 
 def ends_step(trainer: pl.Trainer, batch_idx: int) -> bool:

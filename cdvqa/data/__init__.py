@@ -7,11 +7,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cdvqa.data.answers import AnswerVocabulary, normalise_answer, soft_scores
+    from cdvqa.data.answers.prior import QuestionTypePrior
+    from cdvqa.data.answers.vocabulary import AnswerVocabulary, normalise_answer, soft_scores
     from cdvqa.data.batch import VQABatch
     from cdvqa.data.datamodule import VQADataModule
-    from cdvqa.data.features import RegionFeatures, write_features
-    from cdvqa.data.prior import QuestionTypePrior
+    from cdvqa.data.visual.features import RegionFeatures, write_features
 
 __all__ = [
     "AnswerVocabulary",
@@ -25,14 +25,14 @@ __all__ = [
 ]
 
 _HOME = {
-    "AnswerVocabulary": "answers",
-    "QuestionTypePrior": "prior",
-    "RegionFeatures": "features",
+    "AnswerVocabulary": "answers.vocabulary",
+    "QuestionTypePrior": "answers.prior",
+    "RegionFeatures": "visual.features",
     "VQABatch": "batch",
     "VQADataModule": "datamodule",
-    "normalise_answer": "answers",
-    "soft_scores": "answers",
-    "write_features": "features",
+    "normalise_answer": "answers.vocabulary",
+    "soft_scores": "answers.vocabulary",
+    "write_features": "visual.features",
 }
 
 

@@ -8,28 +8,28 @@ from typing import Any, Literal, Optional, cast
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_warn
 
-from cdvqa.data.annotations import Annotations
-from cdvqa.data.answers import AnswerVocabulary
-from cdvqa.data.archives import locate
-from cdvqa.data.asked import read_own_questions
-from cdvqa.data.augmentation import AUGMENTATIONS, Augmentation
+from cdvqa.data.answers.sequences import AnswerTexts
+from cdvqa.data.answers.vocabulary import AnswerVocabulary
 from cdvqa.data.batch import VQABatch
 from cdvqa.data.dataset import GenerativeDataset, QuestionDataset, VQADataset
-from cdvqa.data.extra_text import ExtraText, word_pieces
-from cdvqa.data.features import RegionFeatures
-from cdvqa.data.image_format import ImageFormat
-from cdvqa.data.images import ImageFolder
-from cdvqa.data.layouts import Layout, read_ood_question_ids, split_files
+from cdvqa.data.datasets.dev_split import DevSplit
+from cdvqa.data.datasets.layouts import Layout, read_ood_question_ids, split_files
 from cdvqa.data.loaders import BatchLoader
 from cdvqa.data.prepared import PreparedQuestions
-from cdvqa.data.questions import read_asked
+from cdvqa.data.questions.annotations import Annotations
+from cdvqa.data.questions.archives import locate
+from cdvqa.data.questions.extra_text import ExtraText, word_pieces
+from cdvqa.data.questions.official import read_asked
+from cdvqa.data.questions.own import read_own_questions
+from cdvqa.data.questions.text import load_tokenizer, tokenizer_digest
 from cdvqa.data.samplers import evaluation_loader, training_loader
-from cdvqa.data.sequences import AnswerTexts
-from cdvqa.data.splits import DevSplit
-from cdvqa.data.text import load_tokenizer, tokenizer_digest
-from cdvqa.data.visual import VisualSource
+from cdvqa.data.visual.augmentation import AUGMENTATIONS, Augmentation
+from cdvqa.data.visual.features import RegionFeatures
+from cdvqa.data.visual.image_format import ImageFormat
+from cdvqa.data.visual.images import ImageFolder
+from cdvqa.data.visual.source import VisualSource
 from cdvqa.errors import InputError
-from cdvqa.protocol import Protocol
+from cdvqa.presets import Protocol
 
 UNWRITTEN = 0.01  # share of the human answers in letters that the word pieces lack, from which on to say so
 

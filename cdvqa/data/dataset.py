@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cdvqa.data.annotations import Annotations
+from cdvqa.data.answers.prior import QuestionTypePrior
+from cdvqa.data.answers.sequences import AnswerTexts
+from cdvqa.data.answers.targets import SoftTargets
 from cdvqa.data.batch import VQABatch
-from cdvqa.data.prior import QuestionTypePrior
-from cdvqa.data.questions import Questions
-from cdvqa.data.sequences import AnswerTexts
-from cdvqa.data.targets import SoftTargets
-from cdvqa.data.text import TokenisedQuestions
-from cdvqa.data.visual import VisualSource
+from cdvqa.data.questions.annotations import Annotations
+from cdvqa.data.questions.official import Questions
+from cdvqa.data.questions.text import TokenisedQuestions
+from cdvqa.data.visual.source import VisualSource
 
 
 class QuestionDataset:

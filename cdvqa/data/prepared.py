@@ -10,18 +10,18 @@ import orjson
 from numpy.typing import NDArray
 from pytorch_lightning.utilities import rank_zero_warn
 
-from cdvqa.data.answers import AnswerVocabulary, count_answers
-from cdvqa.data.archives import find, locate
-from cdvqa.data.cache import Arrays, Kept, digest, pack_questions, unpack_questions
-from cdvqa.data.extra_text import ExtraText, word_pieces
-from cdvqa.data.foreign import TargetFiles, find_targets, read_answers, read_targets
-from cdvqa.data.layouts import Layout, split_files
-from cdvqa.data.prior import QuestionTypePrior
-from cdvqa.data.questions import Questions, join_questions, read_questions
-from cdvqa.data.splits import DevSplit, development_split
-from cdvqa.data.targets import SoftTargets
-from cdvqa.data.text import TokenisedQuestions, load_tokenizer, tokenizer_digest
-from cdvqa.protocol import Protocol
+from cdvqa.data.answers.cached_targets import TargetFiles, find_targets, read_answers, read_targets
+from cdvqa.data.answers.prior import QuestionTypePrior
+from cdvqa.data.answers.targets import SoftTargets
+from cdvqa.data.answers.vocabulary import AnswerVocabulary, count_answers
+from cdvqa.data.datasets.dev_split import DevSplit, development_split
+from cdvqa.data.datasets.layouts import Layout, split_files
+from cdvqa.data.questions.archives import find, locate
+from cdvqa.data.questions.cache import Arrays, Kept, digest, pack_questions, unpack_questions
+from cdvqa.data.questions.extra_text import ExtraText, word_pieces
+from cdvqa.data.questions.official import Questions, join_questions, read_questions
+from cdvqa.data.questions.text import TokenisedQuestions, load_tokenizer, tokenizer_digest
+from cdvqa.presets import Protocol
 
 
 class Split(NamedTuple):
@@ -40,7 +40,8 @@ class PreparedQuestions:
     """Reads the official files, and derives from them what training takes; both are kept in `<root>/.cdvqa/`.
 
     The vocabulary comes from the whole train split; priors and training questions are what remains of it after the
-    development split. A split whose annotations are missing takes cached targets of others (`cdvqa.data.foreign`).
+    development split. A split whose annotations are missing takes the cached targets of others
+    (`cdvqa.data.answers.cached_targets`).
 
     Args:
         layout: file names and splits.

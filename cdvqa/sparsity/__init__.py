@@ -3,18 +3,10 @@
 from cdvqa.sparsity.assignment import LXMERT_COUNTS, Sparsity, solve_budget
 from cdvqa.sparsity.attach import attach_fixed_masks, attach_masks, dense_state, fold_masks
 from cdvqa.sparsity.initialise import omp_masks
-from cdvqa.sparsity.mask import BinaryMask, FixedMask
-from cdvqa.sparsity.matrices import binary_masks, masks
+from cdvqa.sparsity.masks.mask import BinaryMask, FixedMask
+from cdvqa.sparsity.masks.matrices import binary_masks, masks
 from cdvqa.sparsity.reset import reset_thresholds
-from cdvqa.sparsity.statistics import (
-    MatrixReset,
-    sparsity_by_matrix,
-    sparsity_by_modality,
-    summarise,
-    threshold_summary,
-)
-from cdvqa.sparsity.subnetwork import Subnetwork
-from cdvqa.sparsity.threshold import (
+from cdvqa.sparsity.selection.threshold import (
     Rule,
     Selection,
     TieBreak,
@@ -23,6 +15,14 @@ from cdvqa.sparsity.threshold import (
     select_global_threshold,
     select_threshold,
 )
+from cdvqa.sparsity.statistics import (
+    MatrixReset,
+    sparsity_by_matrix,
+    sparsity_by_modality,
+    summarise,
+    threshold_summary,
+)
+from cdvqa.sparsity.subnetwork import Subnetwork
 
 __all__ = [
     "LXMERT_COUNTS",

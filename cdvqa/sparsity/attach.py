@@ -15,11 +15,11 @@ from cdvqa.sparsity.initialise import (
     initial_masks,
     matrix_rates,
 )
-from cdvqa.sparsity.lookup import mask_rows_only
-from cdvqa.sparsity.mask import BinaryMask, FixedMask, Placement
-from cdvqa.sparsity.matrices import masked_matrices, owner
+from cdvqa.sparsity.masks.lookup import mask_rows_only
+from cdvqa.sparsity.masks.mask import BinaryMask, FixedMask, Placement
+from cdvqa.sparsity.masks.matrices import masked_matrices, owner
 from cdvqa.sparsity.reset import first_thresholds
-from cdvqa.sparsity.threshold import TieBreak, initial_scores
+from cdvqa.sparsity.selection.threshold import TieBreak, initial_scores
 
 
 def attach_masks(

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from cdvqa.errors import InputError
-from cdvqa.sparsity.matrices import masked_matrices, owner
-from cdvqa.sparsity.threshold import TieBreak, count_zeros, select_rules
+from cdvqa.sparsity.masks.matrices import masked_matrices, owner
+from cdvqa.sparsity.selection.threshold import TieBreak, count_zeros, select_rules
 
 Assignment = Literal["uniform", "modality", "global"]
 Initialisation = Literal["magnitude", "random", "weight"]

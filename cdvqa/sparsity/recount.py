@@ -4,10 +4,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cdvqa.sparsity.bits import pack, unpack
-from cdvqa.sparsity.blocks import BLOCK, places, read_blocks, read_sizes
-from cdvqa.sparsity.mask import BinaryMask
-from cdvqa.sparsity.threshold import Rule
+from cdvqa.sparsity.masks.bits import pack, unpack
+from cdvqa.sparsity.masks.mask import BinaryMask
+from cdvqa.sparsity.selection.blocks import BLOCK, places, read_blocks, read_sizes
+from cdvqa.sparsity.selection.threshold import Rule
 
 
 def take_over(mask: BinaryMask, rule: Rule, weight: Tensor) -> Tensor:

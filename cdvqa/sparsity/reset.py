@@ -7,11 +7,11 @@ from torch import nn
 
 from cdvqa.errors import InputError
 from cdvqa.sparsity.initialise import remainder
-from cdvqa.sparsity.mask import BinaryMask, FixedMask
-from cdvqa.sparsity.matrices import MaskedMatrix, masked_matrices
+from cdvqa.sparsity.masks.mask import BinaryMask, FixedMask
+from cdvqa.sparsity.masks.matrices import MaskedMatrix, masked_matrices
 from cdvqa.sparsity.recount import take_over
+from cdvqa.sparsity.selection.threshold import Ranking, Rule, count_zeros, select_each
 from cdvqa.sparsity.statistics import MatrixReset
-from cdvqa.sparsity.threshold import Ranking, Rule, count_zeros, select_each
 
 
 @torch.no_grad()

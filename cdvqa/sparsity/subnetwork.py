@@ -9,11 +9,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from cdvqa.artefacts import write_atomically
 from cdvqa.errors import InputError
+from cdvqa.files import write_atomically
 from cdvqa.sparsity.attach import dense_state
-from cdvqa.sparsity.bits import pack, unpack
-from cdvqa.sparsity.matrices import masks
+from cdvqa.sparsity.masks.bits import pack, unpack
+from cdvqa.sparsity.masks.matrices import masks
 
 FORMAT = "cdvqa-subnetwork"
 VERSION = 1

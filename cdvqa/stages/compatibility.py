@@ -1,7 +1,7 @@
 """What two runs must share before one may start from the other, or be evaluated with its data."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -10,27 +10,7 @@ from cdvqa.errors import InputError
 from cdvqa.objectives import check_objective
 from cdvqa.sparsity import Subnetwork
 
-if TYPE_CHECKING:
-    from cdvqa.stages.stage import VQAStage
-
 REMEDY = {"tokenizer": "; give the word pieces it was trained with by --data.tokenizer"}
-
-
-def network_metadata(stage: "VQAStage") -> dict[str, Any]:
-    """The metadata of a network file or checkpoint written by `stage`: JSON-able."""
-    data = stage.trainer.datamodule  # type: ignore[attr-defined]
-    return {
-        "backbone": stage.backbone.description,
-        "answers": list(data.vocabulary.answers),
-        "text_format": data.text_format,
-        "tokenizer": data.tokenizer_digest,
-        "features": data.feature_fingerprint,
-        "stage": stage.stage,
-        "pipeline": stage.pipeline,
-        "preset": stage.preset,
-        "departures": stage.departures,
-        "selection": stage.protocol.selection,
-    }
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

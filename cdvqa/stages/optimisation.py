@@ -10,7 +10,7 @@ from torch.autograd.graph import increment_version
 from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from cdvqa.protocol import OptimizerName
+from cdvqa.presets import OptimizerName
 
 
 class AuthorsAdamW(Optimizer):

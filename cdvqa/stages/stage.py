@@ -15,14 +15,13 @@ from cdvqa.backbones import Backbone, Output
 from cdvqa.data.batch import VQABatch
 from cdvqa.data.loaders import TrainingLoader
 from cdvqa.errors import InputError
-from cdvqa.metrics import vqa_vs_means
+from cdvqa.metrics import SplitAccuracy, vqa_vs_means
 from cdvqa.objectives import LMH, Loss, make_objective
-from cdvqa.protocol import NoAnswer, OptimizerName, Preset, Schedule, Selection, SoftScore, TextFormat, TieBreak, settle
-from cdvqa.runs import network_file, pipeline_of
+from cdvqa.presets import NoAnswer, OptimizerName, Preset, Schedule, Selection, SoftScore, TextFormat, TieBreak, settle
+from cdvqa.runs.folder import network_file, pipeline_of
 from cdvqa.sparsity import Sparsity, Subnetwork
 from cdvqa.stages.accumulation import batch_weight
-from cdvqa.stages.accuracy import SplitAccuracy
-from cdvqa.stages.compatibility import check_backbone, check_compatible, check_priors, network_metadata
+from cdvqa.stages.compatibility import check_backbone, check_compatible, check_priors
 from cdvqa.stages.features import warn_of_other_features
 from cdvqa.stages.machine import check_compiler, check_kernels, check_precision
 from cdvqa.stages.optimisation import epoch_cosine_schedule, linear_schedule, make_optimizer, warmup_steps
@@ -44,7 +43,7 @@ class VQAStage(pl.LightningModule):
             gradients in less memory, for about a third more time.
         preset: `paper` or `authors`; decides every field below that is null.
         layout: linked to data.layout.
-        optimizer: see `cdvqa.protocol.Protocol` for this and all that follow.
+        optimizer: see `cdvqa.presets.Protocol` for this and all that follow.
         weight_decay: for all parameter groups.
         global_batch: questions in one optimiser step.
         warmup: a share of all steps (float), or a number of steps (int).
@@ -190,7 +189,19 @@ class VQAStage(pl.LightningModule):
 
     def metadata(self) -> dict[str, Any]:
         """What a network file says of itself: enough to answer questions with it, and to refuse a wrong pairing."""
-        return network_metadata(self)
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        return {
+            "backbone": self.backbone.description,
+            "answers": list(data.vocabulary.answers),
+            "text_format": data.text_format,
+            "tokenizer": data.tokenizer_digest,
+            "features": data.feature_fingerprint,
+            "stage": self.stage,
+            "pipeline": self.pipeline,
+            "preset": self.preset,
+            "departures": self.departures,
+            "selection": self.protocol.selection,
+        }
 
     # --- steps ----------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from statistics import fmean
 
-from cdvqa.data.questions import read_questions
+from cdvqa.data.questions.official import read_questions
 from cdvqa.metrics import vqa_score
 from cdvqa.studies.command import publish, study_parser
 from cdvqa.studies.jobs import Job, overlay_of, pipeline_job, run_jobs

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from cdvqa.artefacts import write_atomically
+from cdvqa.files import write_atomically
 
 
 def study_parser(description: str | None) -> argparse.ArgumentParser:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cdvqa.runs import Run
+from cdvqa.runs.folder import Run
 
 CURVES = ("train/loss/epoch", "val/accuracy/all")
 LOSS_FALL = 0.02  # of the loss a fifth before the end

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from cdvqa.studies.jobs import Job, overlay_of, pipeline_job, run_jobs
-from cdvqa.tools.report import report
+from cdvqa.studies.report import report
 from cdvqa.worlds.scenes import make_scenes
 
 LOGS = Path("logs/demo")

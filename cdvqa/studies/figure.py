@@ -9,7 +9,7 @@ matplotlib.use("Agg")  # no screen is needed, nor asked for
 import pandas as pd
 from matplotlib import pyplot as plt
 
-from cdvqa.artefacts import write_atomically
+from cdvqa.files import write_atomically
 from cdvqa.studies.runs_table import ID, OOD, over_seeds
 
 MARKERS = {"full": "o", "mask": "s", "omp": "^"}

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-from cdvqa.artefacts import read_json
 from cdvqa.errors import InputError
-from cdvqa.runs import Run, parent_run_name, run_name
+from cdvqa.files import read_json
+from cdvqa.runs.folder import Run, parent_run_name, run_name
 from cdvqa.sparsity import Sparsity
 
 # Two single-threaded runs finish sooner than one run on two threads: the embedded worlds' matrices are small.

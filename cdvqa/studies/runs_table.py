@@ -5,9 +5,9 @@ from typing import Any
 
 import pandas as pd
 
-from cdvqa.artefacts import read_json
 from cdvqa.errors import InputError
-from cdvqa.runs import Run
+from cdvqa.files import read_json
+from cdvqa.runs.folder import Run
 
 OOD = "out of distribution"
 ID = "in distribution"

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from statistics import fmean, stdev
 
-from cdvqa.artefacts import read_json
-from cdvqa.runs import Run
+from cdvqa.files import read_json
+from cdvqa.runs.folder import Run
 from cdvqa.studies.jobs import Job
 
 Table = dict[str, list[Job]]  # the runs of a name, one a seed

@@ -11,7 +11,7 @@ from rich.table import Table
 from cdvqa.tools.findings import Item, Report
 
 if TYPE_CHECKING:
-    from cdvqa.tools.inspect import ConfigInspector
+    from cdvqa.cli.inspect import ConfigInspector
 
 DESCRIPTION = """\
 List every file that a config needs: where it is looked for, whether it is there, its size and SHA-256, whether it is
@@ -22,7 +22,7 @@ sound and fits the others, and where it may be had. Takes the options of `cdvqa 
 
 def run(args: list[str]) -> int:
     """Print what the config in `args` needs; return 0 if all of it is there and fits together, else 1."""
-    from cdvqa.tools.inspect import ConfigInspector
+    from cdvqa.cli.inspect import ConfigInspector
 
     report = check(ConfigInspector(args[1:], "cdvqa check", DESCRIPTION))
     # A pipe has no width of its own: lines stay whole there.

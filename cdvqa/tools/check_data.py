@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cdvqa.data.answers import AnswerVocabulary
-from cdvqa.data.archives import find
-from cdvqa.data.asked import read_own_questions
+from cdvqa.data.answers.targets import SoftTargets
+from cdvqa.data.answers.vocabulary import AnswerVocabulary
 from cdvqa.data.datamodule import VQADataModule
-from cdvqa.data.extra_text import ExtraText
-from cdvqa.data.layouts import OOD_SETS, ood_file, split_files
-from cdvqa.data.questions import Questions, read_asked, read_question_ids
-from cdvqa.data.targets import SoftTargets
-from cdvqa.data.visual import VisualSource
+from cdvqa.data.datasets.layouts import OOD_SETS, ood_file, split_files
+from cdvqa.data.questions.archives import find
+from cdvqa.data.questions.extra_text import ExtraText
+from cdvqa.data.questions.official import Questions, read_asked, read_question_ids
+from cdvqa.data.questions.own import read_own_questions
+from cdvqa.data.visual.source import VisualSource
 from cdvqa.errors import InputError
 from cdvqa.stages import VQAStage
 from cdvqa.stages.compatibility import needs_question_types

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cdvqa.conversion.resumable import read_layout, readable
 from cdvqa.data.datamodule import VQADataModule
-from cdvqa.data.features import RegionFeatures
-from cdvqa.data.fingerprint import sample_rows
-from cdvqa.data.partial import read_layout, readable
-from cdvqa.data.rows import open_rows
-from cdvqa.data.visual import VisualSource
+from cdvqa.data.visual.features import RegionFeatures
+from cdvqa.data.visual.fingerprint import sample_rows
+from cdvqa.data.visual.rows import open_rows
+from cdvqa.data.visual.source import VisualSource
 from cdvqa.errors import InputError
 from cdvqa.tools.findings import Finding, Item, Report, made_by, reason
 

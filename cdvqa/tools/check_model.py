@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 from huggingface_hub import try_to_load_from_cache
 
-from cdvqa.data.text import load_tokenizer
+from cdvqa.data.questions.text import load_tokenizer
 from cdvqa.errors import InputError
-from cdvqa.runs import Run, network_file, parent_run
+from cdvqa.runs.folder import Run, network_file, parent_run
 from cdvqa.sparsity import Subnetwork
 from cdvqa.stages import VQAStage
 from cdvqa.stages.compatibility import read_metadata

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cdvqa.data.answers import AnswerVocabulary, ScoreRule
-from cdvqa.data.archives import find
-from cdvqa.data.foreign import find_targets, read_answers, read_targets
-from cdvqa.data.layouts import Layout, SplitFiles
-from cdvqa.data.questions import Questions, join_questions, read_questions
+from cdvqa.data.answers.cached_targets import find_targets, read_answers, read_targets
+from cdvqa.data.answers.vocabulary import AnswerVocabulary, ScoreRule
+from cdvqa.data.datasets.layouts import Layout, SplitFiles
+from cdvqa.data.questions.archives import find
+from cdvqa.data.questions.official import Questions, join_questions, read_questions
 from cdvqa.errors import InputError
 from cdvqa.tools.findings import Item, blame
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from cdvqa.data.archives import Source
-from cdvqa.data.cache import digest
+from cdvqa.data.questions.archives import Source
+from cdvqa.data.questions.cache import digest
 from cdvqa.errors import InputError
 
 if TYPE_CHECKING:

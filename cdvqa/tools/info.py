@@ -3,7 +3,7 @@
 import textwrap
 
 from cdvqa.backbones import Backbone
-from cdvqa.runs import percent
+from cdvqa.runs.folder import percent
 from cdvqa.sparsity import Sparsity
 
 MEGA = 2**20  # the paper's "M"
@@ -12,7 +12,7 @@ KEPT = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 def run(args: list[str]) -> None:
     """Print the masked matrices by modality, the classifier, and the parameters kept at each sparsity."""
-    from cdvqa.tools.inspect import ConfigInspector
+    from cdvqa.cli.inspect import ConfigInspector
 
     stage = ConfigInspector(args[1:], "cdvqa info").model
     print("\n".join(describe(stage.backbone, stage.sparsity)))

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 from typing import Literal, Optional
 
-from cdvqa.data.sources.source import FeatureFormat, FeatureSource
+from cdvqa.conversion.sources.source import FeatureFormat, FeatureSource
 from cdvqa.errors import InputError
 from cdvqa.tools.progress import progress_bar
 
@@ -35,7 +35,7 @@ def features(
         workers: processes that convert.
         overwrite: replace a file made from another input or with other options.
     """
-    from cdvqa.data.conversion import convert_features
+    from cdvqa.conversion.convert import convert_features
 
     if workers < 1:
         raise InputError(f"--workers {workers}: must be at least 1")
@@ -55,13 +55,13 @@ def _source(input: str | None, images: str | None, format: FeatureFormat, checkp
             "name either --input, published features, or --images, a folder of images to extract them from"
         )
     if images is None:
-        from cdvqa.data.sources.recognise import open_source
+        from cdvqa.conversion.sources.recognise import open_source
 
         if checkpoint:
             raise InputError("--checkpoint goes with --images; --input has its features already")
         assert input is not None
         return open_source(input, format)
-    from cdvqa.data.sources.images import GridImages
+    from cdvqa.conversion.sources.images import GridImages
 
     if format != "auto":
         raise InputError("--format goes with --input; --images is a folder of images")

@@ -21,9 +21,9 @@ def questions() -> None:
 
 def run(args: list[str]) -> None:
     """Prepare the data set of the config in `args`."""
-    from cdvqa.data.archives import find
+    from cdvqa.cli.inspect import ConfigInspector
     from cdvqa.data.prepared import PreparedQuestions
-    from cdvqa.tools.inspect import ConfigInspector
+    from cdvqa.data.questions.archives import find
 
     config = ConfigInspector(args, "cdvqa prepare questions", (questions.__doc__ or "").splitlines()[0])
     data = config.datamodule

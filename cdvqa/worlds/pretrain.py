@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from cdvqa.data.text import load_tokenizer
+from cdvqa.data.questions.text import load_tokenizer
 from cdvqa.worlds.layout import write_vocabulary
 from cdvqa.worlds.pretraining import ANSWERS, Learner, LxmertLearner, MplugLearner, VisualBertLearner, ask_balanced
 from cdvqa.worlds.scene_folder import SHIPPED

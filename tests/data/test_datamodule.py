@@ -9,9 +9,9 @@ import pytorch_lightning as pl
 import torch
 
 from cdvqa.data import VQADataModule
-from cdvqa.data.layouts import OOD_SETS, split_files
+from cdvqa.data.datasets.layouts import OOD_SETS, split_files
 from cdvqa.errors import InputError
-from cdvqa.protocol import preset_protocol
+from cdvqa.presets import preset_protocol
 from tests.data.toy import IMAGES, REGIONS, WIDTH, dump, record, split, write_toy, write_toy_features
 
 PAPER = preset_protocol("paper", stage=1)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from cdvqa.data.image_format import ImageFormat
+from cdvqa.data.visual.image_format import ImageFormat
 from cdvqa.errors import InputError
-from cdvqa.protocol import preset_protocol
+from cdvqa.presets import preset_protocol
 from cdvqa.stages.features import differences
 from tests.data.test_datamodule import make, train_annotations
 from tests.data.toy import IMAGES, dump, write_toy, write_toy_images

@@ -11,9 +11,9 @@ import torch
 
 from cdvqa.data import loaders
 from cdvqa.data.dataset import QuestionDataset
-from cdvqa.data.features import write_features
 from cdvqa.data.loaders import BatchLoader, Buffers
 from cdvqa.data.samplers import training_loader
+from cdvqa.data.visual.features import write_features
 from cdvqa.errors import InputError
 from tests.data.toy import IMAGES, REGIONS, WIDTH, make_dataset, write_toy, write_toy_features
 

@@ -7,14 +7,14 @@ import numpy as np
 import orjson
 from PIL import Image
 
-from cdvqa.data.answers import AnswerVocabulary
+from cdvqa.data.answers.prior import QuestionTypePrior
+from cdvqa.data.answers.targets import SoftTargets
+from cdvqa.data.answers.vocabulary import AnswerVocabulary
 from cdvqa.data.dataset import VQADataset
-from cdvqa.data.features import RegionFeatures, write_features
-from cdvqa.data.layouts import split_files
-from cdvqa.data.prior import QuestionTypePrior
-from cdvqa.data.questions import read_questions
-from cdvqa.data.targets import SoftTargets
-from cdvqa.data.text import load_tokenizer, tokenise
+from cdvqa.data.datasets.layouts import split_files
+from cdvqa.data.questions.official import read_questions
+from cdvqa.data.questions.text import load_tokenizer, tokenise
+from cdvqa.data.visual.features import RegionFeatures, write_features
 
 TYPES = {
     "is the": ("yes/no", ["yes", "no"]),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cdvqa.sparsity import BinaryMask
-from cdvqa.sparsity.matrices import masked_matrices
+from cdvqa.sparsity.masks.matrices import masked_matrices
 
 
 def zeros_asked(sparsity: str, weights: int) -> int:

@@ -20,7 +20,7 @@ from cdvqa.sparsity import (
     omp_masks,
     reset_thresholds,
 )
-from cdvqa.sparsity.matrices import masked_matrices
+from cdvqa.sparsity.masks.matrices import masked_matrices
 from tests.sparsity.reference import sorted_masks, zeros_asked
 from tests.sparsity.toy import DEAD, GROUPS, NAMES, Toy, train
 

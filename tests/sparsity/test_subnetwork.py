@@ -11,7 +11,7 @@ from torch import nn
 
 from cdvqa.errors import InputError
 from cdvqa.sparsity import Subnetwork, attach_fixed_masks, attach_masks, masks, reset_thresholds
-from cdvqa.sparsity.bits import pack, unpack
+from cdvqa.sparsity.masks.bits import pack, unpack
 from tests.sparsity.toy import DEAD, GROUPS, NAMES, Toy, train
 
 METADATA = {"objective": "lmh", "sparsity": 0.7, "answers": ["yes", "no", "café"]}

@@ -7,7 +7,7 @@ import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.sparsity.test_slot import Pair, Shared, score
+from tests.sparsity.masks.test_slot import Pair, Shared, score
 
 
 def main(rendezvous: str, rank: int) -> None:

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdvqa.data.features import RegionFeatures
-from cdvqa.data.fingerprint import measure
+from cdvqa.data.visual.features import RegionFeatures
+from cdvqa.data.visual.fingerprint import measure
 from cdvqa.sparsity import Subnetwork
 from cdvqa.stages.features import differences
 

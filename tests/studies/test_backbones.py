@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cdvqa.cli import main
-from cdvqa.configs import find_config
+from cdvqa.cli.configs import find_config
 from cdvqa.studies import backbones
 from cdvqa.studies.backbones import RUNS, blind_accuracy, ceiling, runs_of, section
 from cdvqa.studies.demo import OBJECTIVES, full_models, three_stages

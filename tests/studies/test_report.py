@@ -9,7 +9,7 @@ from PIL import Image
 
 from cdvqa.cli import main
 from cdvqa.errors import InputError
-from cdvqa.runs import Run
+from cdvqa.runs.folder import Run
 from cdvqa.studies.claims import CLAIMS, RUNS, claim_table
 from cdvqa.studies.convergence import convergence
 from cdvqa.studies.jobs import Job, pipeline_job, run_jobs

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cdvqa.data.sources.source import FeatureSource
+from cdvqa.conversion.sources.source import FeatureSource
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 
 from cdvqa.cli import main
-from cdvqa.data.blocks import BlockFile
+from cdvqa.conversion.blocks import BlockFile
 
 
 class Image(NamedTuple):

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cdvqa.conversion.sources.source import FeatureSource
 from cdvqa.data import RegionFeatures
-from cdvqa.data.sources.source import FeatureSource
 from tests.tools.features_tsv import (
     assert_holds,
     bottom_up,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cdvqa.data import RegionFeatures
-from tests.data.sources import foreign
+from tests.conversion.sources import foreign
 from tests.tools.features_tsv import convert, expected, sample_images
 
 

@@ -8,10 +8,10 @@ from PIL import Image
 from transformers import ResNetModel
 
 from cdvqa.cli import main
+from cdvqa.conversion.sources.images import GridImages
+from cdvqa.conversion.sources.resnet import ResNet
 from cdvqa.data import RegionFeatures
-from cdvqa.data.sources.images import GridImages
-from cdvqa.data.sources.resnet import ResNet
-from tests.data.sources.grid import MEAN, STD, draw, save_resnet
+from tests.conversion.sources.grid import MEAN, STD, draw, save_resnet
 
 IDS = [31, 7, 400, 12, 5]
 
@@ -133,6 +133,6 @@ def test_the_network_when_none_is_named(images, checkpoint, tmp_path, monkeypatc
         asked.append(name)
         return ResNet(str(checkpoint))
 
-    monkeypatch.setattr("cdvqa.data.sources.resnet.load_resnet", load)
+    monkeypatch.setattr("cdvqa.conversion.sources.resnet.load_resnet", load)
     assert main(["prepare", "features", "--images", str(images), "--output", str(tmp_path / "features.h5")]) == 0
     assert set(asked) == {"microsoft/resnet-101"}

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cdvqa.data.sources.source import FeatureSource
+from cdvqa.conversion.sources.source import FeatureSource
 from tests.tools.features_tsv import assert_holds, contents, convert, sample_images, write_tsv
 
 SLOW = """
 import sys
 from cdvqa.cli import main
-from cdvqa.data.sources.source import FeatureSource
+from cdvqa.conversion.sources.source import FeatureSource
 FeatureSource.images_per_block = 1  # image, with a flush to the disk after each
 print("begun", flush=True)
 status = main(["prepare", "features", "--input", sys.argv[1], "--output", sys.argv[2], "--workers", sys.argv[3]])

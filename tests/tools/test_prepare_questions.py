@@ -9,9 +9,11 @@ import orjson
 import pytest
 
 from cdvqa.cli import main
-from cdvqa.data import archives, prepared, questions
+from cdvqa.data import prepared
+from cdvqa.data.questions import archives
+from cdvqa.data.questions import official as questions
 from tests.conftest import overlay
-from tests.data.test_foreign import replace_annotations
+from tests.data.answers.test_cached_targets import replace_annotations
 from tests.data.toy import dump, split, write_toy
 
 

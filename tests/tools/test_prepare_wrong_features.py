@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cdvqa.cli import main
-from cdvqa.data import fingerprint, partial
-from cdvqa.data.blocks import BlockFile
-from cdvqa.data.sources.tsv import BottomUpTsv
+from cdvqa.conversion import resumable as partial
+from cdvqa.conversion.blocks import BlockFile
+from cdvqa.conversion.sources.tsv import BottomUpTsv
+from cdvqa.data.visual import fingerprint
 from tests.tools.features_tsv import (
     Image,
     assert_holds,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cdvqa.backbones import Backbone, Lxmert, Mplug, VisualBert
-from cdvqa.data.text import load_tokenizer
+from cdvqa.data.questions.text import load_tokenizer
 from cdvqa.worlds.drawing import COLOURS, SHAPES, SIZES, Thing
 from cdvqa.worlds.layout import write_vocabulary
 from cdvqa.worlds.pretrain import LEARNERS, pretrain

@@ -13,11 +13,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from cdvqa.artefacts import read_json, write_atomically, write_json
 from cdvqa.backbones.backbone import LoadReport
 from cdvqa.backbones.huggingface import ENOUGH
 from cdvqa.backbones.mplug.names import POSITIONS, by_group, resize_positions, translate
 from cdvqa.errors import InputError
+from cdvqa.files import read_json, write_atomically, write_json
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 

@@ -7,7 +7,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from cdvqa.data.text import tokenise
+from cdvqa.data.questions.text import tokenise
 from cdvqa.worlds.drawing import COLOURS, SHAPES, SIZES, Regions, Thing, cut_regions, draw_scene
 from cdvqa.worlds.scene_questions import PLURALS, QUESTION_TYPES, Question, annotate
 from cdvqa.worlds.scenes import SceneConstants, ask_scenes

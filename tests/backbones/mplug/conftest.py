@@ -12,7 +12,7 @@ from cdvqa.backbones import Mplug
 from cdvqa.backbones.mplug.checkpoint import load_authors
 from cdvqa.backbones.mplug.config import MplugConfig, VisionSizes
 from cdvqa.data.batch import AnswerSequences, VQABatch
-from cdvqa.data.text import load_tokenizer
+from cdvqa.data.questions.text import load_tokenizer
 
 
 def sizes(arrays: dict[str, np.ndarray]) -> dict:

@@ -8,8 +8,8 @@ import zipfile
 
 import pytest
 
-from cdvqa.data.layouts import OOD_SETS
-from tests.data.test_foreign import replace_annotations
+from cdvqa.data.datasets.layouts import OOD_SETS
+from tests.data.answers.test_cached_targets import replace_annotations
 from tests.data.toy import dump, split
 from tests.tools.check.table import row
 

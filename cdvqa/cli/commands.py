@@ -1,0 +1,84 @@
+"""The command table. Nothing heavy is imported before it is known that a command needs it."""
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from cdvqa import __version__
+from cdvqa.errors import InputError, Stopped, chain
+from cdvqa.files import full_disk
+
+# command: (where it lives, what it does)
+COMMANDS = {
+    "fit": ("cdvqa.cli.training:run", "train a stage"),
+    "validate": ("cdvqa.cli.training:run", "score a run on its development split"),
+    "test": ("cdvqa.cli.training:run", "score a run on the test splits: results.json and predictions/"),
+    "predict": ("cdvqa.cli.training:run", "answer the test questions, or your own: predictions/"),
+    "prune": ("cdvqa.cli.training:prune", "stage 2 by one-shot magnitude pruning (OMP)"),
+    "prepare": ("cdvqa.tools.prepare:run", "make an embedded world; get features or questions ready"),
+    "check": ("cdvqa.tools.check:run", "list every file a config needs, and whether it is there and sound"),
+    "info": ("cdvqa.tools.info:run", "count a config's masked matrices and kept parameters, without weights or data"),
+    "report": ("cdvqa.tools.report:run", "tabulate and plot the results under logs/"),
+}
+
+HELP = """\
+usage: cdvqa COMMAND [--config NAME_OR_FILE ...] [--OPTION VALUE ...]
+
+Compress and debias vision-language models for visual question answering.
+
+commands:
+{commands}
+
+`cdvqa COMMAND --help` tells a command's options; `cdvqa fit --config stage2_lmh.yaml --print_config` shows a
+complete configuration. A bare config name is looked up among the shipped configs."""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status.
+
+    0, or with one line on what happened: 2 for wrong input, 1 where something stopped it, 130 for an interrupt.
+    """
+    args = list(sys.argv[1:] if args is None else args)
+    if not args or args[0] in ("-h", "--help"):
+        print(HELP.format(commands="\n".join(f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items())))
+        return 0
+    if args[0] in ("--version", "-V"):
+        print(f"cdvqa {__version__}")
+        return 0
+    try:
+        return command(args[0])(args) or 0
+    except SystemExit as stop:  # --help, --print_config
+        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning has shut the training down
+            return tell(args[0], "interrupted", stop.__context__, 130)
+        return stop.code if isinstance(stop.code, int) else 1
+    except KeyboardInterrupt as interrupt:
+        return tell(args[0], "interrupted", interrupt, 130)
+    except Exception as error:
+        cause = readable_error_behind(error)
+        if cause is None:
+            raise
+        return tell(args[0], str(cause), error, 2 if isinstance(cause, InputError) else 1)
+
+
+def tell(command: str, what: str, error: BaseException, status: int) -> int:
+    """Print one line on why a command ended, with the notes that were added on the way; return the exit status."""
+    notes = dict.fromkeys(note for cause in chain(error) for note in getattr(cause, "__notes__", ()))
+    print(f"cdvqa {command}: {'; '.join([what, *notes])}", file=sys.stderr)
+    return status
+
+
+def readable_error_behind(error: BaseException) -> InputError | Stopped | None:
+    """What a user is meant to read, if an exception was raised from it: parsers wrap what a constructor raises."""
+    for cause in chain(error):
+        if isinstance(cause, InputError | Stopped):
+            return cause
+    reason = full_disk(error)
+    return Stopped(f"{reason}; what was saved before is whole, make room") if reason else None
+
+
+def command(name: str) -> Callable[[list[str]], int | None]:
+    """The function behind a command, imported now."""
+    if name not in COMMANDS:
+        raise InputError(f"no such command; there are {', '.join(COMMANDS)}")
+    module, function = COMMANDS[name][0].split(":")
+    return getattr(import_module(module), function)  # type: ignore[no-any-return]

@@ -1,0 +1,34 @@
+"""A config's model and data, built without weights, files or a run folder."""
+
+from typing import Optional
+
+import torch
+from pytorch_lightning.cli import LightningArgumentParser
+
+from cdvqa.cli.training import VQACLI
+
+
+class ConfigInspector(VQACLI):
+    """Parse the options of `fit`, `test` or `predict` as they do; the model has shapes but no memory.
+
+    Args:
+        args: `--config … --OPTION …`, without the command.
+        command: what its help calls it, such as `cdvqa check`.
+        description: what the command does, for its help.
+    """
+
+    def __init__(self, args: list[str], command: str = "cdvqa", description: str = "") -> None:
+        self._command, self._description = command, description
+        super().__init__(args, run=False)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        parser.prog, parser.description = self._command, self._description
+        ckpt_path_help = "As in `test` and `predict`: run folder, network file or checkpoint to use, or `last`."
+        parser.add_argument("--ckpt_path", type=Optional[str], default=None, help=ckpt_path_help)
+
+    def instantiate_classes(self) -> None:
+        with torch.device("meta"):
+            self.config_init = self.parser.instantiate_classes(self.config)
+        self.datamodule = self.config_init["data"]
+        self.model = self.config_init["model"]

@@ -1,0 +1,195 @@
+"""Region features in HDF5: as the bottom-up baselines keep them, or in cdvqa's own layout stored otherwise."""
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from cdvqa.conversion.sources.record import shares
+from cdvqa.conversion.sources.source import FeatureIndex, FeatureSource, ImageRegions, Report
+from cdvqa.data.pickles import load_pickle
+from cdvqa.errors import InputError
+
+_BLOCK = 1 << 26  # bytes of features in memory at once
+_LARGEST_CHUNK = 1 << 28  # bytes that HDF5 needs besides to take a chunk apart
+
+
+class Hdf5Features(FeatureSource):
+    """A file in one of three layouts.
+
+    - That of bottom-up-attention-vqa and what was built on it: `image_features` (N, R, F), `spatial_features` (N, R, 6)
+      whose first four columns are boxes as shares, and beside NAME.hdf5 a pickle NAME_imgid2idx.pkl: image id -> row.
+    - BAN's, with regions of all images in one table: `image_features` (boxes, F), `spatial_features` (boxes, 6),
+      `pos_boxes` (N, 2) = first box and the one after the last; and the same pickle.
+    - cdvqa's: `features` (N, R, F), `boxes` (N, R, 4) as shares, `image_id` (N,), optional `size` (N, 2) and
+      `num_boxes` (N,); or with boxes in pixels where there is `size`.
+
+    Any floating-point type, chunked and compressed or not. Rows that no image id points to are left out.
+
+    Args:
+        path: the file.
+
+    Raises:
+        InputError: it is no HDF5 or cut off, of no such layout, or the pickle beside it is missing.
+    """
+
+    format = "hdf5"
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise InputError(f"{path}: no such file")
+        self.bytes = self.path.stat().st_size
+        with self._opened() as file:
+            self._own = "features" in file
+            self._names = ("features", "boxes") if self._own else ("image_features", "spatial_features")
+            self._adaptive = not self._own and "pos_boxes" in file
+            self._check_layout(file)
+        self._rows_of = self.path.with_name(f"{self.path.stem}_imgid2idx.pkl")
+        if not self._own and not self._rows_of.is_file():
+            raise InputError(f"{path}: {self._rows_of.name}, which tells the image of each row, is missing beside it")
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        return path.is_file() and bool(h5py.is_hdf5(path))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        statuses = [path.stat() for path in (self.path, *(() if self._own else (self._rows_of,)))]
+        return {"bytes": [status.st_size for status in statuses], "mtime_ns": [s.st_mtime_ns for s in statuses]}
+
+    @property
+    def extractor(self) -> str | None:
+        with self._opened() as file:
+            return json.loads(file.attrs["fingerprint"]).get("extractor") if "fingerprint" in file.attrs else None
+
+    def index(self, report: Report) -> FeatureIndex:
+        with self._opened() as file:
+            ids, rows = self._images(file)
+            size = file["size"][:] if self._own and "size" in file else np.zeros((len(ids), 2))
+            bounds = file["pos_boxes"][:].astype(np.int64)[rows] if self._adaptive else np.stack([rows, rows + 1], 1)
+            stored, width = len(file[self._names[0]]), file[self._names[0]].shape[-1]
+            limit = stored if self._adaptive else file[self._names[0]].shape[1]
+            counts = bounds[:, 1] - bounds[:, 0] if self._adaptive else np.full(len(ids), limit)
+            counts = file["num_boxes"][:] if self._own and "num_boxes" in file else counts
+        outside = (counts < 1) | (counts > limit) | (bounds[:, 0] < 0) | (bounds[:, 1] > stored)
+        for row in np.flatnonzero(outside)[:1]:
+            raise InputError(
+                f"{self.path}: image {ids[row]} is said to have {counts[row]} boxes from row {bounds[row, 0]} on, "
+                f"but there are {stored} rows and at most {limit} boxes an image"
+            )
+        report("checking", self.bytes, self.bytes)
+        return FeatureIndex(ids, size.astype(np.int64), counts.astype(np.int64), width, bounds)
+
+    def images(self, index: FeatureIndex) -> Iterator[ImageRegions]:
+        with self._opened() as file:
+            features, boxes = (_Blocks(file[name], index.place) for name in self._names)
+            told = zip(index.image_id, index.num_boxes, index.size.tolist(), strict=True)
+            for place, (image, count, (width, height)) in enumerate(told):
+                where = f"{self.path}: image {image} (row {index.place[place, 0]})"
+                regions = features.rows(place).reshape(-1, index.region_width)[:count]
+                corners = boxes.rows(place)[..., :4].reshape(-1, 4)[:count]
+                yield ImageRegions(where, regions, shares(where, corners.astype(np.float32), (width, height)))
+
+    def _images(self, file: h5py.File) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Image ids and their rows, by rising row."""
+        if self._own:
+            ids = file["image_id"][:].astype(np.int64)
+            rows, origin = np.arange(len(ids)), self.path
+        else:
+            ids, rows = _read_rows(self._rows_of)
+            origin = self._rows_of
+            images = len(file["pos_boxes" if self._adaptive else self._names[0]])
+            if rows[0] < 0 or rows[-1] >= images:
+                row, image = (rows[0], ids[0]) if rows[0] < 0 else (rows[-1], ids[-1])
+                raise InputError(f"{origin}: image {image} has row {row}, but {self.path.name} has {images} images")
+        for what, values in (("image", ids), ("row", rows)):
+            sorted_values = np.sort(values)
+            for twice in sorted_values[1:][sorted_values[1:] == sorted_values[:-1]][:1]:
+                raise InputError(f"{origin}: {what} {twice} stands in it twice; remove one")
+        return ids, rows
+
+    def _check_layout(self, file: h5py.File) -> None:
+        features, boxes = self._names
+        tables = ["pos_boxes"] if self._adaptive else ["image_id", "size", "num_boxes"] if self._own else []
+        for name in (*self._names, *tables):
+            if name not in file and name in ("size", "num_boxes"):
+                continue
+            if not isinstance(file.get(name), h5py.Dataset):
+                there = ", ".join(map(str, file)) or "nothing"
+                raise InputError(f"{self.path}: holds no {name!r} but {there[:200]}; convert the TSV it was made from")
+            kind = "floating-point numbers" if name in self._names else "integers"
+            if file[name].dtype.kind not in ("f" if name in self._names else "iu"):
+                raise InputError(f"{self.path}: {name} holds {file[name].dtype}, not {kind}")
+            chunk = math.prod(file[name].chunks or ()) * file[name].dtype.itemsize
+            if chunk > _LARGEST_CHUNK:
+                raise InputError(f"{self.path}: a chunk of {name} has {chunk:,} bytes; make them smaller with h5repack")
+        shape = file[features].shape
+        if len(shape) != (2 if self._adaptive else 3) or 0 in shape:
+            raise InputError(
+                f"{self.path}: {features} is {shape}, not {'boxes' if self._adaptive else 'N, boxes'}, width"
+            )
+        wanted = {boxes: (*shape[:-1], 4 if self._own else 6)}
+        wanted |= {"image_id": shape[:1], "num_boxes": shape[:1], "size": (shape[0], 2)} if self._own else {}
+        wanted |= {"pos_boxes": (len(file["pos_boxes"]), 2)} if self._adaptive else {}
+        for name in wanted.keys() & set(file):
+            if file[name].shape != wanted[name]:
+                raise InputError(f"{self.path}: {name} is {file[name].shape}, not {wanted[name]} as {features} wants")
+
+    @contextmanager
+    def _opened(self) -> Iterator[h5py.File]:
+        try:
+            with h5py.File(self.path, "r") as file:
+                yield file
+        except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:  # all of them for damaged files
+            raise InputError(f"{self.path}: not a readable HDF5 file ({error}); fetch it again") from None
+
+
+class _Blocks:
+    """Rows of a data set, read in large blocks that end where chunks end.
+
+    Args:
+        dataset: its first axis is that of the rows.
+        bounds: (N, 2) the first row of each image and the one after its last.
+    """
+
+    def __init__(self, dataset: h5py.Dataset, bounds: NDArray[np.int64]) -> None:
+        self._dataset, self._bounds = dataset, bounds
+        self._most = max(1, _BLOCK // (math.prod(dataset.shape[1:]) * dataset.dtype.itemsize))
+        self._chunk = dataset.chunks[0] if dataset.chunks else 1
+        gap = bounds[1:, 0] - bounds[:-1, 1]
+        apart = (gap < 0) | (gap > -bounds[:-1, 1] % self._chunk)  # the rest of a chunk costs nothing
+        ends = np.append(np.flatnonzero(apart), len(bounds) - 1)
+        self._run_end = bounds[ends[np.searchsorted(ends, np.arange(len(bounds)))], 1]
+        self._start = self._end = 0
+        self._block: NDArray[Any] = np.empty(0)
+
+    def rows(self, place: int) -> NDArray[Any]:
+        """The rows of the image at this place of `bounds`."""
+        first, end = self._bounds[place].tolist()
+        if not self._start <= first <= end <= self._end:
+            limit = (first + self._most) // self._chunk * self._chunk
+            limit = limit if limit > first else first + self._most
+            self._start, self._end = first, max(end, min(limit, int(self._run_end[place])))
+            self._block = np.empty(0)  # gives its memory back before the next is read
+            self._block = self._dataset[first : self._end]
+        return self._block[first - self._start : end - self._start]
+
+
+def _read_rows(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Image ids and rows of an `imgid2idx` pickle, by rising row."""
+    content = load_pickle(path)
+    try:
+        ids, rows = (np.array([int(value) for value in part], np.int64) for part in (content, content.values()))
+    except (AttributeError, TypeError, ValueError, OverflowError):
+        raise InputError(f"{path}: not a dict from image ids to rows") from None
+    if not len(ids):
+        raise InputError(f"{path}: holds no image")
+    order = np.argsort(rows)
+    return ids[order], rows[order]

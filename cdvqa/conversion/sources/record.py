@@ -1,0 +1,198 @@
+"""Inputs that keep each image in a record with named fields, whatever the names are."""
+
+import re
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pybase64
+from numpy.typing import NDArray
+
+from cdvqa.conversion.lazy_unpickle import Span
+from cdvqa.conversion.sources.source import FeatureIndex, FeatureSource, ImageRegions, Report
+from cdvqa.data.visual.image_files import IMAGE_ID
+from cdvqa.errors import InputError
+
+FEATURES = ("features", "x", "feats", "feat", "image_features")
+SHARES = ("sp_feats", "norm_bb")  # boxes as shares of the image's width and height; UNITER's have further columns
+BOXES = ("bbox", "boxes", "image_bb")  # boxes in pixels, or as shares
+_COUNT = ("num_boxes", "num_bbox")
+_WIDTH = ("image_w", "image_width", "img_w", "width")
+_HEIGHT = ("image_h", "image_height", "img_h", "height")
+_UNREADABLE = (ValueError, EOFError, OSError, MemoryError)  # UnicodeError and binascii.Error are ValueErrors
+
+
+class Record(NamedTuple):
+    """One image of the input."""
+
+    where: str
+    """File and record, as an error names them."""
+    name: str
+    """What the image's id is read from: a number, also behind a prefix as in COCO_train2014_000000318556."""
+    fields: Mapping[str, Any]
+    """Numbers and text; arrays by their `shape` and a method `read`."""
+
+
+class Outline(NamedTuple):
+    """What a record says without its arrays being read."""
+
+    image_id: int
+    size: tuple[int, int]
+    num_boxes: int
+    region_width: int
+    transposed: bool
+
+
+class RecordSource(FeatureSource):
+    """A source of records."""
+
+    @abstractmethod
+    def scan(self, report: Report) -> Iterator[tuple[Record, int | Sequence[int]]]:
+        """All records with their places, arrays unread; tells `report` how far it is."""
+
+    @abstractmethod
+    def records(self, index: FeatureIndex) -> Iterator[Record]:
+        """The records of these images; the arrays of each can be read until the next is asked for."""
+
+    def index(self, report: Report) -> FeatureIndex:
+        seen: dict[int, str] = {}
+        outlines: list[Outline] = []
+        places: list[int | Sequence[int]] = []
+        for record, place in self.scan(report):
+            told = outline(record, outlines[0].region_width if outlines else None)
+            if told.image_id in seen:
+                raise InputError(f"{record.where}: image {told.image_id} is in {seen[told.image_id]} too; remove one")
+            if outlines and told.region_width != outlines[0].region_width:
+                first = f"{outlines[0].region_width} as in {next(iter(seen.values()))}"
+                raise InputError(f"{record.where}: features are {told.region_width} wide, not {first}")
+            seen[told.image_id] = record.where
+            outlines.append(told)
+            places.append(place)
+        if not outlines:
+            raise InputError(f"{self.path}: holds no image")
+        ids, sizes, counts, widths, _ = zip(*outlines, strict=True)
+        image_id, size, num_boxes, stands = (np.array(column, np.int64) for column in (ids, sizes, counts, places))
+        return FeatureIndex(image_id, size, num_boxes, widths[0], stands)
+
+    def images(self, index: FeatureIndex) -> Iterator[ImageRegions]:
+        for record, number, count in zip(self.records(index), index.image_id, index.num_boxes, strict=True):
+            told = outline(record, index.region_width)
+            if (told.image_id, told.num_boxes, told.region_width) != (number, count, index.region_width):
+                raise InputError(f"{record.where}: it changed while it was read; start again when it is complete")
+            yield regions(record, told)
+
+
+def outline(record: Record, region_width: int | None) -> Outline:
+    """What a record says of itself; features in base64 are taken to be `region_width` wide where that is given.
+
+    Features may be stored regions × width or, as openvqa does, width × regions. Where there are more rows of features
+    than `num_boxes` says, the others are padding.
+
+    Raises:
+        InputError: a field is missing, is not what its name says, or does not fit the others.
+    """
+    match = re.fullmatch(IMAGE_ID, record.name)
+    if not match:
+        raise InputError(f"{record.where}: {record.name[:40]!r} holds no image id (a number, or COCO_…_number)")
+    size = _whole(record, _WIDTH), _whole(record, _HEIGHT)
+    count = _whole(record, _COUNT)
+    name, features = find(record, FEATURES)
+    if not hasattr(features, "shape"):  # base64 of float32
+        if not count:
+            raise InputError(f"{record.where}: holds no num_boxes, without which {name!r} cannot be told apart")
+        width = region_width or _array(record, name, features, count).shape[1]
+        return Outline(int(match[1]), size, count, width, False)
+    stored = _box_rows(record)
+    if len(features.shape) != 2 or stored not in features.shape:
+        raise InputError(f"{record.where}: {name!r} is {features.shape}, which does not fit {stored} boxes")
+    if count > stored:
+        raise InputError(f"{record.where}: num_boxes is {count}, but there are {stored} boxes")
+    transposed = features.shape[0] != stored
+    width = features.shape[0 if transposed else 1]
+    if not width or not stored:
+        raise InputError(f"{record.where}: {name!r} is empty")
+    return Outline(int(match[1]), size, count or stored, width, transposed)
+
+
+def regions(record: Record, told: Outline) -> ImageRegions:
+    """Features and boxes of a record.
+
+    Raises:
+        InputError: they cannot be read, or boxes are in pixels and the image's size is unknown or wrong.
+    """
+    name, stored = find(record, FEATURES)
+    features = _array(record, name, stored, told.num_boxes)
+    features = (features.T if told.transposed else features)[: told.num_boxes]
+    if features.shape != (told.num_boxes, told.region_width):
+        raise InputError(f"{record.where}: {name!r} is {features.shape}, not {(told.num_boxes, told.region_width)}")
+    name, stored = find(record, SHARES + BOXES)
+    with np.errstate(over="ignore"):  # too large values become infinite, as which they are refused later
+        boxes = _array(record, name, stored, told.num_boxes)[: told.num_boxes, :4].astype(np.float32)
+    if boxes.shape != (told.num_boxes, 4):
+        raise InputError(f"{record.where}: {name!r} is {boxes.shape}, not {(told.num_boxes, 4)}")
+    return ImageRegions(record.where, features, boxes if name in SHARES else shares(record.where, boxes, told.size))
+
+
+def shares(where: str, boxes: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Boxes (n, 4) in pixels as shares of width and height; boxes that all lie within 1.5 pixels are shares already.
+
+    Raises:
+        InputError: the size is unknown (0), or boxes reach so far out of the image that it must be wrong.
+    """
+    if not boxes.max() > 1.5:  # true for NaN, which is for others to find
+        return boxes
+    if not all(size):
+        raise InputError(f"{where}: boxes are in pixels and the image's width and height are missing")
+    scaled: NDArray[np.float32] = np.divide(boxes, [*size, *size], dtype=np.float32)
+    if scaled.max() > 1.1 or scaled.min() < -0.1:
+        raise InputError(f"{where}: boxes reach out of the image of {size[0]} x {size[1]} pixels; its size is wrong")
+    return scaled
+
+
+def find(record: Record, names: tuple[str, ...]) -> tuple[str, Any]:
+    """Name and content of the first of these fields that the record has."""
+    for name in names:
+        if record.fields.get(name) is not None:
+            return name, record.fields[name]
+    there = " ".join(", ".join(sorted(map(str, record.fields))).split()) or "nothing"
+    raise InputError(f"{record.where}: holds no {' or '.join(names)}, but {there[:200]}")
+
+
+def _box_rows(record: Record) -> int:
+    name, boxes = find(record, SHARES + BOXES)
+    shape: tuple[int, ...] = getattr(boxes, "shape", ())
+    columns = (4, 6, 7) if name == "norm_bb" else (4,)
+    if len(shape) != 2 or shape[1] not in columns:
+        raise InputError(f"{record.where}: {name!r} is {shape or type(boxes).__name__}, not one row of 4 numbers a box")
+    return shape[0]
+
+
+def _whole(record: Record, names: tuple[str, ...]) -> int:
+    """The first of these fields as a positive whole number; 0 where the record has none of them."""
+    name = next((name for name in names if record.fields.get(name) is not None), None)
+    if name is None:
+        return 0
+    try:
+        value = record.fields[name]
+        number = float(np.asarray(value.read() if hasattr(value, "read") else value).reshape(()))
+    except (*_UNREADABLE, TypeError):
+        number = 0
+    if not (0 < number < 1e9 and number.is_integer()):
+        raise InputError(f"{record.where}: {name} must be a positive whole number")
+    return int(number)
+
+
+def _array(record: Record, name: str, stored: Any, rows: int) -> NDArray[Any]:
+    """A field's array, of `rows` rows where it is in base64."""
+    try:
+        if hasattr(stored, "shape"):
+            array = stored.read()
+        else:
+            content = stored.read() if isinstance(stored, Span) else str(stored)
+            array = np.frombuffer(pybase64.b64decode(content, validate=True), "<f4").reshape(rows, -1)
+    except _UNREADABLE as error:
+        raise InputError(f"{record.where}: {name!r} cannot be read ({error})") from None
+    if array.dtype.kind not in "fiu" or array.ndim != 2 or not array.size:
+        raise InputError(f"{record.where}: {name!r} is {array.dtype} {array.shape}, not a table of numbers")
+    return array

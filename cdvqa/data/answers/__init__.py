@@ -1,0 +1,1 @@
+"""Answers: vocabulary, normalisation, soft targets, priors, and answers as word pieces."""

@@ -1,0 +1,149 @@
+"""Soft targets that others computed and pickled, in the place of annotations that are not there.
+
+The layout is that of bottom-up-attention-vqa (`cache/train_target.pkl`, `cache/trainval_ans2label.pkl`) and of the
+paper's authors (`train_test_` and `train_val_test_ans2label.pkl`). A soft score is a count of equal human answers that
+saturates, so what is rebuilt from it gives the same targets; what it does not tell is filled up with `UNKNOWN`.
+"""
+
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cdvqa.data.answers.vocabulary import ScoreRule, soft_scores
+from cdvqa.data.pickles import load_pickle
+from cdvqa.data.questions.annotations import Annotations, Categories, HumanAnswers, check_fields, check_unique, integers
+from cdvqa.errors import InputError
+
+UNKNOWN = "[not told by the cached targets]"  # a human answer that no vocabulary has
+_HUMANS = 10
+_SATURATED: dict[ScoreRule, int] = {"third": 3, "clark": 4}  # equal answers from which on the score is 1
+_SPLITS: dict[str, dict[str, str]] = {
+    "vqacp": {"train": "train", "test": "test"},
+    "vqavs": {"train": "train", "dev": "val", "iid": "test"},
+    "vqa2": {"train": "train", "test": "val"},
+}
+_VOCABULARIES = ("train_test", "train_val_test", "trainval")
+
+
+class TargetFiles(NamedTuple):
+    """Names under the root of a split's targets and of their vocabulary."""
+
+    targets: str
+    answers: str
+
+
+def find_targets(layout: str, split: str, root: Path) -> TargetFiles | None:
+    """The cached targets of a split, or None.
+
+    Raises:
+        InputError: there are targets, but no vocabulary.
+    """
+    name = f"cache/{_SPLITS[layout].get(split)}_target.pkl"
+    if not (root / name).is_file():
+        return None
+    for prefix in _VOCABULARIES:
+        for kind in ("ans2label", "label2ans"):
+            answers = f"cache/{prefix}_{kind}.pkl"
+            if (root / answers).is_file():
+                return TargetFiles(name, answers)
+    raise InputError(f"{root / name}: no vocabulary beside it; add the trainval_ans2label.pkl it was made with")
+
+
+def read_answers(path: Path) -> list[str]:
+    """The answers of a pickled vocabulary in the order of their labels, from ans2label (dict) or label2ans (list).
+
+    Raises:
+        InputError: the file is no such pickle, or its labels are not 0 … A − 1.
+    """
+    content = load_pickle(path)
+    if isinstance(content, dict):
+        by_label = {label: answer for answer, label in content.items()}
+        if by_label.keys() != set(range(len(content))):
+            raise InputError(f"{path}: its {len(content)} answers do not have the labels 0 to {len(content) - 1}")
+        content = [by_label[label] for label in range(len(content))]
+    if not isinstance(content, list) or not content or not all(type(answer) is str for answer in content):
+        raise InputError(f"{path}: neither a dictionary from answers to labels nor a list of answers")
+    return content
+
+
+def read_targets(path: Path, answers: list[str], rule: ScoreRule) -> Annotations:
+    """Annotations under which `SoftTargets` gives the cached targets.
+
+    Each label has as many human answers as its score needs, and `UNKNOWN` fills up to ten. The answer of the largest
+    score is the multiple-choice answer, from which the answer type is told too (`answer_type`). The question type is
+    the cached one, or "" where the file has none.
+
+    Args:
+        path: list of {question_id, labels, scores} and perhaps question_type.
+        answers: from `read_answers`.
+        rule: the soft score that the run is set to.
+
+    Raises:
+        InputError: the file is no such pickle, a label is not in the vocabulary, or a score is none of `rule`.
+    """
+    source, records = str(path), load_pickle(path)
+    if not isinstance(records, list) or not records:
+        raise InputError(f"{source}: holds no list of targets")
+    fields = {"question_id": int, "labels": list, "scores": list}
+    if isinstance(records[0], dict) and "question_type" in records[0]:
+        fields["question_type"] = str
+    for number, record in enumerate(records):
+        check_fields(record, fields, number, source)
+    ids = integers(records, "question_id", source)
+    check_unique(ids, source)
+    codes = _answer_codes(records, len(answers), rule, source)
+    best = [answers[_best(record)] if record["labels"] else UNKNOWN for record in records]
+    return Annotations(
+        question_id=ids,
+        question_type=Categories.of(record.get("question_type", "") for record in records),
+        answer_type=Categories.of(answer_type(answer) for answer in best),
+        multiple_choice_answer=Categories.of(best),
+        answers=HumanAnswers([*answers, UNKNOWN], codes.ravel(), np.arange(len(ids) + 1) * _HUMANS),
+    )
+
+
+def answer_type(answer: str) -> str:
+    """VQA's answer type, as far as the answer tells it: so for 97 % of the questions of VQA-VS's Val."""
+    return "yes/no" if answer in ("yes", "no") else "number" if answer.isdecimal() else "other"
+
+
+def _best(record: dict[str, Any]) -> int:
+    scores = record["scores"]
+    return record["labels"][scores.index(max(scores))]  # type: ignore[no-any-return]
+
+
+def _answer_codes(records: Sequence[dict[str, Any]], unknown: int, rule: ScoreRule, source: str) -> NDArray[np.int32]:
+    """Ten codes (N, 10): labels, each as often as its score needs, and then `unknown`, the size of the vocabulary."""
+
+    def refuse(row: int, why: str) -> InputError:
+        return InputError(f"{source}: record {row} (question {records[row]['question_id']}): {why}")
+
+    for row, record in enumerate(records):
+        if len(record["labels"]) != len(record["scores"]):
+            raise refuse(row, f"{len(record['labels'])} labels but {len(record['scores'])} scores")
+        if not all(isinstance(label, int) and 0 <= label < unknown for label in record["labels"]):
+            raise refuse(row, f"labels {record['labels']} are not all in the vocabulary of {unknown} answers")
+        if not all(isinstance(score, int | float) for score in record["scores"]):
+            raise refuse(row, "a score is not a number")
+    rows = np.repeat(np.arange(len(records)), [len(record["labels"]) for record in records])
+    label = np.fromiter(chain.from_iterable(record["labels"] for record in records), np.int32)
+    score = np.fromiter(chain.from_iterable(record["scores"] for record in records), np.float64)
+
+    possible = soft_scores(np.arange(1, _SATURATED[rule] + 1), rule)
+    distance = np.abs(score[:, None] - possible)
+    copies = distance.argmin(1) + 1
+    wrong = np.flatnonzero(~(distance.min(1) <= 0.005))  # some files are rounded to two digits; NaN is wrong
+    if len(wrong):
+        other = "clark" if rule == "third" else "third"
+        remedy = f"soft score {rule!r} does not give; try --model.soft_score {other}"
+        raise refuse(int(rows[wrong[0]]), f"score {score[wrong[0]]:.4g}, which {remedy}")
+    total = np.bincount(rows, copies, len(records)).astype(np.int64)
+    if total.max() > _HUMANS:
+        raise refuse(int(total.argmax()), "its scores need more than ten human answers")
+    codes = np.full((len(records), _HUMANS), unknown, np.int32)
+    codes[np.arange(_HUMANS) < total[:, None]] = np.repeat(label, copies)
+    return codes

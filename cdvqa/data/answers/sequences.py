@@ -1,0 +1,90 @@
+"""The human answers of questions as sequences of word pieces, for backbones that say their answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from cdvqa.data.batch import AnswerSequences
+from cdvqa.data.questions.annotations import Annotations, ragged_positions
+
+
+@dataclass(frozen=True)
+class AnswerTexts:
+    """The distinct raw answers of N training questions, in each question by first appearance (method: mPLUG).
+
+    Question i has the entries offsets[i] … offsets[i + 1] of `code` (into the tokenised strings), `weight` (float64:
+    share of the question's human answers) and `prior` (float32: share of the string among all human answers to the
+    questions of the type, p_b). String j has the word pieces piece_offsets[j] … piece_offsets[j + 1] of `pieces`.
+    """
+
+    offsets: NDArray[np.int64]
+    code: NDArray[np.int32]
+    weight: NDArray[np.float64]
+    prior: NDArray[np.float32]
+    pieces: NDArray[np.uint32]
+    piece_offsets: NDArray[np.int64]
+
+    @classmethod
+    def from_annotations(cls, annotations: Annotations, tokenizer: Tokenizer) -> AnswerTexts:
+        """Count the answers of the questions trained on, and tokenise each distinct string once."""
+        answers, types = annotations.answers, annotations.question_type
+        strings, number = len(answers.names), np.diff(answers.offsets)
+        question = np.repeat(np.arange(len(answers)), number)
+        pairs, first, count = np.unique(question * strings + answers.codes, return_index=True, return_counts=True)
+        by_appearance = np.argsort(first)  # answers stand in question order, so this keeps questions together
+        question, code = np.divmod(pairs[by_appearance], strings)
+        count = count[by_appearance]
+        kind = types.codes[question].astype(np.int64)
+        _, cell = np.unique(kind * strings + code, return_inverse=True)
+        of_type = np.bincount(kind, weights=count)
+        prior = np.bincount(cell, weights=count)[cell] / of_type[kind]
+        offsets = np.searchsorted(question, np.arange(len(answers) + 1)).astype(np.int64)
+        pieces, piece_offsets = _tokenise(answers.names, tokenizer)
+        weight = count / number[question]
+        return cls(offsets, code.astype(np.int32), weight, prior.astype(np.float32), pieces, piece_offsets)
+
+    def unwritten(self, unknown: int) -> tuple[float, int]:
+        """Which share of the human answers has the word piece `unknown` in it, and the first such string's number."""
+        string = np.repeat(np.arange(len(self.piece_offsets) - 1), np.diff(self.piece_offsets))
+        entries = np.isin(self.code, string[self.pieces == unknown])
+        return float(self.weight[entries].sum() / self.weight.sum()), int(self.code[entries.argmax()])
+
+    def batch(self, rows: NDArray[np.intp]) -> AnswerSequences:
+        """The answers of the questions in these rows (B,)."""
+        number = np.diff(self.offsets)[rows]
+        entries = ragged_positions(self.offsets[rows], number)
+        code = self.code[entries]
+        lengths = np.diff(self.piece_offsets)[code]
+        mask = np.arange(lengths.max(initial=0)) < lengths[:, None]
+        ids = np.zeros(mask.shape, np.int64)
+        ids[mask] = self.pieces[ragged_positions(self.piece_offsets[code], lengths)]
+        return AnswerSequences(
+            ids=torch.from_numpy(ids),
+            mask=torch.from_numpy(mask.astype(np.int64)),
+            question=torch.from_numpy(np.repeat(np.arange(len(rows)), number)),
+            weight=torch.from_numpy(self.weight[entries].astype(np.float32)),
+            prior=torch.from_numpy(self.prior[entries]),
+        )
+
+
+def _tokenise(answers: Sequence[str], tokenizer: Tokenizer) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    """Word pieces of all answers one after the other, and where each begins: [CLS] answer [SEP] [SEP], uncut.
+
+    The first [SEP] ends the answer, as in the authors' code, where it is written behind it.
+    """
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    pieces: list[int] = []
+    ends = [0]
+    for start in range(0, len(answers), 1 << 14):
+        chunk = [f"{answer}[SEP]" for answer in answers[start : start + (1 << 14)]]
+        for encoding in tokenizer.encode_batch_fast(chunk, add_special_tokens=True):
+            pieces.extend(encoding.ids)
+            ends.append(len(pieces))
+    return np.array(pieces, np.uint32), np.array(ends, np.int64)

@@ -1,0 +1,67 @@
+"""Soft targets and labels of annotated questions under a vocabulary, stored sparsely."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cdvqa.data.answers.vocabulary import AnswerVocabulary, ScoreRule, soft_scores
+from cdvqa.data.questions.annotations import Annotations, Record, ragged_positions
+
+
+@dataclass(frozen=True)
+class SoftTargets:
+    """In-vocabulary answers of N questions, in each question by first appearance among its human answers.
+
+    Question i has the entries offsets[i] … offsets[i + 1] of `label` (int64) and `score` (float32). `best_label` (N,)
+    is the label of the largest score, the first one on a tie, and −1 where no answer is in the vocabulary.
+    """
+
+    num_answers: int
+    offsets: NDArray[np.int64]
+    label: NDArray[np.int64]
+    score: NDArray[np.float32]
+    best_label: NDArray[np.int64]
+
+    @classmethod
+    def from_annotations(
+        cls, annotations: Annotations | Sequence[Record], vocabulary: AnswerVocabulary, rule: ScoreRule = "third"
+    ) -> SoftTargets:
+        """Count the raw human answers (they are matched to the vocabulary as written) and score the counts."""
+        answers = Annotations.of(annotations).answers
+        index = np.array([vocabulary.index(name) for name in answers.names], np.int64)
+        label = index[answers.codes]
+        question = np.repeat(np.arange(len(answers)), np.diff(answers.offsets))
+        known = label >= 0
+        pair = question[known] * max(len(vocabulary), 1) + label[known]
+        pairs, first, counts = np.unique(pair, return_index=True, return_counts=True)
+        by_appearance = np.argsort(first)  # `pair` is in question order, so this keeps questions together
+        question, label = np.divmod(pairs[by_appearance], max(len(vocabulary), 1))
+        score = soft_scores(counts[by_appearance], rule)
+        offsets = np.searchsorted(question, np.arange(len(answers) + 1)).astype(np.int64)
+        best_first = np.lexsort((np.arange(len(score)), -score, question))
+        best_label = np.full(len(answers), -1, np.int64)
+        answered = offsets[:-1] < offsets[1:]
+        best_label[answered] = label[best_first[offsets[:-1][answered]]]
+        return cls(len(vocabulary), offsets, label, score.astype(np.float32), best_label)
+
+    def __len__(self) -> int:
+        return len(self.best_label)
+
+    def select(self, rows: NDArray[np.intp]) -> SoftTargets:
+        """The chosen questions, in the order given."""
+        lengths = np.diff(self.offsets)[rows]
+        entries = ragged_positions(self.offsets[:-1][rows], lengths)
+        offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
+        return SoftTargets(self.num_answers, offsets, self.label[entries], self.score[entries], self.best_label[rows])
+
+    def dense(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Soft targets (B, A) of the chosen questions."""
+        lengths = np.diff(self.offsets)[rows]
+        entries = ragged_positions(self.offsets[:-1][rows], lengths)
+        targets = np.zeros((len(rows), self.num_answers), np.float32)
+        targets[np.repeat(np.arange(len(rows)), lengths), self.label[entries]] = self.score[entries]
+        return targets

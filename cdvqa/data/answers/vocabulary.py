@@ -1,0 +1,114 @@
+"""The answer vocabulary and the soft score of an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cdvqa.data.answers.normalisation import normalise_answer
+from cdvqa.data.questions.annotations import Annotations, Record
+from cdvqa.errors import InputError
+from cdvqa.files import read_json, write_json
+
+__all__ = ["AnswerVocabulary", "ScoreRule", "normalise_answer", "soft_scores"]
+
+ScoreRule = Literal["third", "clark"]
+_FORMAT = {"format": "cdvqa answer vocabulary", "version": 1}
+_CLARK = np.array([0.0, 0.3, 0.6, 0.9, 1.0])
+
+
+def soft_scores(counts: ArrayLike, rule: ScoreRule = "third") -> NDArray[np.float64]:
+    """Soft score of an answer that `counts` of the human annotators gave.
+
+    Args:
+        counts: numbers of annotators, any shape.
+        rule: `third` is min(n / 3, 1); `clark` is 0, .3, .6, .9, then 1.
+
+    Returns:
+        Scores in [0, 1], float64, of the shape of `counts`.
+    """
+    counts = np.asarray(counts)
+    match rule:
+        case "third":
+            return np.minimum(counts / 3, 1.0)
+        case "clark":
+            return _CLARK[np.minimum(counts, 4)]
+    raise InputError(f"soft score {rule!r} is unknown; use 'third' or 'clark'")
+
+
+def count_answers(annotations: Annotations | Sequence[Record]) -> dict[str, int]:
+    """Questions of each normalised multiple-choice answer, in order of first appearance."""
+    column = Annotations.of(annotations).multiple_choice_answer
+    counts: dict[str, int] = {}
+    for answer, count in zip(column.names, np.bincount(column.codes, minlength=len(column.names)), strict=True):
+        normalised = normalise_answer(answer)
+        counts[normalised] = counts.get(normalised, 0) + int(count)
+    return counts
+
+
+class AnswerVocabulary:
+    """The answers a classifier can give; an answer's index is its place in `answers`."""
+
+    def __init__(self, answers: Sequence[str]) -> None:
+        self.answers = list(answers)
+        self._index = {answer: index for index, answer in enumerate(self.answers)}
+        if len(self._index) != len(self.answers):
+            twice = next(answer for index, answer in enumerate(self.answers) if self._index[answer] != index)
+            raise InputError(f"answer vocabulary: {twice!r} stands in it twice")
+
+    @classmethod
+    def from_annotations(cls, annotations: Annotations | Sequence[Record], min_count: int = 9) -> AnswerVocabulary:
+        """Normalised multiple-choice answers of at least `min_count` questions, in order of first appearance.
+
+        Args:
+            annotations: the whole official train split.
+            min_count: questions an answer must be the multiple-choice answer of.
+        """
+        return cls([answer for answer, count in count_answers(annotations).items() if count >= min_count])
+
+    def __len__(self) -> int:
+        return len(self.answers)
+
+    def __contains__(self, answer: object) -> bool:
+        return answer in self._index
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AnswerVocabulary) and self.answers == other.answers
+
+    __hash__ = None  # type: ignore[assignment]  # equal by content, like a list
+
+    def __repr__(self) -> str:
+        return f"AnswerVocabulary({len(self)} answers)"
+
+    def index(self, answer: str) -> int:
+        """Index of an answer as written (nothing is normalised); −1 if it is not in the vocabulary."""
+        return self._index.get(answer, -1)
+
+    def save(self, path: str | Path) -> None:
+        """Write the vocabulary as readable, versioned JSON."""
+        write_json(path, self.content())
+
+    def content(self) -> dict[str, Any]:
+        """What `save` writes."""
+        return _FORMAT | {"answers": self.answers}
+
+    @classmethod
+    def load(cls, path: str | Path) -> AnswerVocabulary:
+        """Read a vocabulary written by `save`.
+
+        Raises:
+            InputError: the file is missing or is not a vocabulary of this version.
+        """
+        try:
+            content = read_json(path)
+            if {key: content[key] for key in _FORMAT} == _FORMAT:
+                return cls(content["answers"])
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such file; give an answer vocabulary written by cdvqa") from None
+        except (ValueError, KeyError, TypeError):
+            pass
+        raise InputError(f"{path}: not an answer vocabulary of version {_FORMAT['version']}")

@@ -1,0 +1,1 @@
+"""What a backbone sees: region features or images."""

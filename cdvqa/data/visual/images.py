@@ -1,0 +1,150 @@
+"""Pictures from a folder, as backbones take them that see the image itself."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+from cdvqa.data.visual.augmentation import Look
+from cdvqa.data.visual.image_files import SUFFIXES, by_image_id, image_files, opened, upright
+from cdvqa.data.visual.image_format import ImageFormat
+from cdvqa.data.visual.memory import announce_cache
+from cdvqa.errors import InputError
+
+
+class ImageFolder:
+    """A folder of JPEG, PNG or WebP files, and the folders in it, named by image id.
+
+    Names are such as 318556.jpg or COCO_train2014_000000318556.jpg. A picture is turned as its EXIF orientation says
+    and squeezed to a square, not cropped. The reader can be used by several threads at once.
+
+    Args:
+        path: the folder.
+        image_format: side of the square, mean and standard deviation of the channels.
+        cache: `ram` keeps every picture it has decoded, at its full size, in every training process; how many bytes
+            the whole folder takes is printed. `none` decodes anew each time.
+
+    Raises:
+        InputError: no such folder, no image in it, a name without an id, two files with the same id, or too little
+            memory available.
+    """
+
+    option = "--data.images"
+    gives = "a file"
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, path: str | Path, image_format: ImageFormat, cache: Literal["none", "ram"] = "none") -> None:
+        self.path = Path(path)
+        wanted = f"point {self.option} at a folder of {', '.join(SUFFIXES)} files"
+        if not self.path.is_dir():
+            raise InputError(f"{path}: no such folder of images; {wanted}")
+        self._files = by_image_id(self.path, image_files(self.path))
+        if not self._files:
+            raise InputError(f"{path}: no image in it; {wanted}")
+        self.image_id: NDArray[np.int64] = np.array(list(self._files), np.int64)
+        self.bytes = sum(file.bytes for file in self._files.values())
+        self._side = image_format.side
+        # (3, 256): what each value of a channel becomes
+        mean, std = (np.array(values)[:, None] for values in (image_format.mean, image_format.std))
+        self._values = ((np.arange(256) / 255 - mean) / std).astype(np.float32)
+        self._look: Look | None = None
+        self._seed = 0
+        self._kept: dict[int, Image.Image] | None = None
+        if cache == "ram":
+            announce_cache(self.path, self._decoded_bytes(), "up to {} bytes of pictures are kept in memory")
+            self._kept = {}
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(3, S, S)."""
+        return 3, self._side, self._side
+
+    def augmented(self, look: Look, seed: int) -> ImageFolder:
+        """The same folder, and the same pictures in memory, with random changes.
+
+        Args:
+            look: from `cdvqa.data.visual.augmentation`.
+            seed: what is drawn is a function of it, the epoch and the question, so that a resumed run repeats it and
+                the number of processes and threads makes no difference.
+        """
+        changed = copy.copy(self)
+        changed._look, changed._seed = look, seed
+        return changed
+
+    def read(
+        self,
+        image_ids: ArrayLike,
+        question_ids: ArrayLike | None = None,
+        epoch: int = 0,
+        out: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.float32]:
+        """Pictures of B images, (B, 3, S, S), in any order and with repeats.
+
+        Args:
+            image_ids: (B,).
+            question_ids: (B,) the questions asked about them; needed where pictures are augmented.
+            epoch: the epoch they are for.
+            out: (B, 3, S, S), filled and returned.
+
+        Raises:
+            InputError: an image is lacking or cannot be read.
+        """
+        numbers = np.asarray(image_ids, np.int64)
+        questions = numbers if question_ids is None else np.asarray(question_ids, np.int64)
+        self.check_images(numbers, questions)
+        pictures = np.empty((len(numbers), *self.image_shape), np.float32) if out is None else out
+        seeds = questions.view(np.uint64).tolist()  # a seed cannot be negative
+        for picture, image, seed in zip(pictures, numbers.tolist(), seeds, strict=True):
+            pixels = np.asarray(self._square(self._picture(image), (self._seed, epoch, seed)))
+            for channel, values in enumerate(self._values):
+                np.take(values, pixels[..., channel], out=picture[channel], mode="clip")  # "raise" makes a copy
+        return pictures
+
+    def fields(
+        self,
+        image_ids: NDArray[np.int64],
+        question_ids: NDArray[np.int64],
+        epoch: int,
+        out: NDArray[Any] | None,
+    ) -> dict[str, NDArray[Any]]:
+        """`image` of a batch; see `VisualSource.fields`."""
+        return {"image": self.read(image_ids, question_ids, epoch, out)}
+
+    def check_images(self, image_ids: NDArray[np.int64], question_ids: NDArray[np.int64]) -> None:
+        """Raise InputError, naming image and question, if there is no file of an image."""
+        for image, question in zip(image_ids.tolist(), question_ids.tolist(), strict=True):
+            if image not in self._files:
+                raise InputError(f"{self.path}: image {image} (question {question}) has no file in the folder")
+
+    def fingerprint(self) -> dict[str, Any]:
+        """`extractor`, which says how large the pictures are; `files`, their number, and `ids_sha256` of their ids."""
+        ids = hashlib.sha256(np.sort(self.image_id).tobytes()).hexdigest()
+        return {"extractor": f"images, {self._side} x {self._side} pixels", "files": len(self), "ids_sha256": ids}
+
+    def _picture(self, image: int) -> Image.Image:
+        if self._kept is None:
+            return upright(self.path / self._files[image].name)
+        if image not in self._kept:
+            self._kept[image] = upright(self.path / self._files[image].name)
+        return self._kept[image]
+
+    def _square(self, picture: Image.Image, draw: tuple[int, int, int]) -> Image.Image:
+        if self._look is not None:
+            return self._look(picture, self._side, np.random.default_rng(draw))
+        return picture.resize((self._side, self._side), Image.Resampling.BICUBIC)
+
+    def _decoded_bytes(self) -> int:
+        total = 0
+        for file in self._files.values():
+            with opened(self.path / file.name) as image:
+                total += 4 * image.width * image.height  # PIL lays out three channels as four
+        return total

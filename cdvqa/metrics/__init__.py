@@ -1,0 +1,23 @@
+"""VQA accuracy: functions on predictions and annotations, and the metrics that stages use."""
+
+from cdvqa.metrics.functional import (
+    official_vqa_accuracy,
+    official_vqa_score,
+    vqa_accuracy,
+    vqa_score,
+    vqa_vs_means,
+    vqa_vs_scores,
+)
+from cdvqa.metrics.metric import VQAAccuracy
+from cdvqa.metrics.split_accuracy import SplitAccuracy
+
+__all__ = [
+    "SplitAccuracy",
+    "VQAAccuracy",
+    "official_vqa_accuracy",
+    "official_vqa_score",
+    "vqa_accuracy",
+    "vqa_score",
+    "vqa_vs_means",
+    "vqa_vs_scores",
+]

@@ -1,0 +1,152 @@
+"""VQA accuracy: the paper's rule, the official rule, and the VQA-VS summary."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from cdvqa.data.answers.normalisation import normalise_official
+from cdvqa.errors import InputError
+
+Record = Mapping[str, Any]
+
+_OOD_GROUPS = {
+    "ood_lang": ("QT", "KW", "KWP", "QTKW"),
+    "ood_vis": ("KO", "KOP"),
+    "ood_crsm": ("QTKO", "KWKO", "QTKWKO"),
+}
+
+
+def vqa_score(prediction: str, answers: Sequence[str]) -> float:
+    """Share of credit of one prediction by the paper's rule: min(1, n / 3), n of the human answers being equal to it.
+
+    Args:
+        prediction: the predicted answer; nothing is normalised.
+        answers: the raw human answers, usually ten.
+    """
+    return min(1.0, answers.count(prediction) / 3)
+
+
+def official_vqa_score(prediction: str, answers: Sequence[str]) -> float:
+    """Credit of one prediction by the official VQA evaluation code.
+
+    The mean over all human answers of min(1, n / 3), n counted among the others. As in that code, prediction and
+    answers are normalised only where the human answers are not all equal: "The Yes." scores 0 against ten times "yes".
+
+    Args:
+        prediction: the predicted answer.
+        answers: the raw human answers, usually ten.
+    """
+    if len(set(answers)) > 1:
+        prediction, answers = normalise_official(prediction), [normalise_official(answer) for answer in answers]
+    else:
+        prediction = prediction.replace("\n", " ").replace("\t", " ").strip()
+    equal = answers.count(prediction)
+    credit = equal * min(1.0, (equal - 1) / 3) + (len(answers) - equal) * min(1.0, equal / 3)
+    return credit / len(answers)
+
+
+def vqa_accuracy(predictions: Iterable[Record], annotations: Sequence[Record]) -> dict[str, float]:
+    """Accuracy in percent by the paper's rule, over all questions and per answer type.
+
+    Args:
+        predictions: {question_id, answer}, one for each annotation, in any order.
+        annotations: official records {question_id, answer_type, answers: [{answer}]}, or the authors' cached targets
+            {question_id, answer_type, answers_word, answer_count}, where only `answers_word`, those in the vocabulary,
+            can score.
+
+    Returns:
+        {"all": …, <answer type>: …}, unrounded; answer types in order of appearance.
+
+    Raises:
+        InputError: a prediction is missing, stands twice, or belongs to no annotation.
+    """
+    return _mean_by_type((a["answer_type"], vqa_score(p, _answers(a))) for p, a in _pairs(predictions, annotations))
+
+
+def official_vqa_accuracy(predictions: Iterable[Record], annotations: Sequence[Record]) -> dict[str, float]:
+    """Accuracy in percent as the official evaluation code gives it (unrounded); otherwise like `vqa_accuracy`."""
+    pairs = _pairs(predictions, annotations)
+    return _mean_by_type((a["answer_type"], official_vqa_score(p, _answers(a))) for p, a in pairs)
+
+
+def vqa_vs_scores(
+    predictions: Iterable[Record], annotations: Sequence[Record], ood_question_ids: Mapping[str, Iterable[int]]
+) -> dict[str, Any]:
+    """Scores on VQA-VS: IID-Test, its nine out-of-distribution sets, and their means.
+
+    Args:
+        predictions: {question_id, answer} for all of IID-Test.
+        annotations: those of IID-Test, as for `vqa_accuracy`.
+        ood_question_ids: ids of each of the nine sets, by name, with or without "+" (QT+KW or QTKW).
+
+    Returns:
+        {"iid", "ood": {name as given: score}, "ood_mean", "ood_lang", "ood_vis", "ood_crsm"} in percent by the paper's
+        rule. Each set's score is rounded to two decimals; the means are unweighted means of rounded scores.
+
+    Raises:
+        InputError: as for `vqa_accuracy`; or a set is missing, empty, or holds a question without an annotation.
+    """
+    scores = {a["question_id"]: vqa_score(p, _answers(a)) for p, a in _pairs(predictions, annotations)}
+    ood = {name: _set_score(name, set(ids), scores) for name, ids in ood_question_ids.items()}
+    return {"iid": _rounded_percent(scores.values()), "ood": ood, **vqa_vs_means(ood)}
+
+
+def vqa_vs_means(ood: Mapping[str, float]) -> dict[str, float]:
+    """{"ood_mean", "ood_lang", "ood_vis", "ood_crsm"}: means of the nine sets' scores in percent, rounded first.
+
+    Raises:
+        InputError: a set is missing, or is not one of the nine.
+    """
+    plain = {name.replace("+", ""): round(score, 2) for name, score in ood.items()}
+    nine = [name for group in _OOD_GROUPS.values() for name in group]
+    if set(plain) != set(nine):
+        odd = sorted(set(plain) ^ set(nine))[0]
+        raise InputError(f"VQA-VS out-of-distribution set {odd}: missing or unknown; the nine are {', '.join(nine)}")
+    means = {group: fmean(plain[name] for name in names) for group, names in _OOD_GROUPS.items()}
+    return {"ood_mean": fmean(plain[name] for name in nine), **means}
+
+
+def _pairs(predictions: Iterable[Record], annotations: Sequence[Record]) -> list[tuple[str, Record]]:
+    """Join predictions to annotations by question id."""
+    answer_of: dict[int, str] = {}
+    for prediction in predictions:
+        if prediction["question_id"] in answer_of:
+            raise InputError(f"predictions: question {prediction['question_id']} is answered twice")
+        answer_of[prediction["question_id"]] = prediction["answer"]
+    missing = [a["question_id"] for a in annotations if a["question_id"] not in answer_of]
+    if missing:
+        raise InputError(f"predictions: question {missing[0]} is not answered ({len(missing)} such questions)")
+    unknown = answer_of.keys() - {a["question_id"] for a in annotations}
+    if unknown:
+        raise InputError(f"predictions: question {min(unknown)} has no annotation ({len(unknown)} such questions)")
+    return [(answer_of[a["question_id"]], a) for a in annotations]
+
+
+def _answers(annotation: Record) -> list[str]:
+    if "answers" in annotation:
+        return [answer["answer"] for answer in annotation["answers"]]
+    return [word for word in annotation["answers_word"] for _ in range(annotation["answer_count"][word])]
+
+
+def _mean_by_type(scored: Iterable[tuple[str, float]]) -> dict[str, float]:
+    totals, counts = Counter[str](), Counter[str]()
+    for answer_type, score in scored:
+        for group in ("all", answer_type):
+            totals[group] += score  # type: ignore[assignment]
+            counts[group] += 1
+    return {group: 100 * totals[group] / count for group, count in counts.items()}
+
+
+def _set_score(name: str, members: set[int], scores: Mapping[int, float]) -> float:
+    if not members:
+        raise InputError(f"VQA-VS out-of-distribution set {name} is empty")
+    missing = members - scores.keys()
+    if missing:
+        raise InputError(f"VQA-VS out-of-distribution set {name}: question {min(missing)} has no annotation")
+    return _rounded_percent(score for question, score in scores.items() if question in members)
+
+
+def _rounded_percent(scores: Iterable[float]) -> float:
+    scores = list(scores)
+    return round(sum(scores) * 100 / len(scores), 2)  # in this order of operations, as ties at the third decimal occur

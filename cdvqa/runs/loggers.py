@@ -1,0 +1,100 @@
+"""Where a run logs: `metrics.csv`, and TensorBoard's event files beside it."""
+
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
+
+from cdvqa.files import naming_full_disk
+
+HEADER = "step,metric,value\n"
+
+
+class EventLog(TensorBoardLogger):
+    """TensorBoard's events in the run folder itself.
+
+    The trainer asks every logger for its writer before data and model are set up, which would leave an event file
+    behind wherever they turn out to be wrong. This one has no writer until something is logged.
+
+    Args:
+        folder: the run folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, name="", version="", default_hp_metric=False)
+        self.opened = False
+        threading.excepthook = once
+
+    @property
+    def experiment(self) -> Any:
+        return super().experiment if self.opened else None
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        self.opened = True
+        super().log_hyperparams(*args, **kwargs)
+
+    @rank_zero_only
+    def log_metrics(self, *args: Any, **kwargs: Any) -> None:
+        self.opened = True
+        super().log_metrics(*args, **kwargs)
+
+
+def once(failure: threading.ExceptHookArgs) -> None:
+    """Print what ended a thread, but not for the event writer's: it also raises its error at the next call."""
+    if type(failure.thread).__module__ != "tensorboard.summary.writer.event_file_writer":
+        threading.__excepthook__(failure)
+
+
+class MetricsLog(Logger):
+    """`metrics.csv`: append `step,metric,value` lines to a file.
+
+    Lightning's own CSV logger keeps all rows in memory, rewrites the file, and deletes it when a run is resumed.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    @property
+    def name(self) -> str:
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """`run.json` and `config.yaml` hold them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        lines = "".join(f"{step},{name},{float(value)!r}\n" for name, value in metrics.items() if name != "epoch")
+        with naming_full_disk(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(lines if file.tell() else HEADER + lines)
+
+    def flush(self) -> int:
+        """Bring the file to the disk, and tell its size; 0 where there is none yet."""
+        if not self.path.is_file():
+            return 0
+        with self.path.open("rb+") as file:
+            os.fsync(file.fileno())
+        return self.path.stat().st_size
+
+    @rank_zero_only
+    def cut(self, size: int) -> None:
+        """Cut the file at `size` bytes: what an interrupted run logged after its last checkpoint will come again."""
+        present = self.path.stat().st_size if self.path.is_file() else 0
+        if present < size:
+            rank_zero_warn(f"{self.path}: {size - present} bytes shorter than at the checkpoint; rows are missing")
+        elif present > size:
+            os.truncate(self.path, size)

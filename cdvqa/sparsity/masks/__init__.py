@@ -1,0 +1,1 @@
+"""Masks on weights: parametrizations, and the memory they use."""

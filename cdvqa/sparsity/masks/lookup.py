@@ -1,0 +1,57 @@
+"""Masking no more of an embedding than the rows that are looked up."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cdvqa.sparsity.masks.mask import BinaryMask
+from cdvqa.sparsity.masks.slot import Slot
+
+
+def mask_rows_only(table: nn.Embedding) -> None:
+    """Let the look-ups of a parametrized embedding mask only the rows they read; its `weight` stays W ⊙ m.
+
+    Parametrization gave the module a class of its own, which it loses again when the mask is folded.
+    """
+    if type(table).forward is nn.Embedding.forward and table.max_norm is None and not table.sparse:
+        type(table).forward = _look_up  # type: ignore[assignment, method-assign]
+
+
+def _look_up(table: nn.Embedding, ids: Tensor) -> Tensor:
+    (mask,) = table.parametrizations.weight  # type: ignore[union-attr, misc]
+    if torch.compiler.is_compiling() or not isinstance(mask, BinaryMask):
+        return nn.Embedding.forward(table, ids)
+    weight: Tensor = table.parametrizations.weight.original  # type: ignore[union-attr, assignment]
+    slot = mask.slot if mask.score.grad is None else None
+    rows: Tensor = _MaskedRows.apply(weight, mask.score, ids, mask.rows(weight, ids), table, slot)
+    return rows
+
+
+class _MaskedRows(torch.autograd.Function):
+    """The straight-through estimate as for any matrix: a row's gradients are summed first, then multiplied by W."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, weight: Tensor, score: Tensor, ids: Tensor, kept: Tensor, table: nn.Embedding, slot: Slot | None
+    ) -> Tensor:
+        ctx.save_for_backward(weight, ids)
+        ctx.score_dtype, ctx.table, ctx.slot = score.dtype, table, slot
+        if slot is not None:
+            slot.await_backward(ctx)
+        return torch.where(kept, functional.embedding(ids, weight), 0)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, None, None, None, None]:
+        weight, ids = ctx.saved_tensors
+        rows, places = ids.unique(return_inverse=True)
+        by_frequency = ctx.table.scale_grad_by_freq
+        sums = torch.ops.aten.embedding_dense_backward(gradients[0], places, len(rows), -1, by_frequency)
+        if ctx.table.padding_idx is not None:
+            sums[rows == ctx.table.padding_idx] = 0
+        gradient = None if ctx.slot is None else ctx.slot.release(ctx, weight)
+        if gradient is None or gradient.dtype != ctx.score_dtype:
+            gradient = torch.empty_like(weight, dtype=ctx.score_dtype)
+        gradient.zero_()[rows] = (weight[rows] * sums).to(ctx.score_dtype)
+        return None, gradient.detach(), None, None, None, None

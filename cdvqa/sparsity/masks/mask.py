@@ -1,0 +1,114 @@
+"""Masks as parametrizations: linear layers and embeddings alike read W ⊙ m where they read `weight`."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cdvqa.sparsity.masks.bits import pack
+from cdvqa.sparsity.masks.masked import outranks, write_masked
+from cdvqa.sparsity.masks.slot import Slot, StraightThrough
+from cdvqa.sparsity.selection.threshold import Rule, TieBreak, live_mask
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a matrix stands among all masked matrices, and how its sparsity is assigned."""
+
+    order: int
+    """Position in the backbone's list; decides ties between matrices under global assignment."""
+    modality: str = ""
+    sparsity: float = math.nan
+    """Share of zeros of this matrix; under global assignment of all matrices together."""
+    assignment: str = "uniform"
+    tie_break: TieBreak = "exact"
+
+
+UNPLACED = Placement(0)
+
+
+class BinaryMask(nn.Module):
+    """A trained mask: m = 1 where the score ranks above the last zero of the latest selection (paper Eq. 2).
+
+    Until the first reset the rule is score > `threshold`. The rule lives in buffers, so a checkpoint restores the very
+    mask, and is written in place.
+
+    Args:
+        score: real-valued mask m̂ of the weight's shape, fp32; becomes the parameter `score`.
+        threshold: the initial φ.
+    """
+
+    threshold: Tensor
+    tie_weight: Tensor
+    tie_index: Tensor
+    selected: Tensor
+
+    def __init__(self, score: Tensor, threshold: float = 0.01, placement: Placement = UNPLACED) -> None:
+        super().__init__()
+        self.placement = placement
+        self.score = nn.Parameter(score)
+        self.slot = Slot()
+        self.register_buffer("threshold", score.new_tensor(threshold))
+        self.register_buffer("tie_weight", score.new_tensor(math.inf))
+        self.register_buffer("tie_index", torch.tensor(-1, device=score.device))
+        # The mask of the latest selection, one bit an entry: flips are counted from it, also after a resume.
+        self.register_buffer("selected", pack(score.detach() > self.threshold))
+
+    def mask(self, weight: Tensor) -> Tensor:
+        """The live mask (bool, True = kept) for the unmasked `weight`."""
+        return live_mask(self.score.detach(), weight.detach(), self.threshold, self.tie_weight, self.tie_index)
+
+    def rows(self, weight: Tensor, ids: Tensor) -> Tensor:
+        """The live mask of the rows `ids` of a matrix, (*ids, columns), without looking at the others."""
+        score = self.score.detach()[ids]
+        position = ids[..., None] * weight.shape[1] + torch.arange(weight.shape[1], device=weight.device)
+        above = outranks(weight.detach()[ids], position, self.tie_weight, self.tie_index)
+        return (score > self.threshold) | ((score == self.threshold) & above)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        score, rule = self.score.detach(), (self.threshold, self.tie_weight, self.tie_index)
+        if torch.compiler.is_compiling():  # the compiler knows no slots, and fuses plain operations
+            masked, slot = torch.where(self.mask(weight), weight, 0), None
+        else:
+            slot = self.slot
+            masked = slot.read(
+                (weight, score, *rule),
+                lambda out: write_masked(out, weight, score, *rule),
+                self.score.grad,
+            )
+        result: Tensor = StraightThrough.apply(weight, self.score, masked, slot)
+        return result
+
+    @torch.no_grad()
+    def follow(self, rule: Rule) -> None:
+        """Take over a newly selected rule, in place."""
+        self.threshold.fill_(rule.threshold)
+        self.tie_weight.fill_(rule.tie_weight)
+        self.tie_index.fill_(rule.tie_index)
+
+
+class FixedMask(nn.Module):
+    """A constant mask: zeros stay zeros and get no gradient; kept weights train if they require a gradient.
+
+    Args:
+        kept: bool of the weight's shape, True = kept.
+    """
+
+    kept: Tensor
+
+    def __init__(self, kept: Tensor, placement: Placement = UNPLACED) -> None:
+        super().__init__()
+        self.placement = placement
+        self.register_buffer("kept", kept)
+        self.slot = Slot()
+
+    def mask(self, weight: Tensor) -> Tensor:
+        """The mask; `weight` is taken so that both kinds of masks are asked alike."""
+        return self.kept
+
+    def forward(self, weight: Tensor) -> Tensor:
+        if weight.requires_grad or torch.compiler.is_compiling():
+            return torch.where(self.kept, weight, 0)
+        zero = weight.new_zeros(())
+        return self.slot.read((weight, self.kept), lambda out: torch.where(self.kept, weight, zero, out=out))

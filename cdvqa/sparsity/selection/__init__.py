@@ -1,0 +1,1 @@
+"""Thresholds that give an exact number of zeros."""
