@@ -23,17 +23,6 @@ from cdvqa.runs.loggers import EventLog
 from cdvqa.sparsity import masks
 
 PACKAGES = ("cdvqa", "torch", "pytorch-lightning", "transformers", "torchmetrics", "numpy")
-DASHBOARD = {
-    "cdvqa": {
-        "loss": ["Multiline", ["train/loss/total", "train/loss/task", "train/loss/entropy"]],
-        "accuracy": [
-            "Multiline",
-            ["val/accuracy/all", "val/accuracy/yes_no", "val/accuracy/number", "val/accuracy/other"],
-        ],
-        "sparsity": ["Multiline", ["sparsity/overall", "sparsity/language", "sparsity/vision", "sparsity/cross"]],
-        "mask flips": ["Multiline", ["mask/flips/overall"]],
-    }
-}
 
 
 class RunRecord(Callback):
@@ -73,10 +62,6 @@ class RunRecord(Callback):
             with write_atomically(self.run.config) as temporary:
                 temporary.write_text(self.config, encoding="utf-8")
         self.record = read_json(self.run.record) if self.run.exists else lineage(trainer, pl_module, self.seed)
-        for logger in trainer.loggers:
-            if isinstance(logger, EventLog):
-                logger.log_hyperparams(hyperparameters(pl_module, self.seed), {"hp/val_accuracy": 0.0})
-                logger.experiment.add_custom_scalars(DASHBOARD)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if trainer.is_global_zero and not self.run.exists:
@@ -89,6 +74,9 @@ class RunRecord(Callback):
         parameters = count_parameters(pl_module)
         finished = {"finished": now(), "steps": trainer.global_step, "selected": selected, "parameters": parameters}
         write_json(self.run.record, self.record | finished)
+        for logger in trainer.loggers:
+            if isinstance(logger, EventLog):
+                logger.log_settings(hyperparameters(pl_module, self.seed))
 
     def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
         # Wrong data that shows only when it is read: before the first steps are saved there is nothing worth keeping.
@@ -158,12 +146,16 @@ def count_parameters(stage: Any) -> dict[str, int]:
     return {"full": full, "kept": full - zeros}
 
 
-def hyperparameters(stage: Any, seed: int) -> Mapping[str, Any]:
-    """One row of TensorBoard's HParams table."""
-    row: dict[str, Any] = {"stage": stage.stage, "pipeline": "+".join(stage.pipeline), "seed": seed, "lr": stage.lr}
-    if stage.sparsity:
-        row |= {key: getattr(stage.sparsity, key) for key in ("method", "assignment", "overall", "initialisation")}
-    return row
+def hyperparameters(stage: Any, seed: int) -> dict[str, Any]:
+    """One row of TensorBoard's HParams table. Every run has the same columns: TensorBoard reads them from one run."""
+    row = {"stage": stage.stage, "objective": stage.objective_name, "pipeline": "+".join(stage.pipeline)}
+    row |= {"preset": stage.preset, "lr": stage.lr, "seed": seed}
+    plan = stage.sparsity
+    return row | {
+        "method": plan.method if plan else "full",
+        "assignment": str(plan.assignment) if plan else "none",
+        "sparsity": plan.overall if plan else 0.0,
+    }
 
 
 def now() -> str:

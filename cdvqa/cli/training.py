@@ -107,7 +107,7 @@ class VQACLI(LightningCLI):
         if self.subcommand == "fit" and settings["logger"] is None:
             kwargs["logger"] = [EventLog(self.run_folder.folder), MetricsLog(self.run_folder.metrics)]
         elif settings["logger"] is None:
-            kwargs["logger"] = False
+            kwargs["logger"] = EventLog(self.run_folder.folder) if self.subcommand == "test" else False
         plugins = settings["plugins"] if isinstance(settings["plugins"], list) else [settings["plugins"]]
         kwargs["plugins"] = [*filter(None, plugins), WholeFiles()]
         # Under SLURM Lightning starts from any hpc_ckpt_*.ckpt it finds there.

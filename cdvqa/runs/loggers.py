@@ -2,15 +2,29 @@
 
 import os
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
+from torch.utils.tensorboard.summary import hparams
 
 from cdvqa.files import naming_full_disk
 
 HEADER = "step,metric,value\n"
+SELECTED_ACCURACY = "hp/val_accuracy"  # of the selected network; runs that are never validated have none
+DASHBOARD = {
+    "cdvqa": {
+        "loss": ["Multiline", ["train/loss/total", "train/loss/task", "train/loss/entropy"]],
+        "accuracy": [
+            "Multiline",
+            ["val/accuracy/all", "val/accuracy/yes_no", "val/accuracy/number", "val/accuracy/other"],
+        ],
+        "sparsity": ["Multiline", ["sparsity/overall", "sparsity/language", "sparsity/vision", "sparsity/cross"]],
+        "mask flips": ["Multiline", ["mask/flips/overall"]],
+    }
+}
 
 
 class EventLog(TensorBoardLogger):
@@ -33,14 +47,26 @@ class EventLog(TensorBoardLogger):
         return super().experiment if self.opened else None
 
     @rank_zero_only
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        self.opened = True
-        super().log_hyperparams(*args, **kwargs)
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self._open()
+        super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
 
     @rank_zero_only
-    def log_metrics(self, *args: Any, **kwargs: Any) -> None:
-        self.opened = True
-        super().log_metrics(*args, **kwargs)
+    def log_settings(self, settings: Mapping[str, Any]) -> None:
+        """Write the run's row of the HParams table; its accuracy is what was logged as `SELECTED_ACCURACY`, if any."""
+        self._open()
+        for summary in hparams(dict(settings), {SELECTED_ACCURACY: None}):
+            self.experiment.file_writer.add_summary(summary)
+
+    @rank_zero_only
+    def save(self) -> None:
+        if self.opened:
+            super().save()
+
+    def _open(self) -> None:
+        if not self.opened:
+            self.opened = True
+            self.experiment.add_custom_scalars(DASHBOARD)
 
 
 def once(failure: threading.ExceptHookArgs) -> None:
