@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from cdvqa.data.batch import VQABatch
-from cdvqa.data.visual.image_format import ImageFormat
+from cdvqa.data.visual.source import ImageFormat
 from cdvqa.objectives import OBJECTIVES
 
 

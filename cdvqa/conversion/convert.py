@@ -11,7 +11,7 @@ import numpy as np
 
 from cdvqa.conversion.blocks import BlockFile, Interrupted, convert_block, reading, store, verify_block
 from cdvqa.conversion.resumable import FeatureFile, claimed, lay_out, read_layout, readable, rename
-from cdvqa.conversion.sources.source import FeatureIndex, FeatureSource, Report
+from cdvqa.conversion.sources.source import FeatureIndex, FeatureSource, Progress
 from cdvqa.conversion.workers import results
 from cdvqa.data.visual.fingerprint import measure, sample_rows
 from cdvqa.errors import InputError
@@ -36,7 +36,7 @@ def convert_features(
     dtype: FeatureType = "float16",
     workers: int = 1,
     overwrite: bool = False,
-    report: Report = lambda step, done, total: None,
+    report: Progress = lambda step, done, total: None,
 ) -> Conversion:
     """Convert region features block by block, in constant memory, and verify what was written.
 
@@ -101,7 +101,7 @@ def _left_before(path: Path, descriptor: int, made_from: dict[str, Any], overwri
 
 
 def _begun(
-    source: FeatureSource, path: Path, descriptor: int, made_from: dict[str, Any], report: Report
+    source: FeatureSource, path: Path, descriptor: int, made_from: dict[str, Any], report: Progress
 ) -> FeatureFile:
     with reading(source):
         index = source.index(report)
@@ -109,7 +109,7 @@ def _begun(
     return lay_out(path, descriptor, index, made_from["dtype"], source.images_per_block, made_from, fingerprint)
 
 
-def _fingerprint(source: FeatureSource, index: FeatureIndex, dtype: str, report: Report) -> dict[str, Any]:
+def _fingerprint(source: FeatureSource, index: FeatureIndex, dtype: str, report: Progress) -> dict[str, Any]:
     """Taken before the conversion, so that the file is complete when its last block is."""
     shape = (len(index), int(index.num_boxes.max()), index.region_width)
     sample = index[sample_rows(shape[0])]
@@ -122,7 +122,7 @@ def _fingerprint(source: FeatureSource, index: FeatureIndex, dtype: str, report:
     return origin | measure(features, boxes, sample.num_boxes)
 
 
-def _convert(source: FeatureSource, file: FeatureFile, workers: int, report: Report) -> None:
+def _convert(source: FeatureSource, file: FeatureFile, workers: int, report: Progress) -> None:
     blocks, done = file.blocks, file.images_done()
     tasks = [(block, file.index[blocks.rows(block)]) for block in np.flatnonzero(~blocks.done()).tolist()]
     with closing(results(partial(convert_block, blocks, source), tasks, workers)) as finished:
@@ -131,7 +131,7 @@ def _convert(source: FeatureSource, file: FeatureFile, workers: int, report: Rep
             report("converting", source.bytes * done // blocks.shape[0], source.bytes)
 
 
-def _broken(blocks: BlockFile, workers: int, report: Report) -> list[int]:
+def _broken(blocks: BlockFile, workers: int, report: Progress) -> list[int]:
     """Read a file through; the blocks that do not hold what was written."""
     images, size = 0, os.fstat(blocks.descriptor).st_size
     broken = []
@@ -144,7 +144,7 @@ def _broken(blocks: BlockFile, workers: int, report: Report) -> list[int]:
     return sorted(broken)
 
 
-def _check_written(blocks: BlockFile, workers: int, report: Report) -> None:
+def _check_written(blocks: BlockFile, workers: int, report: Progress) -> None:
     if broken := _broken(blocks, workers, report):
         for block in broken:
             blocks.forget(block)
@@ -153,7 +153,7 @@ def _check_written(blocks: BlockFile, workers: int, report: Report) -> None:
         raise Interrupted(f"{blocks.name}: {what}; run the same command again to write it anew")
 
 
-def _verified(target: Path, made_from: dict[str, Any], workers: int, report: Report) -> Conversion:
+def _verified(target: Path, made_from: dict[str, Any], workers: int, report: Progress) -> Conversion:
     with readable(target) as descriptor:
         try:
             file = read_layout(target, descriptor)

@@ -3,7 +3,7 @@
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Optional, cast
+from typing import Any, Optional, cast
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_warn
@@ -25,9 +25,8 @@ from cdvqa.data.questions.text import load_tokenizer, tokenizer_digest
 from cdvqa.data.samplers import evaluation_loader, training_loader
 from cdvqa.data.visual.augmentation import AUGMENTATIONS, Augmentation
 from cdvqa.data.visual.features import RegionFeatures
-from cdvqa.data.visual.image_format import ImageFormat
 from cdvqa.data.visual.images import ImageFolder
-from cdvqa.data.visual.source import VisualSource
+from cdvqa.data.visual.source import ImageFormat, VisualSource
 from cdvqa.errors import InputError
 from cdvqa.presets import Protocol
 
@@ -61,8 +60,6 @@ class VQADataModule(pl.LightningDataModule):
             question type near uniform) or iid.
         split_seed: seed of that draw.
         min_count: training questions an answer needs to be in the vocabulary.
-        cache: none, or ram: read the feature file into memory first, or keep every image read, once per training
-            process.
         num_workers: threads per training process that read ahead; 0 reads between the steps.
         eval_batch_size: questions per evaluation batch and process.
     """
@@ -82,7 +79,6 @@ class VQADataModule(pl.LightningDataModule):
         dev_split: DevSplit = "ood",
         split_seed: int = 0,
         min_count: int = 9,
-        cache: Literal["none", "ram"] = "none",
         num_workers: int = 0,
         eval_batch_size: int = 256,
     ) -> None:
@@ -101,7 +97,6 @@ class VQADataModule(pl.LightningDataModule):
         self.dev_split: DevSplit = dev_split
         self.split_seed = split_seed
         self.min_count = min_count
-        self.cache: Literal["none", "ram"] = cache
         self.num_workers = num_workers
         self.eval_batch_size = eval_batch_size
         self.protocol: Protocol | None = None  # set it to use the data without a trainer; wins over the model's
@@ -305,8 +300,8 @@ class VQADataModule(pl.LightningDataModule):
     def visual(self) -> VisualSource:
         """The feature file, or the folder of images where the backbone sees these; opened when it is first needed."""
         if self.image_format is None:
-            return RegionFeatures(self.features_file, self.cache)
-        return ImageFolder(self.images_folder, self.image_format, self.cache)
+            return RegionFeatures(self.features_file)
+        return ImageFolder(self.images_folder, self.image_format)
 
     def _training_visual(self) -> VisualSource:
         if isinstance(self.visual, ImageFolder) and self.augmentation != "none":

@@ -3,8 +3,8 @@
 import numpy as np
 
 from cdvqa.data.datamodule import VQADataModule
-from cdvqa.data.visual.image_format import ImageFormat
 from cdvqa.data.visual.images import ImageFolder
+from cdvqa.data.visual.source import ImageFormat
 from cdvqa.errors import InputError
 from cdvqa.tools.check_features import Visual
 from cdvqa.tools.findings import Finding, Item, Report, made_by, reason

@@ -55,12 +55,12 @@ def _source(input: str | None, images: str | None, format: FeatureFormat, checkp
             "name either --input, published features, or --images, a folder of images to extract them from"
         )
     if images is None:
-        from cdvqa.conversion.sources.recognise import open_source
+        from cdvqa.conversion.sources import open_features
 
         if checkpoint:
             raise InputError("--checkpoint goes with --images; --input has its features already")
         assert input is not None
-        return open_source(input, format)
+        return open_features(input, format)
     from cdvqa.conversion.sources.images import GridImages
 
     if format != "auto":

@@ -154,12 +154,11 @@ def test_predict_takes_a_file_of_questions(tmp_path):
         make(root).setup("predict")
 
 
-@pytest.mark.parametrize("cache", ["none", "ram"])
-def test_features_travel_as_stored_and_are_widened_where_they_arrive(tmp_path, cache):
+def test_features_travel_as_stored_and_are_widened_where_they_arrive(tmp_path):
     root = write_toy(tmp_path)
     halves = write_toy_features(root / "features.h5")["features"].astype(np.float16)
     stored = write_toy_features(root / "features.h5", features=halves)
-    data = make(root, cache=cache)
+    data = make(root)
     data.setup("test")
     sent = next(iter(data.test_dataloader()[0]))
     assert sent.region_features.dtype == torch.float16

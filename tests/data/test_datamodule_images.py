@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cdvqa.data.visual.image_format import ImageFormat
+from cdvqa.data.visual.source import ImageFormat
 from cdvqa.errors import InputError
 from cdvqa.presets import preset_protocol
 from cdvqa.stages.features import differences
@@ -42,9 +42,8 @@ def squeezed(root, image):
     return ((pixels / 255 - FORMAT.mean) / FORMAT.std).transpose(2, 0, 1)
 
 
-@pytest.mark.parametrize("cache", ["none", "ram"])
-def test_batches_hold_pictures_and_no_regions(root, cache):
-    data = see(root, cache=cache)
+def test_batches_hold_pictures_and_no_regions(root):
+    data = see(root)
     for stage in ("fit", "test"):
         data.setup(stage)
     loaders = [data.train_dataloader(), data.val_dataloader(), *data.test_dataloader()]

@@ -20,7 +20,7 @@ from cdvqa.backbones.mplug.encoders import Fusion, TextEncoder, VisionEncoder, w
 from cdvqa.backbones.mplug.generation import beam_search
 from cdvqa.backbones.mplug.ranking import Spelling, likeliest
 from cdvqa.data.batch import VQABatch
-from cdvqa.data.visual.image_format import ImageFormat
+from cdvqa.data.visual.source import ImageFormat
 from cdvqa.errors import InputError
 
 CROSS_ATTENTION = tuple(f"crossattention.{part}" for part in BERT_ATTENTION)

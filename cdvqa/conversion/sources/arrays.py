@@ -1,35 +1,36 @@
 """Region features in a folder of numpy files, one image each."""
 
+import math
 import os
 import zlib
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from zipfile import ZipFile
 
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from cdvqa.conversion.lazy_unpickle import LazyArray, LazyUnpickler, Span, only_object
-from cdvqa.conversion.sources.record import Record, RecordSource
-from cdvqa.conversion.sources.source import FeatureIndex, Report
-from cdvqa.data.pickles import refused
+from cdvqa.conversion.sources.record import ImageRecord, RecordSource, Stored
+from cdvqa.conversion.sources.source import FeatureIndex, Progress
+from cdvqa.data.pickles import unpickle
 from cdvqa.errors import InputError
 
 _INFO = "_info.npy"
+_LARGEST = 1 << 28  # bytes of an array, and of a file; 100 regions of 2048 doubles have 1.6 MB
 
 
 class ArrayFolder(RecordSource):
     """A folder, with its subfolders, of `.npz` or `.npy` files named by their image's id.
 
-    - `.npz` as bottom-up-attention.pytorch and openvqa write them: `x` (openvqa turns it on its side), `bbox`,
-      `num_bbox`, `image_w`, `image_h`; or as UNITER does: `features`, `norm_bb`.
+    - `.npz` as bottom-up-attention.pytorch and openvqa write them: `x` (transposed by openvqa), `bbox`, `num_bbox`,
+      `image_w`, `image_h`; or as UNITER does: `features`, `norm_bb`.
     - `.npy` as mmf writes them: `ID.npy` holds the features and `ID_info.npy` a pickled dict with `bbox`,
       `image_width`, `image_height`; or `ID.npy` holds one dict with everything.
 
-    Folders that mmf's `lmdb_conversion.py --mode extract` made have the width in place of the height; take the LMDB.
+    Folders that mmf's `lmdb_conversion.py --mode extract` made have the width in place of the height; use the LMDB.
 
     Args:
         path: the folder.
@@ -60,105 +61,102 @@ class ArrayFolder(RecordSource):
         listing = sorted(_listing(self.path))
         return {"files": len(listing), "listing": zlib.crc32(repr(listing).encode())}
 
-    def scan(self, report: Report) -> Iterator[tuple[Record, int]]:
-        for place, name in enumerate(self._names):
-            with closing(_Opened(self.path / name)) as opened:
-                yield opened.record, place
-            report("checking", self._ends[place], self.bytes)
+    def scan(self, progress: Progress) -> Iterator[tuple[ImageRecord, int]]:
+        for place, record in enumerate(self._records(self._names)):
+            yield record, place
+            progress("checking", self._ends[place], self.bytes)
 
-    def records(self, index: FeatureIndex) -> Iterator[Record]:
-        for place in index.place.tolist():
-            with closing(_Opened(self.path / self._names[place])) as opened:
-                yield opened.record
+    def records(self, index: FeatureIndex) -> Iterator[ImageRecord]:
+        return self._records(self._names[place] for place in index.place.tolist())
+
+    def _records(self, names: Iterable[str]) -> Iterator[ImageRecord]:
+        for name in names:
+            path = self.path / name
+            try:
+                if path.suffix == ".npz":
+                    with ZipFile(path) as archive:
+                        yield ImageRecord(str(path), path.name.partition(".")[0], _zipped(archive))
+                else:
+                    yield ImageRecord(str(path), path.name.partition(".")[0], _plain(path))
+            except InputError:
+                raise
+            except Exception as error:  # whatever zipfile, zlib and numpy's parser of headers raise
+                raise InputError(f"{path}: not a readable {path.suffix} file ({error}); make it again") from None
 
 
-class _Opened:
-    """The file or the two files of one image, with their headers read."""
-
-    def __init__(self, path: Path) -> None:
-        self._files: list[BinaryIO] = []
-        try:
-            fields = self._zipped(path) if path.suffix == ".npz" else self._plain(path)
-        except InputError:
-            self.close()
-            raise
-        except Exception as error:  # whatever zipfile, zlib and numpy's parser of headers stumble over
-            self.close()
-            raise InputError(f"{path}: not a readable {path.suffix} file ({error}); make it again") from None
-        self.record = Record(str(path), path.name.partition(".")[0], fields)
-
-    def close(self) -> None:
-        for file in self._files:
-            file.close()
-
-    def _open(self, path: Path) -> BinaryIO:
-        self._files.append(path.open("rb"))
-        return self._files[-1]
-
-    def _zipped(self, path: Path) -> dict[str, Any]:
-        archive = ZipFile(self._open(path))
-        members = {}
-        for name in archive.namelist():
-            with archive.open(name) as file:
-                shape, _, dtype = _header(file)
-            if not dtype.hasobject:  # others hold a pickle, and nothing that is needed
-                members[name.removesuffix(".npy")] = _Member(archive, name, shape)
-        return members
-
-    def _plain(self, path: Path) -> dict[str, Any]:
-        content = self._content(path)
-        if isinstance(content, dict):
-            return content
-        companion = path.with_name(path.name.removesuffix(".npy") + _INFO)
-        if not companion.is_file():
-            raise InputError(f"{path}: {companion.name}, which has its boxes and its size, is missing beside it")
-        described = self._content(companion)
-        if not isinstance(described, dict):
-            raise InputError(f"{companion}: holds no dict with bbox, image_width and image_height")
-        return described | {"features": content}
-
-    def _content(self, path: Path) -> Any:
-        """A `LazyArray`, or the object that was saved as if it were one."""
-        file = self._open(path)
-        size = os.fstat(file.fileno()).st_size
-        shape, fortran, dtype = _header(file)
-
-        def read_at(offset: int, length: int) -> bytes:
-            return os.pread(file.fileno(), length, offset)
-
+def _zipped(archive: ZipFile) -> dict[str, Any]:
+    """The arrays of an archive, unread; others than plain ones hold a pickle, and nothing that is needed."""
+    members = {}
+    for info in archive.infolist():
+        with archive.open(info) as file:
+            shape, _, dtype = _header(file, info.file_size)
         if not dtype.hasobject:
-            start = file.tell()
-            return LazyArray(Span(read_at, start, size - start), shape, dtype, fortran)
-        try:
-            return only_object(LazyUnpickler(file, size, read_at).load())
-        except Exception as error:  # broken pickles raise whatever their instructions happen to raise
-            raise refused(str(path), error) from None
+            members[info.filename.removesuffix(".npy")] = Stored(shape, partial(_member, archive, info))
+    return members
 
 
-class _Member:
-    """An array in an archive, read when it is asked for."""
-
-    def __init__(self, archive: ZipFile, name: str, shape: tuple[int, ...]) -> None:
-        self._archive, self._name, self.shape = archive, name, shape
-
-    def read(self) -> NDArray[Any]:
-        try:
-            with self._archive.open(self._name) as file:
-                return npy.read_array(file, allow_pickle=False)
-        except Exception as error:  # as above
-            raise ValueError(str(error)) from None
+def _member(archive: ZipFile, info: Any) -> NDArray[Any]:
+    with archive.open(info) as file:
+        return _array(file, info.file_size)
 
 
-def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def _plain(path: Path) -> dict[str, Any]:
+    """The fields in ID.npy and ID_info.npy; features are left unread."""
+    content = _content(path)
+    if isinstance(content, dict):
+        return content
+    companion = path.with_name(path.name.removesuffix(".npy") + _INFO)
+    if not companion.is_file():
+        raise InputError(f"{path}: {companion.name}, which has its boxes and its size, is missing beside it")
+    described = _content(companion)
+    if not isinstance(described, dict):
+        raise InputError(f"{companion}: holds no dict with bbox, image_width and image_height")
+    return described | {"features": content}
+
+
+def _content(path: Path) -> Any:
+    """An array, unread, or the object that was saved as if it were one."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        shape, _, dtype = _header(file, size)
+        if not dtype.hasobject:
+            return Stored(shape, partial(_read, path))
+        saved = unpickle(file.read(), str(path))
+    if not isinstance(saved, np.ndarray) or saved.shape != ():
+        raise InputError(f"{path}: not a pickle of one dict; make it again")
+    return saved.item()
+
+
+def _read(path: Path) -> NDArray[Any]:
+    with path.open("rb") as file:
+        return _array(file, path.stat().st_size)
+
+
+def _array(file: Any, size: int) -> NDArray[Any]:
+    shape, fortran, dtype = _header(file, size)
+    return np.frombuffer(file.read(), dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def _header(file: Any, size: int) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether in Fortran order, and type of an array, checked against the bytes there are.
+
+    Raises:
+        ValueError: they do not agree, or it is too large for one image.
+    """
+    if size > _LARGEST:
+        raise ValueError(f"{size:,} bytes are too many for one image")
     version = npy.read_magic(file)
-    return npy.read_array_header_1_0(file) if version == (1, 0) else npy.read_array_header_2_0(file)
+    shape, fortran, dtype = (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(file)
+    if not dtype.hasobject and math.prod(shape) * dtype.itemsize != size - file.tell():
+        raise ValueError(f"an array {shape} of {dtype} does not have {size:,} bytes")
+    return shape, fortran, dtype
 
 
 def _listing(folder: Path) -> Iterator[tuple[str, int, int]]:
     """Name below the folder, size and time of change of every file that numpy may have written."""
     for place, _, names in os.walk(folder):
         for name in names:
-            if name.endswith((".npz", ".npy")):
-                path = os.path.join(place, name)
+            path = os.path.join(place, name)
+            if name.endswith((".npz", ".npy")) and os.path.isfile(path):  # no pipe or device
                 status = os.stat(path)
                 yield os.path.relpath(path, folder), status.st_size, status.st_mtime_ns

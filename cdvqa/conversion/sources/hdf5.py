@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdvqa.conversion.sources.record import shares
-from cdvqa.conversion.sources.source import FeatureIndex, FeatureSource, ImageRegions, Report
+from cdvqa.conversion.sources.source import FeatureIndex, FeatureSource, ImageRegions, Progress
 from cdvqa.data.pickles import load_pickle
 from cdvqa.errors import InputError
 
@@ -69,7 +69,7 @@ class Hdf5Features(FeatureSource):
         with self._opened() as file:
             return json.loads(file.attrs["fingerprint"]).get("extractor") if "fingerprint" in file.attrs else None
 
-    def index(self, report: Report) -> FeatureIndex:
+    def index(self, progress: Progress) -> FeatureIndex:
         with self._opened() as file:
             ids, rows = self._images(file)
             size = file["size"][:] if self._own and "size" in file else np.zeros((len(ids), 2))
@@ -84,7 +84,7 @@ class Hdf5Features(FeatureSource):
                 f"{self.path}: image {ids[row]} is said to have {counts[row]} boxes from row {bounds[row, 0]} on, "
                 f"but there are {stored} rows and at most {limit} boxes an image"
             )
-        report("checking", self.bytes, self.bytes)
+        progress("checking", self.bytes, self.bytes)
         return FeatureIndex(ids, size.astype(np.int64), counts.astype(np.int64), width, bounds)
 
     def images(self, index: FeatureIndex) -> Iterator[ImageRegions]:

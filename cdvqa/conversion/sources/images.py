@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cdvqa.conversion.sources.source import FeatureIndex, FeatureSource, ImageRegions, Report
+from cdvqa.conversion.sources.source import FeatureIndex, FeatureSource, ImageRegions, Progress
 from cdvqa.data.visual.image_files import SUFFIXES, by_image_id, image_files, opened, upright, upright_size
 from cdvqa.errors import InputError
 
@@ -71,7 +71,7 @@ class GridImages(FeatureSource):
     def extractor(self) -> str:
         return self._extractor
 
-    def index(self, report: Report) -> FeatureIndex:
+    def index(self, progress: Progress) -> FeatureIndex:
         """Read the images' heads: ids and sizes, as they are after turning."""
         by_id = by_image_id(self.path, self._files)
         size = np.empty((len(by_id), 2), np.int64)
@@ -80,7 +80,7 @@ class GridImages(FeatureSource):
             with opened(self.path / file.name) as image:
                 size[place] = upright_size(image)
             done += file.bytes
-            report("checking", done, self.bytes)
+            progress("checking", done, self.bytes)
         image_id = np.array(list(by_id), np.int64)
         cells = np.full_like(image_id, GRID * GRID)
         return FeatureIndex(image_id, size, cells, self._region_width, np.arange(len(image_id), dtype=np.int64))

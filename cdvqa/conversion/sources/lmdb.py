@@ -1,15 +1,13 @@
 """Region features in LMDB, as mmf (Pythia) and ViLBERT keep them: one pickled dict an image."""
 
-import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cdvqa.conversion.lazy_unpickle import LazyUnpickler
-from cdvqa.conversion.sources.record import Record, RecordSource
-from cdvqa.conversion.sources.source import FeatureIndex, Report
-from cdvqa.data.pickles import refused, unpickle
+from cdvqa.conversion.sources.record import ImageRecord, RecordSource
+from cdvqa.conversion.sources.source import FeatureIndex, Progress
+from cdvqa.data.pickles import unpickle
 from cdvqa.errors import InputError
 
 _AT_ONCE = 64  # images read from one mapping: the pages of a mapping count as memory of the process
@@ -55,15 +53,15 @@ class LmdbFeatures(RecordSource):
         status = self._file.stat()
         return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
 
-    def scan(self, report: Report) -> Iterator[tuple[Record, int]]:
+    def scan(self, progress: Progress) -> Iterator[tuple[ImageRecord, int]]:
         for place, record in enumerate(self._read(range(len(self._keys)))):
-            report("checking", self.bytes * (place + 1) // len(self._keys), self.bytes)
+            progress("checking", self.bytes * (place + 1) // len(self._keys), self.bytes)
             yield record, place
 
-    def records(self, index: FeatureIndex) -> Iterator[Record]:
+    def records(self, index: FeatureIndex) -> Iterator[ImageRecord]:
         return self._read(index.place.tolist())
 
-    def _read(self, places: Any) -> Iterator[Record]:
+    def _read(self, places: Any) -> Iterator[ImageRecord]:
         for start in range(0, len(places), _AT_ONCE):
             with self._opened() as entries:
                 for place in places[start : start + _AT_ONCE]:
@@ -73,7 +71,7 @@ class LmdbFeatures(RecordSource):
                     if content is None:
                         raise InputError(f"{where}: it is listed in 'keys' but not there; fetch the LMDB again")
                     name = key.decode("latin1").rpartition("/")[2]
-                    yield Record(where, name.partition(".")[0], _lazy_fields(content, where))
+                    yield ImageRecord(where, name.partition(".")[0], _fields(content, where))
 
     @contextmanager
     def _opened(self) -> Iterator[Any]:
@@ -100,39 +98,8 @@ class LmdbFeatures(RecordSource):
             raise InputError(f"{self._file}: ends after {there:,} of {needed:,} bytes; fetch it again")
 
 
-def _lazy_fields(content: memoryview, where: str) -> dict[str, Any]:
-    """An entry's dict, its arrays left in the mapping: what is not used is never read from the disk."""
-    try:
-        file = io.BufferedReader(_Bytes(content), 512)
-        fields = LazyUnpickler(
-            file, len(content), lambda offset, length: bytes(content[offset : offset + length])
-        ).load()
-    except Exception as error:  # broken pickles raise whatever their instructions happen to raise
-        raise refused(where, error) from None
+def _fields(content: memoryview, where: str) -> dict[str, Any]:
+    fields = unpickle(bytes(content), where)
     if not isinstance(fields, dict):
         raise InputError(f"{where}: holds {type(fields).__name__}, not a dict with features and boxes")
     return fields
-
-
-class _Bytes(io.RawIOBase):
-    """A file over bytes in place; `io.BytesIO` would copy them."""
-
-    def __init__(self, content: memoryview) -> None:
-        self._content = content
-        self._offset = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        part = self._content[self._offset : self._offset + len(buffer)]
-        buffer[: len(part)] = part
-        self._offset += len(part)
-        return len(part)
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._offset = offset + (0, self._offset, len(self._content))[whence]
-        return self._offset

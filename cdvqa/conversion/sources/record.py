@@ -2,15 +2,14 @@
 
 import re
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import pybase64
 from numpy.typing import NDArray
 
-from cdvqa.conversion.lazy_unpickle import Span
-from cdvqa.conversion.sources.source import FeatureIndex, FeatureSource, ImageRegions, Report
+from cdvqa.conversion.sources.source import FeatureIndex, FeatureSource, ImageRegions, Progress
 from cdvqa.data.visual.image_files import IMAGE_ID
 from cdvqa.errors import InputError
 
@@ -20,10 +19,16 @@ BOXES = ("bbox", "boxes", "image_bb")  # boxes in pixels, or as shares
 _COUNT = ("num_boxes", "num_bbox")
 _WIDTH = ("image_w", "image_width", "img_w", "width")
 _HEIGHT = ("image_h", "image_height", "img_h", "height")
-_UNREADABLE = (ValueError, EOFError, OSError, MemoryError)  # UnicodeError and binascii.Error are ValueErrors
 
 
-class Record(NamedTuple):
+class Stored(NamedTuple):
+    """An array that is read when it is needed."""
+
+    shape: tuple[int, ...]
+    read: Callable[[], NDArray[Any]]
+
+
+class ImageRecord(NamedTuple):
     """One image of the input."""
 
     where: str
@@ -31,7 +36,7 @@ class Record(NamedTuple):
     name: str
     """What the image's id is read from: a number, also behind a prefix as in COCO_train2014_000000318556."""
     fields: Mapping[str, Any]
-    """Numbers and text; arrays by their `shape` and a method `read`."""
+    """Numbers, text, and arrays, some of them `Stored`."""
 
 
 class Outline(NamedTuple):
@@ -48,18 +53,18 @@ class RecordSource(FeatureSource):
     """A source of records."""
 
     @abstractmethod
-    def scan(self, report: Report) -> Iterator[tuple[Record, int | Sequence[int]]]:
-        """All records with their places, arrays unread; tells `report` how far it is."""
+    def scan(self, progress: Progress) -> Iterator[tuple[ImageRecord, int]]:
+        """All records with their places, arrays unread; tells `progress` how far it is."""
 
     @abstractmethod
-    def records(self, index: FeatureIndex) -> Iterator[Record]:
+    def records(self, index: FeatureIndex) -> Iterator[ImageRecord]:
         """The records of these images; the arrays of each can be read until the next is asked for."""
 
-    def index(self, report: Report) -> FeatureIndex:
+    def index(self, progress: Progress) -> FeatureIndex:
         seen: dict[int, str] = {}
         outlines: list[Outline] = []
-        places: list[int | Sequence[int]] = []
-        for record, place in self.scan(report):
+        places: list[int] = []
+        for record, place in self.scan(progress):
             told = outline(record, outlines[0].region_width if outlines else None)
             if told.image_id in seen:
                 raise InputError(f"{record.where}: image {told.image_id} is in {seen[told.image_id]} too; remove one")
@@ -83,7 +88,7 @@ class RecordSource(FeatureSource):
             yield regions(record, told)
 
 
-def outline(record: Record, region_width: int | None) -> Outline:
+def outline(record: ImageRecord, region_width: int | None) -> Outline:
     """What a record says of itself; features in base64 are taken to be `region_width` wide where that is given.
 
     Features may be stored regions × width or, as openvqa does, width × regions. Where there are more rows of features
@@ -97,7 +102,7 @@ def outline(record: Record, region_width: int | None) -> Outline:
         raise InputError(f"{record.where}: {record.name[:40]!r} holds no image id (a number, or COCO_…_number)")
     size = _whole(record, _WIDTH), _whole(record, _HEIGHT)
     count = _whole(record, _COUNT)
-    name, features = find(record, FEATURES)
+    name, features = first_field(record, FEATURES)
     if not hasattr(features, "shape"):  # base64 of float32
         if not count:
             raise InputError(f"{record.where}: holds no num_boxes, without which {name!r} cannot be told apart")
@@ -115,18 +120,18 @@ def outline(record: Record, region_width: int | None) -> Outline:
     return Outline(int(match[1]), size, count or stored, width, transposed)
 
 
-def regions(record: Record, told: Outline) -> ImageRegions:
+def regions(record: ImageRecord, told: Outline) -> ImageRegions:
     """Features and boxes of a record.
 
     Raises:
         InputError: they cannot be read, or boxes are in pixels and the image's size is unknown or wrong.
     """
-    name, stored = find(record, FEATURES)
+    name, stored = first_field(record, FEATURES)
     features = _array(record, name, stored, told.num_boxes)
     features = (features.T if told.transposed else features)[: told.num_boxes]
     if features.shape != (told.num_boxes, told.region_width):
         raise InputError(f"{record.where}: {name!r} is {features.shape}, not {(told.num_boxes, told.region_width)}")
-    name, stored = find(record, SHARES + BOXES)
+    name, stored = first_field(record, SHARES + BOXES)
     with np.errstate(over="ignore"):  # too large values become infinite, as which they are refused later
         boxes = _array(record, name, stored, told.num_boxes)[: told.num_boxes, :4].astype(np.float32)
     if boxes.shape != (told.num_boxes, 4):
@@ -150,7 +155,7 @@ def shares(where: str, boxes: NDArray[np.float32], size: tuple[int, int]) -> NDA
     return scaled
 
 
-def find(record: Record, names: tuple[str, ...]) -> tuple[str, Any]:
+def first_field(record: ImageRecord, names: tuple[str, ...]) -> tuple[str, Any]:
     """Name and content of the first of these fields that the record has."""
     for name in names:
         if record.fields.get(name) is not None:
@@ -159,8 +164,8 @@ def find(record: Record, names: tuple[str, ...]) -> tuple[str, Any]:
     raise InputError(f"{record.where}: holds no {' or '.join(names)}, but {there[:200]}")
 
 
-def _box_rows(record: Record) -> int:
-    name, boxes = find(record, SHARES + BOXES)
+def _box_rows(record: ImageRecord) -> int:
+    name, boxes = first_field(record, SHARES + BOXES)
     shape: tuple[int, ...] = getattr(boxes, "shape", ())
     columns = (4, 6, 7) if name == "norm_bb" else (4,)
     if len(shape) != 2 or shape[1] not in columns:
@@ -168,31 +173,32 @@ def _box_rows(record: Record) -> int:
     return shape[0]
 
 
-def _whole(record: Record, names: tuple[str, ...]) -> int:
+def _whole(record: ImageRecord, names: tuple[str, ...]) -> int:
     """The first of these fields as a positive whole number; 0 where the record has none of them."""
     name = next((name for name in names if record.fields.get(name) is not None), None)
     if name is None:
         return 0
     try:
-        value = record.fields[name]
-        number = float(np.asarray(value.read() if hasattr(value, "read") else value).reshape(()))
-    except (*_UNREADABLE, TypeError):
+        number = float(np.asarray(_content(record.fields[name])).reshape(()))
+    except Exception:  # as many kinds as there are ways of storing a number
         number = 0
     if not (0 < number < 1e9 and number.is_integer()):
         raise InputError(f"{record.where}: {name} must be a positive whole number")
     return int(number)
 
 
-def _array(record: Record, name: str, stored: Any, rows: int) -> NDArray[Any]:
+def _array(record: ImageRecord, name: str, stored: Any, rows: int) -> NDArray[Any]:
     """A field's array, of `rows` rows where it is in base64."""
     try:
-        if hasattr(stored, "shape"):
-            array = stored.read()
-        else:
-            content = stored.read() if isinstance(stored, Span) else str(stored)
-            array = np.frombuffer(pybase64.b64decode(content, validate=True), "<f4").reshape(rows, -1)
-    except _UNREADABLE as error:
+        array = _content(stored)
+        if not isinstance(array, np.ndarray):
+            array = np.frombuffer(pybase64.b64decode(array, validate=True), "<f4").reshape(rows, -1)
+    except Exception as error:  # zipfile, zlib, numpy and base64 raise many kinds
         raise InputError(f"{record.where}: {name!r} cannot be read ({error})") from None
     if array.dtype.kind not in "fiu" or array.ndim != 2 or not array.size:
         raise InputError(f"{record.where}: {name!r} is {array.dtype} {array.shape}, not a table of numbers")
     return array
+
+
+def _content(value: Any) -> Any:
+    return value.read() if isinstance(value, Stored) else value

@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-FeatureFormat = Literal["auto", "bottom-up", "lxmert", "arrays", "lmdb", "pickle", "hdf5"]
-Report = Callable[[str, int, int], None]
+FeatureFormat = Literal["auto", "bottom-up", "lxmert", "arrays", "lmdb", "hdf5"]
+Progress = Callable[[str, int, int], None]
 """Told what is being done, how many bytes of the input are done, and of how many."""
 
 
@@ -87,7 +87,7 @@ class FeatureSource(ABC):
         return None
 
     @abstractmethod
-    def index(self, report: Report) -> FeatureIndex:
+    def index(self, progress: Progress) -> FeatureIndex:
         """Go through the input once, without decoding features, in constant memory.
 
         Raises:

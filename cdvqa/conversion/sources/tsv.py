@@ -13,7 +13,7 @@ import numpy as np
 import pybase64
 from numpy.typing import NDArray
 
-from cdvqa.conversion.sources.source import FeatureIndex, FeatureSource, ImageRegions, Report
+from cdvqa.conversion.sources.source import FeatureIndex, FeatureSource, ImageRegions, Progress
 from cdvqa.data.visual.image_files import IMAGE_ID
 from cdvqa.errors import InputError
 
@@ -97,7 +97,7 @@ class FeatureTsv(FeatureSource):
         status = self.path.stat()
         return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
 
-    def index(self, report: Report) -> FeatureIndex:
+    def index(self, progress: Progress) -> FeatureIndex:
         """Read the whole file once without decoding it; `place` is (N, 3): offset, bytes and number of the line.
 
         Raises:
@@ -114,8 +114,8 @@ class FeatureTsv(FeatureSource):
             sizes.append((row.width, row.height))
             counts.append(row.num_boxes)
             places.append((offset, end - start, number))
-            report("checking", offset, self.bytes)
-        report("checking", self.bytes, self.bytes)
+            progress("checking", offset, self.bytes)
+        progress("checking", self.bytes, self.bytes)
         image_id, size, num_boxes, place = (np.array(part, np.int64) for part in (list(lines), sizes, counts, places))
         return FeatureIndex(image_id, size, num_boxes, self.region_width, place)
 

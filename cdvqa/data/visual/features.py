@@ -6,15 +6,14 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cdvqa.data.visual.fingerprint import measure, sample_rows
-from cdvqa.data.visual.memory import announce_cache
-from cdvqa.data.visual.rows import MemoryRows, open_file, open_rows
+from cdvqa.data.visual.rows import open_file, open_rows
 from cdvqa.errors import InputError
 from cdvqa.files import write_atomically
 
@@ -33,8 +32,6 @@ class RegionFeatures:
 
     Args:
         path: the HDF5 file.
-        cache: `ram` reads the file into memory now, once in every training process, after printing how many bytes that
-            takes; `none` leaves caching to the operating system.
 
     Raises:
         InputError: the file is missing, no HDF5, cut off or of a later version; a data set is missing or has the wrong
@@ -44,7 +41,7 @@ class RegionFeatures:
     option = "--data.features"
     gives = "features"
 
-    def __init__(self, path: str | Path, cache: Literal["none", "ram"] = "none") -> None:
+    def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         with open_file(self.path) as file:
             _check_version(self.path, file)
@@ -62,8 +59,6 @@ class RegionFeatures:
             raise InputError(f"{self.path}: num_boxes must lie between 1 and {self.shape[1]}")
         self._features, self._boxes = open_rows(self.path, "features"), open_rows(self.path, "boxes")
         self.dtype = self._features.dtype
-        if cache == "ram":
-            self._load()
 
     def __len__(self) -> int:
         return len(self.image_id)
@@ -132,12 +127,6 @@ class RegionFeatures:
     def check_images(self, image_ids: NDArray[np.int64], question_ids: NDArray[np.int64]) -> None:
         """Raise InputError, naming image and question, if an image is not in the file."""
         self._rows_of(image_ids, question_ids)
-
-    def _load(self) -> None:
-        announce_cache(self.path, self._features.nbytes + self._boxes.nbytes, "reading {} bytes into memory")
-        with open_file(self.path) as file:
-            self._features = MemoryRows(self.path, file["features"])
-            self._boxes = MemoryRows(self.path, file["boxes"])
 
     def _measure(self) -> dict[str, Any]:
         rows = np.arange(len(self))[sample_rows(len(self))]

@@ -5,16 +5,15 @@ from __future__ import annotations
 import copy
 import hashlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from cdvqa.data.visual.augmentation import Look
-from cdvqa.data.visual.image_files import SUFFIXES, by_image_id, image_files, opened, upright
-from cdvqa.data.visual.image_format import ImageFormat
-from cdvqa.data.visual.memory import announce_cache
+from cdvqa.data.visual.image_files import SUFFIXES, by_image_id, image_files, upright
+from cdvqa.data.visual.source import ImageFormat
 from cdvqa.errors import InputError
 
 
@@ -27,19 +26,16 @@ class ImageFolder:
     Args:
         path: the folder.
         image_format: side of the square, mean and standard deviation of the channels.
-        cache: `ram` keeps every picture it has decoded, at its full size, in every training process; how many bytes
-            the whole folder takes is printed. `none` decodes anew each time.
 
     Raises:
-        InputError: no such folder, no image in it, a name without an id, two files with the same id, or too little
-            memory available.
+        InputError: no such folder, no image in it, a name without an id, or two files with the same id.
     """
 
     option = "--data.images"
     gives = "a file"
     dtype = np.dtype(np.float32)
 
-    def __init__(self, path: str | Path, image_format: ImageFormat, cache: Literal["none", "ram"] = "none") -> None:
+    def __init__(self, path: str | Path, image_format: ImageFormat) -> None:
         self.path = Path(path)
         wanted = f"point {self.option} at a folder of {', '.join(SUFFIXES)} files"
         if not self.path.is_dir():
@@ -55,10 +51,6 @@ class ImageFolder:
         self._values = ((np.arange(256) / 255 - mean) / std).astype(np.float32)
         self._look: Look | None = None
         self._seed = 0
-        self._kept: dict[int, Image.Image] | None = None
-        if cache == "ram":
-            announce_cache(self.path, self._decoded_bytes(), "up to {} bytes of pictures are kept in memory")
-            self._kept = {}
 
     def __len__(self) -> int:
         return len(self._files)
@@ -69,7 +61,7 @@ class ImageFolder:
         return 3, self._side, self._side
 
     def augmented(self, look: Look, seed: int) -> ImageFolder:
-        """The same folder, and the same pictures in memory, with random changes.
+        """The same folder with random changes to its pictures.
 
         Args:
             look: from `cdvqa.data.visual.augmentation`.
@@ -104,7 +96,7 @@ class ImageFolder:
         pictures = np.empty((len(numbers), *self.image_shape), np.float32) if out is None else out
         seeds = questions.view(np.uint64).tolist()  # a seed cannot be negative
         for picture, image, seed in zip(pictures, numbers.tolist(), seeds, strict=True):
-            pixels = np.asarray(self._square(self._picture(image), (self._seed, epoch, seed)))
+            pixels = np.asarray(self._square(upright(self.path / self._files[image].name), (self._seed, epoch, seed)))
             for channel, values in enumerate(self._values):
                 np.take(values, pixels[..., channel], out=picture[channel], mode="clip")  # "raise" makes a copy
         return pictures
@@ -130,21 +122,7 @@ class ImageFolder:
         ids = hashlib.sha256(np.sort(self.image_id).tobytes()).hexdigest()
         return {"extractor": f"images, {self._side} x {self._side} pixels", "files": len(self), "ids_sha256": ids}
 
-    def _picture(self, image: int) -> Image.Image:
-        if self._kept is None:
-            return upright(self.path / self._files[image].name)
-        if image not in self._kept:
-            self._kept[image] = upright(self.path / self._files[image].name)
-        return self._kept[image]
-
     def _square(self, picture: Image.Image, draw: tuple[int, int, int]) -> Image.Image:
         if self._look is not None:
             return self._look(picture, self._side, np.random.default_rng(draw))
         return picture.resize((self._side, self._side), Image.Resampling.BICUBIC)
-
-    def _decoded_bytes(self) -> int:
-        total = 0
-        for file in self._files.values():
-            with opened(self.path / file.name) as image:
-                total += 4 * image.width * image.height  # PIL lays out three channels as four
-        return total

@@ -1,4 +1,4 @@
-"""Rows of one data set of an HDF5 file: read at their offset in the file, through h5py, or from memory."""
+"""Rows of one data set of an HDF5 file: read at their offset in the file, or through h5py."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Rows(ABC):
     """Rows of a data set, to be read in any order, with repeats, by any number of threads.
 
     `dtype` is the stored type where it is native fp16 or fp32, and fp32 for any other; `row_shape` is without the
-    first axis. A forked process may go on reading; a pickled copy opens the file anew and leaves a cache behind.
+    first axis. A forked process may go on reading; a pickled copy opens the file again.
     """
 
     def __init__(self, path: Path, dataset: h5py.Dataset) -> None:
@@ -28,7 +28,6 @@ class Rows(ABC):
         self.name: str = dataset.name
         self.dtype = dataset.dtype if dataset.dtype in (np.float16, np.float32) else np.dtype(np.float32)
         self.row_shape: tuple[int, ...] = dataset.shape[1:]
-        self.nbytes = dataset.size * self.dtype.itemsize
 
     def __reduce__(self) -> tuple[object, ...]:
         return open_rows, (self.path, self.name)
@@ -79,19 +78,6 @@ class LibraryRows(Rows):
         with self._naming_errors():
             for place in np.argsort(rows).tolist():  # rows of one chunk follow each other
                 self._dataset.read_direct(out, np.s_[int(rows[place])], np.s_[place])
-
-
-class MemoryRows(Rows):
-    """A data set that has been read into memory; forked processes share it."""
-
-    def __init__(self, path: Path, dataset: h5py.Dataset) -> None:
-        super().__init__(path, dataset)
-        self._array = np.empty(dataset.shape, self.dtype)
-        with self._naming_errors():
-            dataset.read_direct(self._array)
-
-    def read(self, rows: NDArray[np.intp], out: NDArray[np.floating]) -> None:
-        np.take(self._array, rows, axis=0, out=out, mode="clip")  # the default mode writes to `out` through a copy
 
 
 def open_file(path: Path) -> h5py.File:

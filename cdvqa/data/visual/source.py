@@ -1,10 +1,23 @@
 """What a data set shows a backbone of the images its questions are about."""
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+class ImageFormat(NamedTuple):
+    """What pictures a backbone takes: square, in RGB, scaled to 0..1 and normalised by channel.
+
+    Attributes:
+        side: height and width in pixels.
+        mean, std: of red, green and blue.
+    """
+
+    side: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
 
 
 class VisualSource(Protocol):

@@ -112,15 +112,6 @@ def write_lmdb(path, images, entry=mmf_entry, keys=None, key="{}", subdir=True, 
     return path
 
 
-def authors_dict(images):
-    return {image.id: {"feats": image.features, "sp_feats": shares(image).astype(np.float64)} for image in images}
-
-
-def write_pickle(path, content, protocol=4):
-    path.write_bytes(pickle.dumps(content, protocol))
-    return path
-
-
 def spatial(image):
     """The six columns of bottom-up-attention-vqa: corners, width and height, as shares."""
     corners = shares(image)

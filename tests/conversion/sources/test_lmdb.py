@@ -3,7 +3,6 @@
 import builtins
 import os
 import pickle
-import resource
 
 import lmdb
 import numpy as np
@@ -78,15 +77,6 @@ def test_reading_leaves_the_file_alone(tmp_path):
     assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
-def test_the_index_does_not_read_the_features(tmp_path):
-    images = sample_images(count=30, regions=36, width=2048)
-    source = LmdbFeatures(write_lmdb(tmp_path / "db", images))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    index = source.index(lambda *told: None)
-    touched = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-    assert len(index.image_id) == 30 and touched < 30 * 36 * 2048 * 4 / 4096 / 2
-
-
 # --- wrong input ----------------------------------------------------------------------------------------------------
 
 
@@ -157,7 +147,7 @@ def test_other_layouts(tmp_path):
         ({"features": b"not base64!"}, "key '1000': 'features' cannot be read"),
         ({"features": b"AAAA"}, "key '1000': 'features' cannot be read"),
         ({"features": np.full((3, 5), "a")}, "key '1000': 'features' is <U1"),
-        ({"features": np.array([[{}]] * 3)}, r"key '1000': 'features' is \(0,\)"),
+        ({"features": np.array([[{}] * 5] * 3)}, r"key '1000': 'features' is object"),
     ],
 )
 def test_wrong_entries(tmp_path, change, message):

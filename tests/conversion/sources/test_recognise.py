@@ -5,7 +5,7 @@ from typing import get_args
 
 import pytest
 
-from cdvqa.conversion.sources.recognise import SOURCES, _source, open_source
+from cdvqa.conversion.sources import SOURCES, open_features, source_class
 from cdvqa.conversion.sources.source import FeatureFormat
 from cdvqa.errors import InputError
 from tests.tools.features_tsv import bottom_up, lxmert, sample_images, write_tsv
@@ -13,14 +13,14 @@ from tests.tools.features_tsv import bottom_up, lxmert, sample_images, write_tsv
 
 def test_the_table_holds_every_format_under_its_own_name():
     assert {"auto", *SOURCES} == set(get_args(FeatureFormat))
-    assert all(_source(format).format == format for format in SOURCES)
+    assert all(source_class(format).format == format for format in SOURCES)
 
 
 @pytest.mark.parametrize("line, format", [(bottom_up, "bottom-up"), (lxmert, "lxmert")])
 def test_a_tsv_is_recognised_by_one_format_only(tmp_path, line, format):
     path = write_tsv(tmp_path / "in.tsv", sample_images(), line)
-    assert [name for name in SOURCES if _source(name).recognises(path)] == [format]
-    assert open_source(str(path)).path == Path(path)
+    assert [name for name in SOURCES if source_class(name).recognises(path)] == [format]
+    assert open_features(str(path)).path == Path(path)
 
 
 def test_nothing_is_recognised_in_what_is_none(tmp_path):
@@ -29,6 +29,6 @@ def test_nothing_is_recognised_in_what_is_none(tmp_path):
     (tmp_path / "text").write_text("no features")
     for path in tmp_path.iterdir():
         with pytest.raises(InputError, match=f"{path.name}: looks like none of bottom-up, lxmert"):
-            open_source(path)
+            open_features(path)
     with pytest.raises(InputError, match="absent: no such file or folder"):
-        open_source(tmp_path / "absent")
+        open_features(tmp_path / "absent")

@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -14,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdvqa.data.visual import features as features_module
-from cdvqa.data.visual import memory
 from cdvqa.data.visual.features import RegionFeatures, write_features
 from cdvqa.errors import InputError
 from tests.data.toy import IMAGES, REGIONS, WIDTH, write_toy_features
@@ -47,11 +45,10 @@ def rewrite(path, **options):
         {"chunks": True, "compression": "gzip"},
     ],
 )
-@pytest.mark.parametrize("cache", ["none", "ram"])
-def test_reads_equal_what_was_written(tmp_path, storage, cache):
+def test_reads_equal_what_was_written(tmp_path, storage):
     written = write_toy_features(tmp_path / "features.h5")
     rewrite(tmp_path / "features.h5", **storage)
-    reader = RegionFeatures(tmp_path / "features.h5", cache)
+    reader = RegionFeatures(tmp_path / "features.h5")
     handed_out = np.float16 if storage.get("dtype") == np.float16 else np.float32
     expected = written["features"].astype(storage.get("dtype", np.float32)).astype(handed_out)
     for ids in (IDS, IDS[::-1], np.arange(IMAGES), IDS[:0]):
@@ -62,40 +59,13 @@ def test_reads_equal_what_was_written(tmp_path, storage, cache):
     assert reader.shape == (IMAGES, REGIONS, WIDTH) and len(reader) == IMAGES
 
 
-@pytest.mark.parametrize("cache", ["none", "ram"])
-def test_a_given_buffer_is_filled(tmp_path, cache):
+def test_a_given_buffer_is_filled(tmp_path):
     write_toy_features(tmp_path / "features.h5")
-    reader = RegionFeatures(tmp_path / "features.h5", cache)
+    reader = RegionFeatures(tmp_path / "features.h5")
     buffer = np.full((len(IDS) + 1, REGIONS, WIDTH), 7, np.float32)
     features, _, _ = reader.read(IDS, out=buffer[:-1])
     assert np.shares_memory(features, buffer) and (buffer[-1] == 7).all()
     np.testing.assert_array_equal(buffer[:-1], reader.read(IDS)[0])
-
-
-def test_the_cache_says_what_it_takes_and_needs_the_file_no_more(tmp_path, capsys):
-    path = tmp_path / "features.h5"
-    arrays = write_toy_features(path)
-    reader = RegionFeatures(path, "ram")
-    takes = IMAGES * REGIONS * (WIDTH + 4) * 4
-    assert capsys.readouterr().err == f"{path}: reading {takes:,} bytes into memory\n"
-    os.truncate(path, 100)
-    np.testing.assert_array_equal(reader.read([2])[0][0], arrays["features"][IMAGES - 1 - 2])
-
-
-def test_a_cache_that_does_not_fit_is_refused(tmp_path, monkeypatch, capsys):
-    path = tmp_path / "features.h5"
-    write_toy_features(path)
-    monkeypatch.setattr(memory, "available_memory", lambda: 1000)
-    with pytest.raises(InputError, match=r"takes 1,728 bytes of memory and 1,000 are available; use --data.cache none"):
-        RegionFeatures(path, "ram")
-    assert capsys.readouterr().err == ""
-
-
-def test_available_memory_is_a_number_of_bytes(monkeypatch):
-    pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    assert 1 << 20 < memory.available_memory() <= pages
-    monkeypatch.setattr(Path, "read_text", lambda path: "MemTotal: 5 kB\n")  # as where the kernel does not say
-    assert 1 << 20 < memory.available_memory() <= pages
 
 
 def test_num_boxes_becomes_a_region_mask(tmp_path):
@@ -128,12 +98,11 @@ def test_forked_and_spawned_processes_read_the_same(tmp_path, method, storage):
     np.testing.assert_array_equal(here, there)
 
 
-@pytest.mark.parametrize("cache", ["none", "ram"])
 @pytest.mark.parametrize("storage", [{}, {"chunks": True}])
-def test_a_pickled_reader_reads_the_same_and_carries_no_features(tmp_path, storage, cache):
+def test_a_pickled_reader_reads_the_same_and_carries_no_features(tmp_path, storage):
     write_toy_features(tmp_path / "features.h5", features=np.ones((IMAGES, REGIONS, 1000), np.float32))
     rewrite(tmp_path / "features.h5", **storage)
-    reader = RegionFeatures(tmp_path / "features.h5", cache)
+    reader = RegionFeatures(tmp_path / "features.h5")
     reader.read(IDS)
     pickled = pickle.dumps(reader)
     assert len(pickled) < 4000
@@ -169,7 +138,6 @@ def test_every_half_is_told_finite_or_not(bits):
 def test_fingerprint_sees_a_changed_feature(tmp_path):
     arrays = write_toy_features(tmp_path / "features.h5")
     fingerprint = RegionFeatures(tmp_path / "features.h5").fingerprint()
-    assert fingerprint == RegionFeatures(tmp_path / "features.h5", "ram").fingerprint()
     assert fingerprint["shape"] == [IMAGES, REGIONS, WIDTH] and fingerprint["dtype"] == "float32"
     write_toy_features(tmp_path / "features.h5", features=arrays["features"] + 1)
     other = RegionFeatures(tmp_path / "features.h5").fingerprint()
@@ -265,8 +233,7 @@ def write_h5(path, **changes):
                 file[name] = array
 
 
-@pytest.mark.parametrize("cache", ["none", "ram"])
-def test_damaged_compressed_features_are_named(tmp_path, cache):
+def test_damaged_compressed_features_are_named(tmp_path):
     path = tmp_path / "features.h5"
     write_toy_features(path)
     rewrite(path, chunks=(IMAGES, REGIONS, WIDTH), compression="gzip")
@@ -276,7 +243,7 @@ def test_damaged_compressed_features_are_named(tmp_path, cache):
         file.seek(chunk.byte_offset)
         file.write(b"\xff" * chunk.size)
     with pytest.raises(InputError, match=r"features\.h5: /features cannot be read"):
-        RegionFeatures(path, cache).read(IDS)
+        RegionFeatures(path).read(IDS)
 
 
 def test_a_file_cut_off_while_open_is_named(tmp_path):

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cdvqa.data.visual import memory
 from cdvqa.data.visual.augmentation import mplug
-from cdvqa.data.visual.image_format import ImageFormat
 from cdvqa.data.visual.images import ImageFolder
+from cdvqa.data.visual.source import ImageFormat
 from cdvqa.errors import InputError
 from tests.data.toy import IMAGES, write_toy_images
 
@@ -30,9 +29,8 @@ def expected(picture):
     return ((squeezed / 255 - FORMAT.mean) / FORMAT.std).transpose(2, 0, 1)
 
 
-@pytest.mark.parametrize("cache", ["none", "ram"])
-def test_pictures_are_squeezed_and_normalised(tmp_path, pixels, cache):
-    folder = ImageFolder(tmp_path / "images", FORMAT, cache)
+def test_pictures_are_squeezed_and_normalised(tmp_path, pixels):
+    folder = ImageFolder(tmp_path / "images", FORMAT)
     assert len(folder) == IMAGES and sorted(folder.image_id) == list(range(IMAGES))
     for _ in range(2):  # the second time from memory, where there is some
         pictures = folder.read(IDS)
@@ -112,24 +110,6 @@ def test_an_unreadable_image_is_named(tmp_path, pixels, damage):
         folder.read([3])
 
 
-def test_kept_pictures_are_announced_and_need_no_file_any_more(tmp_path, pixels, capsys):
-    folder = ImageFolder(tmp_path / "images", FORMAT, "ram")
-    takes = sum(4 * height * width for height, width, _ in (values.shape for values in pixels.values()))
-    assert capsys.readouterr().err == f"{folder.path}: up to {takes:,} bytes of pictures are kept in memory\n"
-    first = folder.augmented(mplug, seed=0).read([3, 4])
-    for file in folder.path.rglob("*.png"):
-        file.unlink()
-    np.testing.assert_array_equal(folder.augmented(mplug, seed=0).read([3, 4]), first)
-    with pytest.raises(InputError):
-        folder.read([5])
-
-
-def test_pictures_that_do_not_fit_into_memory_are_refused(tmp_path, pixels, monkeypatch):
-    monkeypatch.setattr(memory, "available_memory", lambda: 1000)
-    with pytest.raises(InputError, match=r"bytes of memory and 1,000 are available; use --data\.cache none"):
-        ImageFolder(tmp_path / "images", FORMAT, "ram")
-
-
 def test_the_fingerprint_follows_size_and_ids_and_nothing_else(tmp_path, pixels):
     images = tmp_path / "images"
     first = ImageFolder(images, FORMAT).fingerprint()
@@ -141,9 +121,8 @@ def test_the_fingerprint_follows_size_and_ids_and_nothing_else(tmp_path, pixels)
     assert ImageFolder(images, FORMAT).fingerprint()["ids_sha256"] != first["ids_sha256"]
 
 
-@pytest.mark.parametrize("cache", ["none", "ram"])
-def test_threads_read_what_one_reads(tmp_path, pixels, cache):
-    folder = ImageFolder(tmp_path / "images", FORMAT, cache).augmented(mplug, seed=1)
+def test_threads_read_what_one_reads(tmp_path, pixels):
+    folder = ImageFolder(tmp_path / "images", FORMAT).augmented(mplug, seed=1)
     questions = np.arange(600)
     whole = ImageFolder(tmp_path / "images", FORMAT).augmented(mplug, seed=1).read(questions % IMAGES, questions)
     start = threading.Barrier(3)

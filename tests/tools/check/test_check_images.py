@@ -5,7 +5,7 @@ import json
 import pytest
 
 from cdvqa.backbones import LoadReport, Lxmert
-from cdvqa.data.visual.image_format import ImageFormat
+from cdvqa.data.visual.source import ImageFormat
 from tests.data.toy import IMAGES, dump, write_toy_images
 from tests.tools.check.table import row
 
