@@ -18,3 +18,9 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
         seen.append(error)
         yield error
         error = error.__cause__ or error.__context__
+
+
+def printable(text: str, limit: int = 4000) -> str:
+    """A message as one line for a terminal: control characters escaped, and the middle left out beyond `limit`."""
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return line if len(line) <= limit else f"{line[: limit // 2]} … {line[-limit // 2 :]}"

@@ -57,3 +57,16 @@ class RecordHandler(At):
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if self.is_now(trainer):
             Path("handler").write_text(str(signal.getsignal(signal.SIGUSR1)))
+
+
+class Terminate(At):
+    """Sends SIGTERM to this process, or to the group that all processes of the run are in."""
+
+    def __init__(self, step: int, rank: int = 0, group: bool = False) -> None:
+        super().__init__(step, rank)
+        self.group = group
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if self.is_now(trainer):
+            send, target = (os.killpg, os.getpgrp()) if self.group else (os.kill, os.getpid())
+            send(target, signal.SIGTERM)

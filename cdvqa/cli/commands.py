@@ -1,11 +1,12 @@
 """The command table. Nothing heavy is imported before it is known that a command needs it."""
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from cdvqa import __version__
-from cdvqa.errors import InputError, Stopped, chain
+from cdvqa.errors import InputError, Stopped, chain, printable
 from cdvqa.files import full_disk
 
 # command: (where it lives, what it does)
@@ -53,6 +54,9 @@ def main(args: Sequence[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else 1
     except KeyboardInterrupt as interrupt:
         return tell(args[0], "interrupted", interrupt, 130)
+    except BrokenPipeError:  # the reader of our output has ended, as in `cdvqa report | head`
+        sys.stdout = None  # type: ignore[assignment]  # Python would flush it and complain
+        return 1
     except Exception as error:
         cause = readable_error_behind(error)
         if cause is None:
@@ -63,17 +67,40 @@ def main(args: Sequence[str] | None = None) -> int:
 def tell(command: str, what: str, error: BaseException, status: int) -> int:
     """Print one line on why a command ended, with the notes that were added on the way; return the exit status."""
     notes = dict.fromkeys(note for cause in chain(error) for note in getattr(cause, "__notes__", ()))
-    print(f"cdvqa {command}: {'; '.join([what, *notes])}", file=sys.stderr)
+    print(printable(f"cdvqa {command}: {'; '.join([what, *notes])}"), file=sys.stderr)
     return status
 
 
 def readable_error_behind(error: BaseException) -> InputError | Stopped | None:
-    """What a user is meant to read, if an exception was raised from it: parsers wrap what a constructor raises."""
+    """What a user is meant to read, if an exception was raised from it (parsers wrap what a constructor raises).
+
+    Else what the system refused; None for a defect of ours, which keeps its traceback.
+    """
     for cause in chain(error):
         if isinstance(cause, InputError | Stopped):
             return cause
-    reason = full_disk(error)
-    return Stopped(f"{reason}; what was saved before is whole, make room") if reason else None
+    if reason := full_disk(error):
+        return Stopped(f"{reason}; what was saved before is whole, make room")
+    return next((told for cause in chain(error) if (told := last_resort(cause))), None)
+
+
+def last_resort(error: BaseException) -> InputError | Stopped | None:
+    """One line for what can go wrong anywhere."""
+    text = " ".join(str(error).split())
+    match error:
+        case MemoryError():
+            return Stopped(f"not enough memory{f' ({text})' if text else ''}; take smaller batches or a larger machine")
+        case RecursionError():
+            return InputError("the input is nested too deeply")
+        case OSError(strerror=str(reason)):
+            return Stopped(f"{error.filename}: {reason}" if error.filename else reason)
+    if type(error).__name__ == "OutOfMemoryError":  # torch's; torch is imported by the commands that need it
+        return Stopped(f"not enough GPU memory ({text.partition('. ')[0]}); take a smaller --model.global_batch")
+    if "allocate memory" in text:
+        return Stopped(f"not enough memory ({text}); take smaller batches or a larger machine")
+    if re.search(r"gloo|NCCL|Connection (reset|closed) by peer", text) and isinstance(error, RuntimeError):
+        return Stopped("another process of this run has ended, or cannot be reached; its own output says why")
+    return None
 
 
 def command(name: str) -> Callable[[list[str]], int | None]:

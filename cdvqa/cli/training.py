@@ -24,6 +24,7 @@ from cdvqa.cli.configs import resolve_configs
 from cdvqa.cli.log_filters import quieten
 from cdvqa.cli.parsing import OneLineParser
 from cdvqa.data import VQADataModule
+from cdvqa.distributed.processes import end_at_sigterm
 from cdvqa.errors import InputError
 from cdvqa.runs.folder import Run, network_file, parent_run, run_name
 from cdvqa.runs.loggers import EventLog, MetricsLog
@@ -116,6 +117,7 @@ class VQACLI(LightningCLI):
         environment = trainer._accelerator_connector.cluster_environment
         if isinstance(environment, SLURMEnvironment):
             environment.auto_requeue = False  # it would save in the middle of a step; a kill at any moment is no harm
+        end_at_sigterm(trainer)
         return trainer
 
     def before_fit(self) -> None:

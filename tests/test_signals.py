@@ -1,0 +1,33 @@
+"""A signal ends a run on all its processes, and what it saved before can be resumed."""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import overlay
+from tests.killing import start
+
+CHECKPOINT = Path("logs/scenes/lxmert/stage1_bce/seed0/checkpoints/last.ckpt")
+TWO = ["--trainer.strategy=ddp", "--trainer.devices=2", "--checkpoint_every_n_steps=2"]
+
+
+@pytest.mark.parametrize(("rank", "group"), [(1, False), (1, True)])
+def test_sigterm_ends_all_processes(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int, group: bool
+):
+    """Lightning's handler broadcast while the other process was in another collective: both waited for ever."""
+    monkeypatch.chdir(tmp_path)
+    fault = "--trainer.callbacks"
+    flags = [f"{fault}+=tests.faults.Terminate", f"{fault}.step=4", f"{fault}.rank={rank}", f"{fault}.group={group}"]
+    process = start(["fit", "--config", "stage1_bce.yaml", *overlay(scenes), *TWO, *flags])
+    try:
+        _, errors = process.communicate(timeout=120)  # stderr is open until the last process has ended
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        pytest.fail("a process hangs")
+    assert process.returncode not in (0, 2) and "Traceback" not in errors, errors[-3000:]
+    assert torch.load(CHECKPOINT, weights_only=True)["global_step"] == 2
