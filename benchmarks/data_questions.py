@@ -18,6 +18,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from benchmarks.record import Record, interleave
+from cdvqa.data.datasets import VQACP
 from cdvqa.data.prepared import PreparedQuestions
 from cdvqa.data.questions.text import LENGTH, load_tokenizer, tokenise
 from cdvqa.presets import preset_protocol
@@ -114,7 +115,7 @@ def in_fresh_process(root: Path, vocabulary: Path) -> Prepared:
 def prepare(root: Path, vocabulary: Path) -> Prepared:
     """All that `cdvqa fit` needs of the questions before its first step."""
     wall, cpu = time.perf_counter(), time.process_time()
-    prepared = PreparedQuestions("vqacp", root, str(vocabulary), 9, "ood", 0, preset_protocol("paper", stage=1))
+    prepared = PreparedQuestions(VQACP(), root, str(vocabulary), 9, "ood", 0, preset_protocol("paper", stage=1))
     splits = [prepared.split(name) for name in ("train", "dev")]
     rows = np.arange(min(256, len(splits[0].questions)))
     batch = (*splits[0].tokens.batch(rows), splits[0].targets.dense(rows), prepared.prior.table)

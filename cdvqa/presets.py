@@ -58,8 +58,11 @@ class Protocol:
     schedule: Schedule
 
 
-def preset_protocol(preset: Preset, stage: int, layout: str = "vqacp") -> Protocol:
-    """The preset's own values for `stage` (1, 2 or 3); `layout` decides the authors' selection (Val on VQA-VS)."""
+def preset_protocol(preset: Preset, stage: int, has_dev: bool = False) -> Protocol:
+    """The preset's own values for `stage` (1, 2 or 3).
+
+    `has_dev` says that the data set has a development split of its own, as VQA-VS has: the authors select on that.
+    """
     shared = {
         "weight_decay": 0.0,
         "train_classifier": True,
@@ -87,7 +90,7 @@ def preset_protocol(preset: Preset, stage: int, layout: str = "vqacp") -> Protoc
         lmh_trainable=False,
         text_format="authors",
         no_answer="random",
-        selection="dev" if layout == "vqavs" else "test",
+        selection="dev" if has_dev else "test",
         tie_break="strict",
         reset_before_evaluation=False,
         **shared,  # type: ignore[arg-type]
@@ -95,21 +98,21 @@ def preset_protocol(preset: Preset, stage: int, layout: str = "vqacp") -> Protoc
 
 
 def settle(
-    preset: Preset, stage: int, layout: str, given: dict[str, Any], authors: dict[str, Any]
+    preset: Preset, stage: int, has_dev: bool, given: dict[str, Any], authors: dict[str, Any]
 ) -> tuple[Protocol, dict[str, Any]]:
     """Return the protocol in force and the fields that depart from the preset.
 
     Args:
         preset: `paper` or `authors`.
         stage: 1, 2 or 3.
-        layout: the data set's file layout.
+        has_dev: whether the data set has a development split of its own.
         given: config values by field name; None means "as the preset says".
         authors: fields of the `authors` preset that are otherwise for the backbone at hand.
 
     Raises:
         InputError: a value out of range.
     """
-    own = asdict(preset_protocol(preset, stage, layout)) | (authors if preset == "authors" else {})
+    own = asdict(preset_protocol(preset, stage, has_dev)) | (authors if preset == "authors" else {})
     wanted = {field: value for field, value in given.items() if value is not None}
     warmup = wanted.get("warmup", 0)
     if warmup < 0 or (isinstance(warmup, float) and warmup > 1):

@@ -3,14 +3,14 @@
 import inspect
 from collections.abc import Mapping
 from importlib import import_module
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from cdvqa.errors import InputError
 
 T = TypeVar("T")
 
 
-def find_class(option: str, name: str, known: Mapping[str, type[T]], base: type[T]) -> type[T]:
+def find_class(option: str, name: str, known: Mapping[str, type[T]], base: type[Any]) -> type[T]:
     """The class that `name` stands for.
 
     Args:

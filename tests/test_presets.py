@@ -37,7 +37,7 @@ def test_authors(stage: int, own: dict):
 
 
 def test_the_authors_select_on_val_where_the_data_set_has_one():
-    assert preset_protocol("authors", 2, "vqavs").selection == "dev"
+    assert preset_protocol("authors", 2, has_dev=True).selection == "dev"
 
 
 def test_a_value_wins_and_is_named_only_where_it_departs():

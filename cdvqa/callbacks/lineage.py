@@ -89,8 +89,10 @@ class RunRecord(Callback):
             return
         results = read_results(self.run) | results_header(pl_module)
         results["splits"] = results.get("splits", {}) | pl_module.test_results
-        write_json(self.run.results, results | pl_module.test_means)
+        write_json(self.run.results, results | {"means": pl_module.test_means})
         print_accuracies(str(self.run.folder), pl_module.test_results)
+        for name, mean in pl_module.test_means.items():
+            print(f"{name}: {mean:.2f}")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if trainer.state.fn == "validate" and trainer.is_global_zero:

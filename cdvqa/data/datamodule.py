@@ -12,14 +12,13 @@ from cdvqa.data.answers.sequences import AnswerTexts
 from cdvqa.data.answers.vocabulary import AnswerVocabulary
 from cdvqa.data.batch import VQABatch
 from cdvqa.data.dataset import GenerativeDataset, QuestionDataset, VQADataset
+from cdvqa.data.datasets import make_data_set
 from cdvqa.data.datasets.dev_split import DevSplit
-from cdvqa.data.datasets.layouts import Layout, read_ood_question_ids, split_files
 from cdvqa.data.loaders import BatchLoader
 from cdvqa.data.prepared import PreparedQuestions
 from cdvqa.data.questions.annotations import Annotations
 from cdvqa.data.questions.archives import locate
 from cdvqa.data.questions.extra_text import ExtraText, word_pieces
-from cdvqa.data.questions.official import read_asked
 from cdvqa.data.questions.own import read_own_questions
 from cdvqa.data.questions.text import load_tokenizer, tokenizer_digest
 from cdvqa.data.samplers import evaluation_loader, training_loader
@@ -42,7 +41,8 @@ class VQADataModule(pl.LightningDataModule):
 
     Args:
         name: folder of this data set under logs/, such as vqacp2.
-        layout: file names and splits: vqacp (VQA-CP v2, the embedded worlds, your own data), vqavs, or vqa2.
+        layout: the data set: vqacp (VQA-CP v2, the embedded worlds, your own data in its files), vqavs, vqa2, or the
+            `package.module.Class` of a `cdvqa.data.datasets.DataSet`.
         root: folder of the official question and annotation files.
         num_answers: size of the answer vocabulary, known without the data and checked against it.
         features: HDF5 file of region features; <root>/features.h5 where null.
@@ -67,7 +67,7 @@ class VQADataModule(pl.LightningDataModule):
     def __init__(
         self,
         name: str,
-        layout: Layout,
+        layout: str,
         root: str,
         num_answers: int,
         features: Optional[str] = None,
@@ -84,7 +84,7 @@ class VQADataModule(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         self.name = name
-        self.layout: Layout = layout
+        self.data_set = make_data_set(layout)
         self.root = Path(root)
         self.num_answers = num_answers
         self.features_file = Path(features) if features else self.root / "features.h5"
@@ -104,7 +104,7 @@ class VQADataModule(pl.LightningDataModule):
         self.generates = False  # how it answers: set these two likewise; a trainer's model says it itself
         self.network: dict[str, Any] | None = None  # what the network that is to predict says of itself
         self.prepared: PreparedQuestions | None = None
-        self.ood_question_ids: dict[str, set[int]] | None = None
+        self.subsets: dict[str, dict[str, set[int]]] = {}  # question ids of the test sets inside each test split
         self._datasets: dict[str, QuestionDataset] = {}
 
     # --- reading --------------------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ class VQADataModule(pl.LightningDataModule):
             return
         if self.questions_file is not None:
             raise InputError(f"--data.questions {self.questions_file}: only `predict` takes questions without answers")
-        prepared = self._prepare(self._current_protocol())
+        prepared = self._read(self._current_protocol())
         if stage == "fit":
             self._make(prepared, "train")
         if stage in ("fit", "validate"):
@@ -129,17 +129,16 @@ class VQADataModule(pl.LightningDataModule):
         else:
             for split in self.test_splits:
                 self._make(prepared, split)
-            if self.layout == "vqavs":
-                self.ood_question_ids = read_ood_question_ids(self.root)
+                self.subsets[split] = self.data_set.read_subsets(self.root, split)
 
     def _ask(self) -> None:
         """Read questions alone, as the network that answers them wants them: no annotations and no training split."""
         if self.network is None:
             raise RuntimeError("set `datamodule.network` to a network's metadata to ask it questions")
-        splits = {} if self.questions_file and not self.root.is_dir() else split_files(self.layout, self.root)
+        splits = {} if self.questions_file and not self.root.is_dir() else self.data_set.present(self.root)
         if self.questions_file is None:
             tests = [split for split in splits if split not in ("train", "dev")]
-            asked = {split: read_asked(locate(self.root, splits[split].questions)) for split in tests}
+            asked = {name: self.data_set.read_questions(locate(self.root, splits[name].questions)) for name in tests}
         elif self.questions_file.stem in splits:
             raise InputError(f"{self.questions_file}: its answers would replace those to a split; rename the file")
         else:
@@ -169,11 +168,10 @@ class VQADataModule(pl.LightningDataModule):
             raise RuntimeError("set `datamodule.protocol` to use the data without a trainer")
         return cast(Protocol, self.trainer.lightning_module.protocol)
 
-    def _prepare(self, protocol: Protocol) -> PreparedQuestions:
-        if self.prepared is not None and self.prepared.protocol == protocol:
-            return self.prepared
-        prepared = PreparedQuestions(
-            self.layout,
+    def prepare(self, protocol: Protocol) -> PreparedQuestions:
+        """The questions as `protocol` wants them, of which nothing has been read."""
+        return PreparedQuestions(
+            self.data_set,
             self.root,
             self.tokenizer_source,
             self.min_count,
@@ -182,6 +180,11 @@ class VQADataModule(pl.LightningDataModule):
             protocol,
             self.extra_text,
         )
+
+    def _read(self, protocol: Protocol) -> PreparedQuestions:
+        if self.prepared is not None and self.prepared.protocol == protocol:
+            return self.prepared
+        prepared = self.prepare(protocol)
         if len(prepared.vocabulary) != self.num_answers:
             raise InputError(
                 f"{self.root}: its train split has {len(prepared.vocabulary)} answers, not {self.num_answers}; "
@@ -192,7 +195,7 @@ class VQADataModule(pl.LightningDataModule):
         self.text_format = protocol.text_format
         self.test_splits = prepared.test_splits
         self.question_types, self.answer_types = prepared.question_types, prepared.answer_types
-        self.prepared, self.ood_question_ids, self._datasets = prepared, None, {}
+        self.prepared, self._datasets = prepared, {}
         return prepared
 
     def _make(self, prepared: PreparedQuestions, split: str) -> None:
@@ -231,8 +234,11 @@ class VQADataModule(pl.LightningDataModule):
         return answers
 
     def _selection_split(self) -> str:
-        """The split that chooses the model; on test it is the out-of-distribution one, the last of them."""
-        return self.test_splits[-1] if self._current_protocol().selection == "test" else "dev"
+        """The split that chooses the model; on test it is the last one that is out of distribution, if there is one."""
+        if self._current_protocol().selection != "test":
+            return "dev"
+        distributions = self.data_set.distributions()
+        return max(self.test_splits, key=lambda name: (distributions[name] == "ood", self.test_splits.index(name)))
 
     # --- loaders --------------------------------------------------------------------------------------------------
 

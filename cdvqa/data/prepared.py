@@ -1,6 +1,7 @@
 """The questions of a data set, ready for batching but for the features of their images."""
 
 import hashlib
+import inspect
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,16 +11,16 @@ import orjson
 from numpy.typing import NDArray
 from pytorch_lightning.utilities import rank_zero_warn
 
-from cdvqa.data.answers.cached_targets import TargetFiles, find_targets, read_answers, read_targets
+from cdvqa.data.answers.cached_targets import read_answers
 from cdvqa.data.answers.prior import QuestionTypePrior
 from cdvqa.data.answers.targets import SoftTargets
 from cdvqa.data.answers.vocabulary import AnswerVocabulary, count_answers
+from cdvqa.data.datasets import DataSet
 from cdvqa.data.datasets.dev_split import DevSplit, development_split
-from cdvqa.data.datasets.layouts import Layout, split_files
-from cdvqa.data.questions.archives import find, locate
-from cdvqa.data.questions.cache import Arrays, Kept, digest, pack_questions, unpack_questions
+from cdvqa.data.questions.archives import digest, locate
+from cdvqa.data.questions.cache import Cache, Content, pack_questions, unpack_questions
 from cdvqa.data.questions.extra_text import ExtraText, word_pieces
-from cdvqa.data.questions.official import Questions, join_questions, read_questions
+from cdvqa.data.questions.official import Questions
 from cdvqa.data.questions.text import TokenisedQuestions, load_tokenizer, tokenizer_digest
 from cdvqa.presets import Protocol
 
@@ -37,15 +38,14 @@ class Split(NamedTuple):
 
 
 class PreparedQuestions:
-    """Reads the official files, and derives from them what training takes; both are kept in `<root>/.cdvqa/`.
+    """Reads the files of a data set and derives from them what training takes; both are kept in `<root>/.cdvqa/`.
 
     The vocabulary comes from the whole train split; priors and training questions are what remains of it after the
-    development split. A split whose annotations are missing takes the cached targets of others
-    (`cdvqa.data.answers.cached_targets`).
+    development split. A split without annotations takes cached targets (`cdvqa.data.answers.cached_targets`).
 
     Args:
-        layout: file names and splits.
-        root: folder of the official files.
+        data_set: files, reader and splits.
+        root: folder of the files.
         tokenizer_source: see `load_tokenizer`.
         min_count: training questions an answer needs to be in the vocabulary.
         dev_split: how the development split is drawn where the data set has none.
@@ -54,7 +54,6 @@ class PreparedQuestions:
         extra_text: what is written behind the questions.
 
     Attributes:
-        files: official files by split; `dev` is among them only where the data set has its own.
         splits, test_splits: names of all splits and of the test splits.
         held_out: whether `dev` is a part of train.
         digests: bytes and SHA-256 of the files read so far.
@@ -66,7 +65,7 @@ class PreparedQuestions:
 
     def __init__(
         self,
-        layout: Layout,
+        data_set: DataSet,
         root: Path,
         tokenizer_source: str,
         min_count: int,
@@ -75,56 +74,52 @@ class PreparedQuestions:
         protocol: Protocol,
         extra_text: ExtraText | None = None,
     ) -> None:
-        self.layout: Layout = layout
+        self.data_set = data_set
         self.root = root
         self.protocol = protocol
-        self.files = split_files(layout, root)
-        self.test_splits = [split for split in self.files if split not in ("train", "dev")]
         self.tokenizer = load_tokenizer(tokenizer_source)
         self.tokenizer_digest = tokenizer_digest(self.tokenizer)
-        self._tokenizer_state = _sha256(self.tokenizer.to_str().encode())
-        self._kept = Kept(root)
-        self._min_count = min_count
+        self.test_splits = [name for name in data_set.present(root) if name not in ("train", "dev")]
+        self.held_out = not data_set.has_dev and protocol.selection != "test"
+        self.splits = ["train", *(["dev"] if data_set.has_dev or self.held_out else []), *self.test_splits]
         self.digests: dict[str, dict[str, Any]] = {}
         self.question_types: list[str] = []
         self.answer_types: list[str] = []
-        self._whole: dict[str, Questions] = {}
-        self._splits: dict[str, Split] = {}
+        self._cache = Cache(root)
+        self._min_count = min_count
         self._dev_split: DevSplit = dev_split
         self._split_seed = split_seed
         self._extra_text = extra_text
-        self.held_out = "dev" not in self.files and protocol.selection != "test"
-        self.splits = ["train", *(["dev"] if "dev" in self.files or self.held_out else []), *self.test_splits]
+        self._whole: dict[str, Questions] = {}
+        self._splits: dict[str, Split] = {}
+        self._read_by = _sha256(Path(inspect.getfile(type(data_set))).read_bytes())
+        self._tokenizer_state = _sha256(self.tokenizer.to_str().encode())
 
     @cached_property
     def vocabulary(self) -> AnswerVocabulary:
         """The answers of the train split, or those that its cached targets were made with."""
-        foreign = self._foreign("train")
 
-        def count() -> dict[str, Any]:
-            if foreign is not None:
-                return AnswerVocabulary(read_answers(self.root / foreign.answers)).content()
+        def derive() -> Content:
+            files = self.data_set.files(self.root, "train")
+            if "answers" in files:
+                return AnswerVocabulary(read_answers(self.root / files["answers"])).content()
             counts = count_answers(self._questions("train").annotations)
             kept = {answer: number for answer, number in counts.items() if number >= self._min_count}
             return AnswerVocabulary(list(kept)).content() | {"questions": list(kept.values())}
 
         origin = {"train": self._origin("train"), "min_count": self._min_count}
-        return self._kept.json("vocabulary", origin, count, lambda content: AnswerVocabulary(content["answers"]))
+        return self._cache.get("vocabulary.json", origin, derive, lambda content: AnswerVocabulary(content["answers"]))
 
     @cached_property
     def prior(self) -> QuestionTypePrior:
         """Mean soft targets of the training questions, by question type."""
         train, normalise = self.split("train"), self.protocol.normalise_prior
-        origin = self._targets_origin("train") | {
-            "normalise": normalise,
-            "trained_on": _sha256(train.questions.question_id.tobytes()),
-        }
-        return self._kept.json(
-            f"prior-{self.protocol.soft_score}{'-normalised' if normalise else ''}",
-            origin,
-            lambda: QuestionTypePrior.from_targets(
-                train.questions.annotations.question_type, train.targets, normalise
-            ).content(self.vocabulary),
+        types = train.questions.annotations.question_type
+        trained_on = _sha256(train.questions.question_id.tobytes())
+        return self._cache.get(
+            f"prior-{self.protocol.soft_score}{'-normalised' if normalise else ''}.json",
+            self._targets_origin("train") | {"normalise": normalise, "trained_on": trained_on},
+            lambda: QuestionTypePrior.from_targets(types, train.targets, normalise).content(self.vocabulary),
             lambda content: QuestionTypePrior.from_content(content, self.vocabulary),
         )
 
@@ -136,15 +131,15 @@ class PreparedQuestions:
     @property
     def folder(self) -> Path:
         """Where everything is kept."""
-        return self._kept.folder
+        return self._cache.folder
 
     def split(self, name: str) -> Split:
         """A split by its name in `splits`; what has been read stays in memory."""
         if name not in self._splits:
             self._questions("train")  # its question and answer types come first, whatever is asked for first
-            origin = "train" if self.held_out and name == "dev" else name
-            split = Split(self._questions(origin), self._tokens(origin), self._targets(origin))
-            if self.held_out and origin == "train":
+            whole = "train" if self.held_out and name == "dev" else name
+            split = Split(self._questions(whole), self._tokens(whole), self._targets(whole))
+            if self.held_out and whole == "train":
                 split = split.select(np.flatnonzero(self._is_dev == (name == "dev")))
             self._splits[name] = split
         return self._splits[name]
@@ -157,24 +152,19 @@ class PreparedQuestions:
 
     def _questions(self, split: str) -> Questions:
         if split not in self._whole:
-            foreign = self._foreign(split)
-
-            def read() -> Arrays:
-                questions = locate(self.root, self.files[split].questions)
-                if foreign is None:
-                    return pack_questions(read_questions(questions, locate(self.root, self.files[split].annotations)))
-                path = self.root / foreign.targets
-                answers = read_answers(self.root / foreign.answers)
-                annotations = read_targets(path, answers, self.protocol.soft_score)
-                return pack_questions(join_questions(questions, annotations, str(path)))
-
-            if foreign is not None:
+            files = self.data_set.files(self.root, split)
+            if "targets" in files:
                 rank_zero_warn(
-                    f"{self.root / self.files[split].annotations} is not there; {foreign.targets} and "
-                    f"{foreign.answers} are used. Their scores saturate: official accuracy is a lower bound. "
-                    "Answer types are guessed from the answers."
+                    f"{self.root / self.data_set.splits()[split].annotations} is not there; {files['targets']} and "
+                    f"{files['answers']} are used. "
+                    "Their scores saturate: official accuracy is a lower bound. Answer types are guessed from answers."
                 )
-            questions = self._kept.arrays(self._name(split), self._origin(split), read, unpack_questions)
+            questions = self._cache.get(
+                f"{split}.npz",
+                self._origin(split),
+                lambda: pack_questions(self.data_set.read(self.root, split, self.protocol.soft_score)),
+                unpack_questions,
+            )
             for known, column in (
                 (self.question_types, questions.annotations.question_type),
                 (self.answer_types, questions.annotations.answer_type),
@@ -185,53 +175,45 @@ class PreparedQuestions:
 
     def _tokens(self, split: str) -> TokenisedQuestions:
         text_format, extra = self.protocol.text_format, self._extra_text
+        extra_digest = extra.digest["sha256"] if extra else ""
 
-        def cut() -> Arrays:
+        def derive() -> Content:
             questions = self._questions(split)
             tokens = word_pieces(questions.question_id, questions.text, self.tokenizer, text_format, extra)
             return {"ids": tokens.ids} | ({} if tokens.lengths is None else {"lengths": tokens.lengths})
 
-        behind = {} if extra is None else {"extra_text": extra.digest["sha256"]}
-        return self._kept.arrays(
-            f"{self._name(split)}-{text_format}",
-            self._origin(split) | {"tokenizer": self._tokenizer_state, "text_format": text_format} | behind,
-            cut,
+        settings = {"tokenizer": self._tokenizer_state, "text_format": text_format, "extra_text": extra_digest}
+        return self._cache.get(
+            f"{split}-{text_format}{f'-{extra_digest[:8]}' if extra else ''}.npz",
+            self._origin(split) | settings,
+            derive,
             lambda arrays: TokenisedQuestions(arrays["ids"], arrays.get("lengths")),
         )
 
     def _targets(self, split: str) -> SoftTargets:
-        def score() -> Arrays:
+        columns = ("offsets", "label", "score", "best_label")
+
+        def derive() -> Content:
             annotations = self._questions(split).annotations
             targets = SoftTargets.from_annotations(annotations, self.vocabulary, self.protocol.soft_score)
-            return {name: getattr(targets, name) for name in ("offsets", "label", "score", "best_label")}
+            return {name: getattr(targets, name) for name in columns}
 
-        return self._kept.arrays(
-            f"{self._name(split)}-{self.protocol.soft_score}",
+        return self._cache.get(
+            f"{split}-{self.protocol.soft_score}.npz",
             self._targets_origin(split),
-            score,
-            lambda arrays: SoftTargets(
-                len(self.vocabulary), arrays["offsets"], arrays["label"], arrays["score"], arrays["best_label"]
-            ),
+            derive,
+            lambda arrays: SoftTargets(len(self.vocabulary), *(arrays[name] for name in columns)),
         )
 
-    # --- what it was made from ------------------------------------------------------------------------------------
-
-    def _name(self, split: str) -> str:
-        return Path(self.files[split].questions).stem
-
-    def _foreign(self, split: str) -> TargetFiles | None:
-        if find(self.root, self.files[split].annotations) is not None:
-            return None
-        return find_targets(self.layout, split, self.root)
+    # --- what it is derived from ----------------------------------------------------------------------------------
 
     def _origin(self, split: str) -> dict[str, Any]:
-        foreign = self._foreign(split)
-        files = self.files[split] if foreign is None else (self.files[split].questions, *foreign)
-        for file in files:
+        files = self.data_set.files(self.root, split)
+        for file in files.values():
             if file not in self.digests:
                 self.digests[file] = digest(locate(self.root, file))
-        origin = {file: self.digests[file]["sha256"] for file in files}
-        return origin if foreign is None else origin | {"soft_score": self.protocol.soft_score}
+        rule = {"soft_score": self.protocol.soft_score} if "targets" in files else {}
+        return {file: self.digests[file]["sha256"] for file in files.values()} | {"read_by": self._read_by} | rule
 
     def _targets_origin(self, split: str) -> dict[str, Any]:
         vocabulary = _sha256(orjson.dumps(self.vocabulary.answers))

@@ -3,9 +3,9 @@
 from cdvqa.metrics.functional import (
     official_vqa_accuracy,
     official_vqa_score,
+    set_means,
     vqa_accuracy,
     vqa_score,
-    vqa_vs_means,
     vqa_vs_scores,
 )
 from cdvqa.metrics.metric import VQAAccuracy
@@ -16,8 +16,8 @@ __all__ = [
     "VQAAccuracy",
     "official_vqa_accuracy",
     "official_vqa_score",
+    "set_means",
     "vqa_accuracy",
     "vqa_score",
-    "vqa_vs_means",
     "vqa_vs_scores",
 ]

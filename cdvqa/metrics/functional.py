@@ -6,15 +6,12 @@ from statistics import fmean
 from typing import Any
 
 from cdvqa.data.answers.normalisation import normalise_official
+from cdvqa.data.datasets import VQAVS
+from cdvqa.data.questions.annotations import JsonRecord
 from cdvqa.errors import InputError
 
-Record = Mapping[str, Any]
-
-_OOD_GROUPS = {
-    "ood_lang": ("QT", "KW", "KWP", "QTKW"),
-    "ood_vis": ("KO", "KOP"),
-    "ood_crsm": ("QTKO", "KWKO", "QTKWKO"),
-}
+# The nine out-of-distribution sets of VQA-VS and their means, names without "+".
+_VQA_VS_MEANS = {mean: [name.replace("+", "") for name in names] for mean, names in VQAVS().means().items()}
 
 
 def vqa_score(prediction: str, answers: Sequence[str]) -> float:
@@ -46,7 +43,7 @@ def official_vqa_score(prediction: str, answers: Sequence[str]) -> float:
     return credit / len(answers)
 
 
-def vqa_accuracy(predictions: Iterable[Record], annotations: Sequence[Record]) -> dict[str, float]:
+def vqa_accuracy(predictions: Iterable[JsonRecord], annotations: Sequence[JsonRecord]) -> dict[str, float]:
     """Accuracy in percent by the paper's rule, over all questions and per answer type.
 
     Args:
@@ -64,14 +61,14 @@ def vqa_accuracy(predictions: Iterable[Record], annotations: Sequence[Record]) -
     return _mean_by_type((a["answer_type"], vqa_score(p, _answers(a))) for p, a in _pairs(predictions, annotations))
 
 
-def official_vqa_accuracy(predictions: Iterable[Record], annotations: Sequence[Record]) -> dict[str, float]:
+def official_vqa_accuracy(predictions: Iterable[JsonRecord], annotations: Sequence[JsonRecord]) -> dict[str, float]:
     """Accuracy in percent as the official evaluation code gives it (unrounded); otherwise like `vqa_accuracy`."""
     pairs = _pairs(predictions, annotations)
     return _mean_by_type((a["answer_type"], official_vqa_score(p, _answers(a))) for p, a in pairs)
 
 
 def vqa_vs_scores(
-    predictions: Iterable[Record], annotations: Sequence[Record], ood_question_ids: Mapping[str, Iterable[int]]
+    predictions: Iterable[JsonRecord], annotations: Sequence[JsonRecord], ood_question_ids: Mapping[str, Iterable[int]]
 ) -> dict[str, Any]:
     """Scores on VQA-VS: IID-Test, its nine out-of-distribution sets, and their means.
 
@@ -89,25 +86,30 @@ def vqa_vs_scores(
     """
     scores = {a["question_id"]: vqa_score(p, _answers(a)) for p, a in _pairs(predictions, annotations)}
     ood = {name: _set_score(name, set(ids), scores) for name, ids in ood_question_ids.items()}
-    return {"iid": _rounded_percent(scores.values()), "ood": ood, **vqa_vs_means(ood)}
-
-
-def vqa_vs_means(ood: Mapping[str, float]) -> dict[str, float]:
-    """{"ood_mean", "ood_lang", "ood_vis", "ood_crsm"}: means of the nine sets' scores in percent, rounded first.
-
-    Raises:
-        InputError: a set is missing, or is not one of the nine.
-    """
-    plain = {name.replace("+", ""): round(score, 2) for name, score in ood.items()}
-    nine = [name for group in _OOD_GROUPS.values() for name in group]
+    plain = {name.replace("+", ""): {"all": score} for name, score in ood.items()}
+    nine = _VQA_VS_MEANS["ood_mean"]
     if set(plain) != set(nine):
         odd = sorted(set(plain) ^ set(nine))[0]
         raise InputError(f"VQA-VS out-of-distribution set {odd}: missing or unknown; the nine are {', '.join(nine)}")
-    means = {group: fmean(plain[name] for name in names) for group, names in _OOD_GROUPS.items()}
-    return {"ood_mean": fmean(plain[name] for name in nine), **means}
+    return {"iid": _rounded_percent(scores.values()), "ood": ood, **set_means(plain, _VQA_VS_MEANS)}
 
 
-def _pairs(predictions: Iterable[Record], annotations: Sequence[Record]) -> list[tuple[str, Record]]:
+def set_means(results: Mapping[str, Mapping[str, Any]], means: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """Unweighted means over test sets; each accuracy is rounded to two decimals first, as VQA-VS does it.
+
+    Args:
+        results: accuracies in percent, `all` among them, by test set.
+        means: names of the sets of each mean. One with an empty set, which has no `all`, is left out.
+    """
+    rounded = {name: round(result["all"], 2) for name, result in results.items() if "all" in result}
+    return {
+        mean: fmean(rounded[name] for name in names)
+        for mean, names in means.items()
+        if all(name in rounded for name in names)
+    }
+
+
+def _pairs(predictions: Iterable[JsonRecord], annotations: Sequence[JsonRecord]) -> list[tuple[str, JsonRecord]]:
     """Join predictions to annotations by question id."""
     answer_of: dict[int, str] = {}
     for prediction in predictions:
@@ -123,7 +125,7 @@ def _pairs(predictions: Iterable[Record], annotations: Sequence[Record]) -> list
     return [(answer_of[a["question_id"]], a) for a in annotations]
 
 
-def _answers(annotation: Record) -> list[str]:
+def _answers(annotation: JsonRecord) -> list[str]:
     if "answers" in annotation:
         return [answer["answer"] for answer in annotation["answers"]]
     return [word for word in annotation["answers_word"] for _ in range(annotation["answer_count"][word])]

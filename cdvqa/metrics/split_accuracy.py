@@ -17,7 +17,7 @@ class SplitAccuracy(nn.Module):
     Args:
         question_types: names in the order of `batch.question_type`.
         answer_types: names in the order of `batch.answer_type`.
-        subsets: question ids of sets inside the split (the nine of VQA-VS), scored apart as well.
+        subsets: question ids of test sets inside the split, scored as well.
     """
 
     def __init__(

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from cdvqa.backbones import Backbone, Output
 from cdvqa.data.batch import VQABatch
+from cdvqa.data.datasets import make_data_set
 from cdvqa.data.loaders import TrainingLoader
 from cdvqa.errors import InputError
-from cdvqa.metrics import SplitAccuracy, vqa_vs_means
+from cdvqa.metrics import SplitAccuracy, set_means
 from cdvqa.objectives import LMH, Loss, make_objective
 from cdvqa.presets import NoAnswer, OptimizerName, Preset, Schedule, Selection, SoftScore, TextFormat, TieBreak, settle
 from cdvqa.runs.folder import network_file, pipeline_of
@@ -109,7 +110,7 @@ class VQAStage(pl.LightningModule):
         check_backbone(backbone, self.stage, objective if self.trains else None)
         self.preset = preset
         self.protocol, self.departures = settle(
-            preset, self.stage, layout, given, backbone.authors_protocol(self.stage)
+            preset, self.stage, make_data_set(layout).has_dev, given, backbone.authors_protocol(self.stage)
         )
         self.backbone = backbone
         self.counts = backbone.counts()
@@ -250,8 +251,8 @@ class VQAStage(pl.LightningModule):
         if stage == "fit":
             check_priors(self.objective_name, data)
         names = ["val"] if stage in ("fit", "validate") else list(data.test_splits)
-        sets = data.ood_question_ids if stage == "test" else None
-        modules = nn.ModuleList(SplitAccuracy(data.question_types, data.answer_types, sets) for _ in names)
+        types = data.question_types, data.answer_types
+        modules = nn.ModuleList(SplitAccuracy(*types, data.subsets.get(name)) for name in names)
         self.accuracies = cast(list[SplitAccuracy], modules)
         self.split_names = names
 
@@ -276,9 +277,11 @@ class VQAStage(pl.LightningModule):
         for name, accuracy in zip(self.split_names, self.accuracies, strict=True):
             self.test_results |= accuracy.results(name)
             accuracy.reset()
-        ood = {name: self.test_results[name]["all"] for name in self.trainer.datamodule.ood_question_ids or ()}  # type: ignore[attr-defined]
-        self.test_means = {"vqa_vs": vqa_vs_means(ood)} if ood else {}
-        self.log_dict({f"test/{name}": value for name, value in self.test_means.get("vqa_vs", {}).items()})
+        data_set = self.trainer.datamodule.data_set  # type: ignore[attr-defined]
+        for name, result in self.test_results.items():
+            result["distribution"] = data_set.distributions()[name]
+        self.test_means = set_means(self.test_results, data_set.means())
+        self.log_dict({f"test/{name}": value for name, value in self.test_means.items()})
         for split, result in self.test_results.items():
             groups = {f"test/{split}/{tag(group)}": result[group] for group in result["n"]}
             per_type = result["per_question_type"]

@@ -11,8 +11,7 @@ from cdvqa.runs.folder import Run
 
 OOD = "out of distribution"
 ID = "in distribution"
-# Which split of which kind of data set is in or out of distribution; VQA-VS has nine of the latter, and their mean.
-PLACES = {"id": ID, "iid": ID, "test": OOD}
+PLACES = {"id": ID, "ood": OOD}  # as the data set says of each of its splits; of several the mean is taken
 KEYS = ["data", "backbone", "run", "stage", "pipeline", "method", "assignment", "initialisation", "zeros", "kept"]
 
 
@@ -50,10 +49,13 @@ def rows_of(run: Run) -> list[dict[str, Any]]:
         "seed": int(seed.removeprefix("seed")),
         "selection": results["selection"],
     }
-    splits = {PLACES[split]: result for split, result in results["splits"].items() if split in PLACES}
-    accuracies = {place: (result["all"], result["n"]["all"]) for place, result in splits.items()}
-    if "vqa_vs" in results:
-        accuracies[OOD] = results["vqa_vs"]["ood_mean"], results["splits"]["iid"]["n"]["all"]
+    splits = {PLACES[result["distribution"]]: result for result in results["splits"].values()}
+    accuracies = {place: (result["all"], result["n"]["all"]) for place, result in splits.items() if "all" in result}
+    if "ood_mean" in results.get("means", {}):
+        accuracies[OOD] = (
+            results["means"]["ood_mean"],
+            sum(result["n"]["all"] for result in results["splits"].values() if result["distribution"] == "ood"),
+        )
     return [
         shared | {"place": place, "accuracy": accuracy, "questions": questions}
         for place, (accuracy, questions) in accuracies.items()

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from cdvqa.data.answers.targets import SoftTargets
 from cdvqa.data.answers.vocabulary import AnswerVocabulary
 from cdvqa.data.datamodule import VQADataModule
-from cdvqa.data.datasets.layouts import OOD_SETS, ood_file, split_files
-from cdvqa.data.questions.archives import find
+from cdvqa.data.datasets import Subset
+from cdvqa.data.questions.archives import find_file
 from cdvqa.data.questions.extra_text import ExtraText
-from cdvqa.data.questions.official import Questions, read_asked, read_question_ids
+from cdvqa.data.questions.official import Questions, read_plain_questions, read_question_ids
 from cdvqa.data.questions.own import read_own_questions
 from cdvqa.data.visual.source import VisualSource
 from cdvqa.errors import InputError
@@ -21,11 +21,6 @@ from cdvqa.stages.compatibility import needs_question_types
 from cdvqa.tools.check_split import SplitFilesCheck, counts
 from cdvqa.tools.findings import Finding, Item, Report, made_by, reason
 
-SOURCES = {
-    "vqacp": "VQA-CP v2: Aishwarya Agrawal's page of the GVQA project, questions and annotations of train and test",
-    "vqa2": "VQA v2: the download page of visualqa.org, questions and annotations of train2014 and val2014",
-    "vqavs": "VQA-VS: the repository VQA-VS of PhoebusSi",
-}
 ASKED = "write it: a JSON list of {question_id, image_id, question}"
 ANSWER_TYPES = ("yes/no", "number", "other")
 
@@ -40,26 +35,23 @@ def check_data(data: VQADataModule, stage: VQAStage, visual: VisualSource | None
     """
     report = Report([], [])
     vocabulary: AnswerVocabulary | None = None
-    iid: NDArray[np.int64] | None = None
-    source = made_by(data, SOURCES[data.layout])
-    # The names do not depend on the folder; any other stands in for one that is missing.
-    for split, files in split_files(data.layout, data.root if data.root.is_dir() else Path(__file__).parent).items():
-        on_disk = SplitFilesCheck(data.layout, data.root, split, files, source)
+    source = made_by(data, data.data_set.source)
+    splits = data.data_set.splits()
+    for split in data.data_set.present(data.root) if data.root.is_dir() else splits:
+        on_disk = SplitFilesCheck(data.data_set, data.root, split, source)
         report.items.extend(on_disk.items)
         questions = on_disk.read(stage.protocol.soft_score)
+        for name, subset in splits[split].subsets.items():
+            _look_at_subset(name, subset, split, data, report, None if questions is None else questions.question_id)
         if questions is None:
             continue
         if split == "train":
             vocabulary = on_disk.vocabulary(questions, data.min_count)
-            report.findings.append(_size(vocabulary, on_disk.is_foreign, data))
-        iid = questions.question_id if split == "iid" else iid
+            report.findings.append(_size(vocabulary, on_disk.has_cached_targets, data))
         report.findings.extend(_coverage(split, questions.question_id, questions.image_id, visual))
         report.findings.extend(_answers(split, questions, vocabulary))
-        if on_disk.is_foreign:
-            report.findings.append(_foreign(split, questions, stage.objective_name))
-    if data.layout == "vqavs":
-        for name in OOD_SETS:
-            _look_at_ood_set(name, data.root, report, iid)
+        if on_disk.has_cached_targets:
+            report.findings.append(_cached_targets(split, questions, stage.objective_name))
     report.findings.extend(_broken_archives(data.root) if report.wanting else [])
     return report
 
@@ -70,7 +62,7 @@ def check_asked(file: Path, visual: VisualSource | None) -> Report:
     if item.state != "ok":
         return Report([item], [])
     try:
-        asked = read_asked(file) if visual is None else read_own_questions(file, visual)
+        asked = read_plain_questions(file) if visual is None else read_own_questions(file, visual)
     except InputError as error:
         item.problem = reason(error, file)
         return Report([item], [])
@@ -89,10 +81,11 @@ def check_extra_text(path: Path) -> Report:
     return Report([item], [])
 
 
-def _look_at_ood_set(name: str, root: Path, report: Report, iid: NDArray[np.int64] | None) -> None:
-    official = ood_file("", name).as_posix()
-    path = find(root, official) or root / official
-    item = Item.file(f"OOD {name} questions", path, SOURCES["vqavs"])
+def _look_at_subset(
+    name: str, subset: Subset, split: str, data: VQADataModule, report: Report, whole: NDArray[np.int64] | None
+) -> None:
+    path = find_file(data.root, subset.questions) or data.root / subset.questions
+    item = Item.file(f"{name} questions", path, data.data_set.source)
     report.items.append(item)
     if item.state != "ok":
         return
@@ -102,9 +95,9 @@ def _look_at_ood_set(name: str, root: Path, report: Report, iid: NDArray[np.int6
         item.problem = reason(error, path)
         return
     item.holds = f"{len(ids):,} questions"
-    if iid is not None:
-        foreign = len(ids.difference(iid.tolist()))
-        report.findings.append(Finding.of(not foreign, f"OOD {name}: {foreign} questions are not in the IID test"))
+    if whole is not None:
+        outside = len(ids.difference(whole.tolist()))
+        report.findings.append(Finding.of(not outside, f"{name}: {outside} questions are not in {split}"))
 
 
 def _coverage(
@@ -125,8 +118,8 @@ def _coverage(
     ]
 
 
-def _size(vocabulary: AnswerVocabulary, is_foreign: bool, data: VQADataModule) -> Finding:
-    rule = "" if is_foreign else f" with at least {data.min_count} questions"
+def _size(vocabulary: AnswerVocabulary, has_cached_targets: bool, data: VQADataModule) -> Finding:
+    rule = "" if has_cached_targets else f" with at least {data.min_count} questions"
     size = f"train has {len(vocabulary):,} answers{rule}"
     if len(vocabulary) == data.num_answers:
         return Finding("ok", f"{size}, as data.num_answers says")
@@ -150,7 +143,7 @@ def _answers(split: str, questions: Questions, vocabulary: AnswerVocabulary | No
     return [*findings, Finding("note" if own else "ok", f"{split}: answer types: {told}{remark}")]
 
 
-def _foreign(split: str, questions: Questions, objective: str) -> Finding:
+def _cached_targets(split: str, questions: Questions, objective: str) -> Finding:
     text = f"{split}: cached targets stand in for the annotations; official accuracy will be a lower bound"
     untyped = split == "train" and questions.annotations.question_type.names == [""]
     if untyped and needs_question_types(objective):

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from cdvqa.data.questions.archives import Source
-from cdvqa.data.questions.cache import digest
+from cdvqa.data.questions.archives import Source, digest
 from cdvqa.errors import InputError
 
 if TYPE_CHECKING:

@@ -22,23 +22,15 @@ def questions() -> None:
 def run(args: list[str]) -> None:
     """Prepare the data set of the config in `args`."""
     from cdvqa.cli.inspect import ConfigInspector
-    from cdvqa.data.prepared import PreparedQuestions
-    from cdvqa.data.questions.archives import find
+    from cdvqa.data.questions.archives import find_file
 
     config = ConfigInspector(args, "cdvqa prepare questions", (questions.__doc__ or "").splitlines()[0])
     data = config.datamodule
-    prepared = PreparedQuestions(
-        data.layout,
-        data.root,
-        data.tokenizer_source,
-        data.min_count,
-        data.dev_split,
-        data.split_seed,
-        config.model.protocol,
-    )
+    prepared = data.prepare(config.model.protocol)
+    present = data.data_set.present(data.root)
     for split in prepared.splits:
-        files = prepared.files.get(split)
-        if split != "train" and files and find(prepared.root, files.questions) is None:
+        files = present.get(split)
+        if split != "train" and files and find_file(prepared.root, files.questions) is None:
             print(f"{split}: left out: {files.questions} is not there")
             continue
         start, read = time.perf_counter(), set(prepared.digests)

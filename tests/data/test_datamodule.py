@@ -9,7 +9,8 @@ import pytorch_lightning as pl
 import torch
 
 from cdvqa.data import VQADataModule
-from cdvqa.data.datasets.layouts import OOD_SETS, split_files
+from cdvqa.data.datasets import VQAVS
+from cdvqa.data.datasets.vqavs import OOD_SETS
 from cdvqa.errors import InputError
 from cdvqa.presets import preset_protocol
 from tests.data.toy import IMAGES, REGIONS, WIDTH, dump, record, split, write_toy, write_toy_features
@@ -170,7 +171,7 @@ def test_features_travel_as_stored_and_are_widened_where_they_arrive(tmp_path):
 
 
 def write_vqavs(root):
-    for i, (files, count) in enumerate(zip(split_files("vqavs", root).values(), (60, 11, 19), strict=True)):
+    for i, (files, count) in enumerate(zip(VQAVS().splits().values(), (60, 11, 19), strict=True)):
         questions, annotations = split(count, 1000 * i)
         dump(root / files.questions, questions)
         dump(root / files.annotations, annotations)
@@ -186,10 +187,10 @@ def test_vqa_vs_has_its_own_development_split_and_one_test_split(tmp_path):
     data.setup("fit")
     assert sorted(question_ids(data.train_dataloader())) == list(range(60))
     assert question_ids(data.val_dataloader()) == list(range(1000, 1011))
-    assert data.ood_question_ids is None
+    assert not data.subsets
     data.setup("test")
     assert data.test_splits == ["iid"] and question_ids(data.test_dataloader()[0]) == list(range(2000, 2019))
-    assert data.ood_question_ids["QT+KW+KO"] == set(range(2000, 2009)) and len(data.ood_question_ids) == 9
+    assert data.subsets["iid"]["QT+KW+KO"] == set(range(2000, 2009)) and len(data.subsets["iid"]) == 9
 
 
 def test_wrong_inputs_are_named_with_the_remedy(tmp_path):

@@ -11,8 +11,7 @@ from cdvqa.data.answers.prior import QuestionTypePrior
 from cdvqa.data.answers.targets import SoftTargets
 from cdvqa.data.answers.vocabulary import AnswerVocabulary
 from cdvqa.data.dataset import VQADataset
-from cdvqa.data.datasets.layouts import split_files
-from cdvqa.data.questions.official import read_questions
+from cdvqa.data.datasets import VQACP
 from cdvqa.data.questions.text import load_tokenizer, tokenise
 from cdvqa.data.visual.features import RegionFeatures, write_features
 
@@ -80,7 +79,7 @@ def write_toy_features(path: Path, **kwargs: Any) -> dict[str, np.ndarray]:
 
 def make_dataset(root: Path, split: str = "train", **options: Any) -> VQADataset:
     """A split of what `write_toy` wrote."""
-    questions = read_questions(*(root / file for file in split_files("vqacp", root)[split]))
+    questions = VQACP().read(root, split, "third")
     annotations = questions.annotations
     vocabulary = AnswerVocabulary(["yes", "no", "1", "2", "red", "blue"])
     return VQADataset(

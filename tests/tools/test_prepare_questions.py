@@ -90,7 +90,7 @@ def test_zipped_downloads(prepare, tmp_path, folder):
     status, lines, _ = prepare(packed)
     expected = prepare(plain)[1]
     assert status == 0 and without_time(lines[:-1]) == without_time(expected[:-1])
-    for name in ("vocabulary.json", "prior-third.json", "vqacp_v2_train_questions.npz"):
+    for name in ("vocabulary.json", "prior-third.json", "train.npz"):
         assert (packed / ".cdvqa" / name).read_bytes() == (plain / ".cdvqa" / name).read_bytes()
 
 
@@ -195,4 +195,4 @@ def test_the_real_archive_as_all_splits(prepare, tmp_path, shared):
         assert line.startswith(f"{name}: 32,723 questions on 27,265 images, 65 question types, ")
     assert lines[2] == "iid: left out: IID-Test/IID-Test-Ques.json is not there"
     assert "327 answers, priors of 65 question types" in lines[3]
-    assert archives.find(root, "Val/Val-Ques.json") is not None and not (root / "Val").exists()
+    assert archives.find_file(root, "Val/Val-Ques.json") is not None and not (root / "Val").exists()

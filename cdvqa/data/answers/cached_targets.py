@@ -8,48 +8,41 @@ saturates, so what is rebuilt from it gives the same targets; what it does not t
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cdvqa.data.answers.vocabulary import ScoreRule, soft_scores
+from cdvqa.data.answers.vocabulary import soft_scores
 from cdvqa.data.pickles import load_pickle
 from cdvqa.data.questions.annotations import Annotations, Categories, HumanAnswers, check_fields, check_unique, integers
 from cdvqa.errors import InputError
+from cdvqa.presets import SoftScore
 
 UNKNOWN = "[not told by the cached targets]"  # a human answer that no vocabulary has
 _HUMANS = 10
-_SATURATED: dict[ScoreRule, int] = {"third": 3, "clark": 4}  # equal answers from which on the score is 1
-_SPLITS: dict[str, dict[str, str]] = {
-    "vqacp": {"train": "train", "test": "test"},
-    "vqavs": {"train": "train", "dev": "val", "iid": "test"},
-    "vqa2": {"train": "train", "test": "val"},
-}
+_SATURATED: dict[SoftScore, int] = {"third": 3, "clark": 4}  # equal answers from which on the score is 1
 _VOCABULARIES = ("train_test", "train_val_test", "trainval")
 
 
-class TargetFiles(NamedTuple):
-    """Names under the root of a split's targets and of their vocabulary."""
+def find_targets(root: Path, split: str) -> dict[str, str] | None:
+    """Names under the root of a split's cached `targets` and of their `answers`, or None where there are no targets.
 
-    targets: str
-    answers: str
-
-
-def find_targets(layout: str, split: str, root: Path) -> TargetFiles | None:
-    """The cached targets of a split, or None.
+    Args:
+        root: folder of the data set.
+        split: what the file is named after: `val` for cache/val_target.pkl.
 
     Raises:
         InputError: there are targets, but no vocabulary.
     """
-    name = f"cache/{_SPLITS[layout].get(split)}_target.pkl"
+    name = f"cache/{split}_target.pkl"
     if not (root / name).is_file():
         return None
     for prefix in _VOCABULARIES:
         for kind in ("ans2label", "label2ans"):
             answers = f"cache/{prefix}_{kind}.pkl"
             if (root / answers).is_file():
-                return TargetFiles(name, answers)
+                return {"targets": name, "answers": answers}
     raise InputError(f"{root / name}: no vocabulary beside it; add the trainval_ans2label.pkl it was made with")
 
 
@@ -70,7 +63,7 @@ def read_answers(path: Path) -> list[str]:
     return content
 
 
-def read_targets(path: Path, answers: list[str], rule: ScoreRule) -> Annotations:
+def read_targets(path: Path, answers: list[str], rule: SoftScore) -> Annotations:
     """Annotations under which `SoftTargets` gives the cached targets.
 
     Each label has as many human answers as its score needs, and `UNKNOWN` fills up to ten. The answer of the largest
@@ -116,7 +109,7 @@ def _best(record: dict[str, Any]) -> int:
     return record["labels"][scores.index(max(scores))]  # type: ignore[no-any-return]
 
 
-def _answer_codes(records: Sequence[dict[str, Any]], unknown: int, rule: ScoreRule, source: str) -> NDArray[np.int32]:
+def _answer_codes(records: Sequence[dict[str, Any]], unknown: int, rule: SoftScore, source: str) -> NDArray[np.int32]:
     """Ten codes (N, 10): labels, each as often as its score needs, and then `unknown`, the size of the vocabulary."""
 
     def refuse(row: int, why: str) -> InputError:

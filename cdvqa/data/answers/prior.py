@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdvqa.data.answers.targets import SoftTargets
-from cdvqa.data.answers.vocabulary import AnswerVocabulary, ScoreRule
-from cdvqa.data.questions.annotations import Annotations, Categories, Record
+from cdvqa.data.answers.vocabulary import AnswerVocabulary
+from cdvqa.data.questions.annotations import Annotations, Categories, JsonRecord
+from cdvqa.presets import SoftScore
 
 _FORMAT = {"format": "cdvqa answer prior", "version": 1}
 
@@ -29,9 +30,9 @@ class QuestionTypePrior:
     @classmethod
     def from_annotations(
         cls,
-        annotations: Annotations | Sequence[Record],
+        annotations: Annotations | Sequence[JsonRecord],
         vocabulary: AnswerVocabulary,
-        rule: ScoreRule = "third",
+        rule: SoftScore = "third",
         normalise: bool = False,
     ) -> QuestionTypePrior:
         """Average the soft targets within each question type.

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cdvqa.data.answers.vocabulary import AnswerVocabulary, ScoreRule, soft_scores
-from cdvqa.data.questions.annotations import Annotations, Record, ragged_positions
+from cdvqa.data.answers.vocabulary import AnswerVocabulary, soft_scores
+from cdvqa.data.questions.annotations import Annotations, JsonRecord, ragged_positions
+from cdvqa.presets import SoftScore
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class SoftTargets:
 
     @classmethod
     def from_annotations(
-        cls, annotations: Annotations | Sequence[Record], vocabulary: AnswerVocabulary, rule: ScoreRule = "third"
+        cls, annotations: Annotations | Sequence[JsonRecord], vocabulary: AnswerVocabulary, rule: SoftScore = "third"
     ) -> SoftTargets:
         """Count the raw human answers (they are matched to the vocabulary as written) and score the counts."""
         answers = Annotations.of(annotations).answers

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cdvqa.data.answers.normalisation import normalise_answer
-from cdvqa.data.questions.annotations import Annotations, Record
+from cdvqa.data.questions.annotations import Annotations, JsonRecord
 from cdvqa.errors import InputError
 from cdvqa.files import read_json, write_json
+from cdvqa.presets import SoftScore
 
-__all__ = ["AnswerVocabulary", "ScoreRule", "normalise_answer", "soft_scores"]
+__all__ = ["AnswerVocabulary", "normalise_answer", "soft_scores"]
 
-ScoreRule = Literal["third", "clark"]
 _FORMAT = {"format": "cdvqa answer vocabulary", "version": 1}
 _CLARK = np.array([0.0, 0.3, 0.6, 0.9, 1.0])
 
 
-def soft_scores(counts: ArrayLike, rule: ScoreRule = "third") -> NDArray[np.float64]:
+def soft_scores(counts: ArrayLike, rule: SoftScore = "third") -> NDArray[np.float64]:
     """Soft score of an answer that `counts` of the human annotators gave.
 
     Args:
@@ -40,7 +40,7 @@ def soft_scores(counts: ArrayLike, rule: ScoreRule = "third") -> NDArray[np.floa
     raise InputError(f"soft score {rule!r} is unknown; use 'third' or 'clark'")
 
 
-def count_answers(annotations: Annotations | Sequence[Record]) -> dict[str, int]:
+def count_answers(annotations: Annotations | Sequence[JsonRecord]) -> dict[str, int]:
     """Questions of each normalised multiple-choice answer, in order of first appearance."""
     column = Annotations.of(annotations).multiple_choice_answer
     counts: dict[str, int] = {}
@@ -61,7 +61,7 @@ class AnswerVocabulary:
             raise InputError(f"answer vocabulary: {twice!r} stands in it twice")
 
     @classmethod
-    def from_annotations(cls, annotations: Annotations | Sequence[Record], min_count: int = 9) -> AnswerVocabulary:
+    def from_annotations(cls, annotations: Annotations | Sequence[JsonRecord], min_count: int = 9) -> AnswerVocabulary:
         """Normalised multiple-choice answers of at least `min_count` questions, in order of first appearance.
 
         Args:

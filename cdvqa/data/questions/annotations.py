@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cdvqa.errors import InputError
 
-Record = Mapping[str, Any]
+JsonRecord = Mapping[str, Any]
 
 
 def _encode(values: Iterable[str]) -> tuple[list[str], NDArray[np.int32]]:
@@ -95,7 +95,7 @@ class Annotations:
     answers: HumanAnswers
 
     @classmethod
-    def of(cls, annotations: Annotations | Sequence[Record], source: str = "annotations") -> Annotations:
+    def of(cls, annotations: Annotations | Sequence[JsonRecord], source: str = "annotations") -> Annotations:
         """Columns of official annotation records (columns pass through).
 
         Args:
@@ -138,18 +138,19 @@ class Annotations:
 _FIELDS = {"question_id": int, "question_type": str, "answer_type": str, "multiple_choice_answer": str, "answers": list}
 
 
-def check_fields(record: Record, fields: Mapping[str, type], number: int, source: str) -> None:
+def check_fields(record: JsonRecord, fields: Mapping[str, type], number: int, source: str) -> None:
     """Raise InputError unless `record` is a dictionary whose `fields` have exactly these types."""
     if not isinstance(record, Mapping):
         raise InputError(f"{source}: record {number} is not a JSON object")
     for field, kind in fields.items():
         if type(record.get(field)) is not kind:
-            where = f"{source}: record {number} (question {record.get('question_id')})"
+            question = f" (question {record['question_id']})" if "question_id" in record else ""
+            where = f"{source}: record {number}{question}"
             wanted = {int: "an integer", str: "a string", list: "a list"}[kind]
             raise InputError(f"{where}: {field!r} must be {wanted}" if field in record else f"{where} has no {field!r}")
 
 
-def integers(records: Sequence[Record], field: str, source: str) -> NDArray[np.int64]:
+def integers(records: Sequence[JsonRecord], field: str, source: str) -> NDArray[np.int64]:
     """A column (N,) of checked integers."""
     try:
         return np.array([record[field] for record in records], np.int64)
@@ -175,7 +176,7 @@ def check_unique(question_id: NDArray[np.int64], source: str) -> None:
         raise InputError(f"{source}: question {twice[0]} stands in it twice; remove one of the two records")
 
 
-def _check(record: Record, number: int, source: str) -> None:
+def _check(record: JsonRecord, number: int, source: str) -> None:
     check_fields(record, _FIELDS, number, source)
     if not record["answers"]:
         raise InputError(f"{source}: record {number} (question {record['question_id']}) has an empty list of 'answers'")

@@ -1,13 +1,14 @@
 """Where an official file is: plain under the root, packed beside its place, or inside a zip archive as downloaded."""
 
 import gzip
+import hashlib
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from cdvqa.errors import InputError
 
@@ -25,7 +26,7 @@ def locate(root: str | Path, name: str) -> Source:
     Raises:
         InputError: it is nowhere; archives that cannot be read are named.
     """
-    found = find(root, name)
+    found = find_file(root, name)
     if found is not None:
         return found
     broken = [str(archive.name) for archive in _archives(Path(root)) if _members(*_identity(archive)) is None]
@@ -36,7 +37,7 @@ def locate(root: str | Path, name: str) -> Source:
     )
 
 
-def find(root: str | Path, name: str) -> Source | None:
+def find_file(root: str | Path, name: str) -> Source | None:
     """`<root>/<name>`, `<name>.gz`, `<name>.zip`, or the member of a zip directly under the root; None if nowhere.
 
     A member is known by the whole of `name` or else by its last part, in the archives in order of their names.
@@ -56,7 +57,7 @@ def find(root: str | Path, name: str) -> Source | None:
 
 
 @contextmanager
-def open_source(source: Source) -> Iterator[IO[bytes]]:
+def unpacked(source: Source) -> Iterator[IO[bytes]]:
     """A stream of its unpacked bytes.
 
     Raises:
@@ -73,6 +74,12 @@ def open_source(source: Source) -> Iterator[IO[bytes]]:
         raise InputError(f"{source}: cannot be unpacked ({error}); unpack it yourself") from None
     except OSError as error:
         raise InputError(f"{source}: cannot be read ({error.strerror or error})") from None
+
+
+def digest(source: Source) -> dict[str, Any]:
+    """Bytes and SHA-256 of a file, unpacked: packing makes no difference. InputError if it cannot be read."""
+    with unpacked(source) as stream:
+        return {"sha256": hashlib.file_digest(stream, "sha256").hexdigest(), "bytes": stream.tell()}  # type: ignore[arg-type]
 
 
 def _archives(root: Path) -> list[Path]:

@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from cdvqa.data.questions.annotations import check_fields, check_text
-from cdvqa.data.questions.cache import digest
+from cdvqa.data.questions.archives import digest
 from cdvqa.data.questions.official import read_records
-from cdvqa.data.questions.text import TextFormat, TokenisedQuestions, tokenise
+from cdvqa.data.questions.text import TokenisedQuestions, tokenise
 from cdvqa.errors import InputError
+from cdvqa.presets import TextFormat
 
 _LENGTH = 80  # word pieces of a question with what stands behind it
 _WORDS = 30  # that are taken of those read in the image

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,20 +13,42 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cdvqa.data.questions.annotations import Annotations, Record, check_fields, check_text, check_unique, integers
-from cdvqa.data.questions.archives import Source, open_source
+from cdvqa.data.questions.annotations import Annotations, JsonRecord, check_fields, check_text, check_unique, integers
+from cdvqa.data.questions.archives import Source, unpacked
 from cdvqa.errors import InputError
 
 _FIELDS = {"question_id": int, "image_id": int, "question": str}
 
 
 @dataclass(frozen=True)
-class Asked:
-    """N questions as a question file has them."""
+class PlainQuestions:
+    """N questions without answers, in the order of their file."""
 
     question_id: NDArray[np.int64]
     image_id: NDArray[np.int64]
     text: list[str]
+
+    @classmethod
+    def of(cls, records: Sequence[JsonRecord], source: str = "questions") -> PlainQuestions:
+        """Columns of records {question_id, image_id, question}.
+
+        Args:
+            records: in any order.
+            source: what an error names, usually the file.
+
+        Raises:
+            InputError: a field is missing or of the wrong kind, or an id is duplicate.
+        """
+        for number, record in enumerate(records):
+            check_fields(record, _FIELDS, number, source)
+        columns = cls(
+            question_id=integers(records, "question_id", source),
+            image_id=integers(records, "image_id", source),
+            text=[record["question"] for record in records],
+        )
+        check_text(columns.text, "question", source)
+        check_unique(columns.question_id, source)
+        return columns
 
 
 @dataclass(frozen=True)
@@ -61,52 +83,48 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-@_no_garbage_collection()
 def read_questions(question_file: str | Source, annotation_file: str | Source) -> Questions:
-    """Read a split and join its two files by question id.
+    """Read a split and join its two files by question id; errors as in the functions below."""
+    plain, annotations = read_plain_questions(question_file), read_annotations(annotation_file)
+    return join_questions(plain, annotations, str(question_file), str(annotation_file))
 
-    Args:
-        question_file: a list of {question_id, image_id, question}, or {"questions": list}.
-        annotation_file: a list of {question_id, question_type, answer_type, multiple_choice_answer,
-            answers: [{answer}, …]}, ten answers each, or {"annotations": list}.
+
+@_no_garbage_collection()
+def read_plain_questions(source: str | Source) -> PlainQuestions:
+    """Read a question file: a list of {question_id, image_id, question}, or {"questions": list}.
 
     Raises:
-        InputError: a file is missing or damaged, no JSON in UTF-8 or no list of records; a record lacks a field, has
-            one of the wrong kind or not ten answers; a question id stands twice in a file or only in one of them.
+        InputError: as `read_records` and `PlainQuestions.of`.
     """
-    annotations = Annotations.of(read_records(annotation_file, "annotations"), str(annotation_file))
-    _check_ten(annotations, str(annotation_file))
-    return join_questions(question_file, annotations, str(annotation_file))
+    return PlainQuestions.of(read_records(source, "questions"), str(source))
 
 
-def join_questions(question_file: str | Source, annotations: Annotations, annotation_source: str) -> Questions:
-    """Read a question file and put its questions beside their annotations; errors as in `read_questions`."""
-    asked = read_asked(question_file)
-    _check_covered(asked.question_id, annotations.question_id, str(question_file), annotation_source)
-    _check_covered(annotations.question_id, asked.question_id, annotation_source, str(question_file))
-    by_id = np.argsort(asked.question_id)
-    rows = by_id[np.searchsorted(asked.question_id, annotations.question_id, sorter=by_id)]
-    return Questions(asked.image_id[rows], [asked.text[row] for row in rows], annotations)
+@_no_garbage_collection()
+def read_annotations(source: str | Source) -> Annotations:
+    """Read an annotation file: a list of records as `Annotations.of` takes them, or {"annotations": list}.
+
+    Raises:
+        InputError: as `read_records` and `Annotations.of`.
+    """
+    return Annotations.of(read_records(source, "annotations"), str(source))
 
 
-def read_asked(question_file: str | Source) -> Asked:
-    """Read a question file alone, in its order; errors as in `read_questions`."""
-    records = read_records(question_file, "questions")
-    source = str(question_file)
-    for number, record in enumerate(records):
-        check_fields(record, _FIELDS, number, source)
-    asked = Asked(
-        question_id=integers(records, "question_id", source),
-        image_id=integers(records, "image_id", source),
-        text=[record["question"] for record in records],
-    )
-    check_text(asked.text, "question", source)
-    check_unique(asked.question_id, source)
-    return asked
+def join_questions(plain: PlainQuestions, annotations: Annotations, source: str, annotation_source: str) -> Questions:
+    """Put questions beside their annotations, in the order of these.
+
+    Raises:
+        InputError: an annotation has not ten answers, or a question id is only on one side.
+    """
+    _check_ten(annotations, annotation_source)
+    _check_covered(plain.question_id, annotations.question_id, source, annotation_source)
+    _check_covered(annotations.question_id, plain.question_id, annotation_source, source)
+    by_id = np.argsort(plain.question_id)
+    rows = by_id[np.searchsorted(plain.question_id, annotations.question_id, sorter=by_id)]
+    return Questions(plain.image_id[rows], [plain.text[row] for row in rows], annotations)
 
 
 def read_question_ids(question_file: str | Source) -> set[int]:
-    """Only the question ids of a question file."""
+    """Only the question ids of a question file; its records need no other field."""
     records = read_records(question_file, "questions")
     for number, record in enumerate(records):
         check_fields(record, {"question_id": int}, number, str(question_file))
@@ -120,7 +138,7 @@ def read_records(source: str | Source, key: str) -> list[Any]:
     Raises:
         InputError: the file is missing, damaged, not in UTF-8 (a byte order mark is fine), no JSON, or has no records.
     """
-    with open_source(Path(source) if isinstance(source, str) else source) as stream:
+    with unpacked(Path(source) if isinstance(source, str) else source) as stream:
         content = stream.read()
     encoding = json.detect_encoding(content)  # by a byte order mark or zeros
     if not encoding.startswith("utf-8"):
@@ -153,7 +171,7 @@ class _AnswersOnce:
     def __init__(self) -> None:
         self._known: dict[str, dict[str, str]] = {}
 
-    def __call__(self, record: dict[str, Any]) -> Record:
+    def __call__(self, record: dict[str, Any]) -> JsonRecord:
         answer = record.get("answer")
         if type(answer) is not str or "question_id" in record or "answers" in record:
             return record

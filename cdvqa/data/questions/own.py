@@ -2,18 +2,18 @@
 
 from pathlib import Path
 
-from cdvqa.data.questions.official import Asked, read_asked
+from cdvqa.data.questions.official import PlainQuestions, read_plain_questions
 from cdvqa.data.visual.source import VisualSource
 from cdvqa.errors import InputError
 
 
-def read_own_questions(file: Path, visual: VisualSource) -> Asked:
+def read_own_questions(file: Path, visual: VisualSource) -> PlainQuestions:
     """Read plain questions, and refuse those that cannot be answered.
 
     Raises:
-        InputError: as `read_asked`; a question is empty, or its image is lacking.
+        InputError: as `read_plain_questions`; a question is empty, or its image is lacking.
     """
-    asked = read_asked(file)
+    asked = read_plain_questions(file)
     for number, text in enumerate(asked.text):
         if not text.strip():
             where = f"{file}: record {number} (question {asked.question_id[number]})"

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import orjson
@@ -14,8 +13,8 @@ from numpy.typing import NDArray
 from tokenizers import BertWordPieceTokenizer, Tokenizer
 
 from cdvqa.errors import InputError
+from cdvqa.presets import TextFormat
 
-TextFormat = Literal["standard", "authors"]
 LENGTH = {"standard": 20, "authors": 14}
 _REMEDY = "give a word-piece vocabulary with --data.tokenizer PATH/vocab.txt"
 

@@ -1,4 +1,4 @@
-"""Cached targets of others in the place of annotations."""
+"""Cached targets in place of annotations."""
 
 import pickle
 from dataclasses import replace
@@ -11,14 +11,13 @@ from hypothesis import strategies as st
 
 from cdvqa.data.answers.cached_targets import (
     UNKNOWN,
-    TargetFiles,
     answer_type,
-    find_targets,
     read_answers,
     read_targets,
 )
 from cdvqa.data.answers.targets import SoftTargets
 from cdvqa.data.answers.vocabulary import AnswerVocabulary
+from cdvqa.data.datasets import VQACP, make_data_set
 from cdvqa.data.prepared import PreparedQuestions
 from cdvqa.errors import InputError
 from cdvqa.metrics import official_vqa_score
@@ -48,7 +47,7 @@ COUNTS = st.dictionaries(st.integers(0, 4), st.integers(1, 10), max_size=4).filt
 @given(st.lists(COUNTS, min_size=1, max_size=8), st.sampled_from(["third", "clark"]))
 def test_any_targets_come_back(tmp_path_factory, questions, rule):
     records = [target(number, counts, rule) for number, counts in enumerate(questions)]
-    path = write(tmp_path_factory.mktemp("foreign") / "train_target.pkl", records)
+    path = write(tmp_path_factory.mktemp("cached") / "train_target.pkl", records)
     annotations = read_targets(path, ANSWERS, rule)
     targets = SoftTargets.from_annotations(annotations, AnswerVocabulary(ANSWERS), rule)
     expected = np.zeros((len(records), 5), np.float32)
@@ -140,13 +139,15 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path):
 )
 @pytest.mark.parametrize("vocabulary", ["trainval_ans2label", "train_test_label2ans", "train_val_test_ans2label"])
 def test_files_are_found_by_split(tmp_path, layout, split, name, vocabulary):
-    assert find_targets(layout, split, tmp_path) is None
+    data_set = make_data_set(layout)
+    official = data_set.splits()[split]
+    assert data_set.files(tmp_path, split) == {"questions": official.questions, "annotations": official.annotations}
     write(tmp_path / f"cache/{name}_target.pkl", [])
     with pytest.raises(InputError, match=rf"{name}_target\.pkl: no vocabulary beside it; add .*ans2label"):
-        find_targets(layout, split, tmp_path)
+        data_set.files(tmp_path, split)
     write(tmp_path / f"cache/{vocabulary}.pkl", [])
-    assert find_targets(layout, split, tmp_path) == TargetFiles(f"cache/{name}_target.pkl", f"cache/{vocabulary}.pkl")
-    assert find_targets("vqacp", "id", tmp_path) is None
+    targets = {"targets": f"cache/{name}_target.pkl", "answers": f"cache/{vocabulary}.pkl"}
+    assert data_set.files(tmp_path, split) == {"questions": official.questions} | targets
 
 
 def replace_annotations(root, rule="third", typed=True, splits=("train", "test")):
@@ -171,31 +172,31 @@ def replace_annotations(root, rule="third", typed=True, splits=("train", "test")
 
 def prepare(root, rule="third"):
     protocol = replace(preset_protocol("paper", 1), soft_score=rule, selection="test")
-    return PreparedQuestions("vqacp", root, str(root / "vocab.txt"), 1, "ood", 0, protocol)
+    return PreparedQuestions(VQACP(), root, str(root / "vocab.txt"), 1, "ood", 0, protocol)
 
 
 @pytest.mark.parametrize("rule", ["third", "clark"])
 @pytest.mark.parametrize("splits", [("train", "test"), ("test",)])
 def test_training_gets_the_same_from_either(tmp_path, rule, splits):
     official = prepare(write_toy(tmp_path / "official"), rule)
-    foreign_root = write_toy(tmp_path / "foreign")
-    answers = replace_annotations(foreign_root, rule, splits=splits)
-    foreign = prepare(foreign_root, rule)
-    assert foreign.vocabulary.answers == (answers if "train" in splits else official.vocabulary.answers)
-    order = [official.vocabulary.index(answer) for answer in foreign.vocabulary.answers]
+    cached_root = write_toy(tmp_path / "cached")
+    answers = replace_annotations(cached_root, rule, splits=splits)
+    cached = prepare(cached_root, rule)
+    assert cached.vocabulary.answers == (answers if "train" in splits else official.vocabulary.answers)
+    order = [official.vocabulary.index(answer) for answer in cached.vocabulary.answers]
     for split in ("train", "test"):
         if split in splits:
             with pytest.warns(UserWarning, match=f"{split}_annotations.json is not there; cache/{split}_target.pkl"):
-                got = foreign.split(split)
+                got = cached.split(split)
         else:
-            got = foreign.split(split)
+            got = cached.split(split)
         expected = official.split(split)
         rows = np.arange(len(expected.questions))
         assert got.questions.text == expected.questions.text
         np.testing.assert_array_equal(got.tokens.ids, expected.tokens.ids)
         np.testing.assert_array_equal(got.targets.dense(rows), expected.targets.dense(rows)[:, order])
-    np.testing.assert_allclose(foreign.prior.table, official.prior.table[:, order], rtol=1e-6)
-    assert foreign.question_types_known and "cache/test_target.pkl" in foreign.digests
+    np.testing.assert_allclose(cached.prior.table, official.prior.table[:, order], rtol=1e-6)
+    assert cached.question_types_known and "cache/test_target.pkl" in cached.digests
 
 
 def test_without_question_types_the_prior_is_one_row_and_says_so(tmp_path):

@@ -6,10 +6,8 @@ import zipfile
 
 import pytest
 
-from cdvqa.data.datasets.layouts import split_files
-from cdvqa.data.questions.archives import find, locate, open_source
-from cdvqa.data.questions.cache import digest
-from cdvqa.data.questions.official import read_questions
+from cdvqa.data.datasets import VQACP, VQAVS
+from cdvqa.data.questions.archives import digest, find_file, locate, unpacked
 from cdvqa.errors import InputError
 from tests.data.toy import write_toy
 
@@ -23,7 +21,7 @@ def pack(path, members):
 
 
 def content(source):
-    with open_source(source) as stream:
+    with unpacked(source) as stream:
         return stream.read()
 
 
@@ -43,12 +41,12 @@ def test_the_nearest_form_wins(tmp_path):
 
 def test_what_a_mac_adds_to_archives_is_no_official_file(tmp_path):
     pack(tmp_path / "a.zip", {"__MACOSX/Val/Val-Ques.json": b"", "Val/._Val-Ques.json": b"", "Val/": b""})
-    assert find(tmp_path, NAME) is None
+    assert find_file(tmp_path, NAME) is None
 
 
 def test_an_archive_that_has_been_replaced_is_looked_at_again(tmp_path):
     pack(tmp_path / "a.zip", {"other.json": b""})
-    assert find(tmp_path, NAME) is None
+    assert find_file(tmp_path, NAME) is None
     pack(tmp_path / "a.zip", {"Val-Ques.json": b"new", "more.json": b""})
     assert content(locate(tmp_path, NAME)) == b"new"
 
@@ -112,14 +110,12 @@ def test_a_zipped_split_is_the_split(tmp_path):
     for kind in ("questions", "annotations"):
         files = {path.name: path.read_bytes() for path in plain.glob(f"*_{kind}.json")}
         pack(packed / f"v2_{kind}.zip", files)
-    assert split_files("vqacp", packed) == split_files("vqacp", plain)
-    for files in split_files("vqacp", packed).values():
-        zipped = read_questions(*(locate(packed, file) for file in files))
-        unpacked = read_questions(*(plain / file for file in files))
+    data_set = VQACP()
+    assert data_set.present(packed) == data_set.present(plain)
+    for split in data_set.present(packed):
+        zipped, unpacked = (data_set.read(root, split, "third") for root in (packed, plain))
         assert zipped.text == unpacked.text and zipped.question_id.tolist() == unpacked.question_id.tolist()
 
 
 def test_the_real_archive(shared):
-    files = split_files("vqavs", shared / "data")["dev"]
-    questions = read_questions(*(locate(shared / "data", file) for file in files))
-    assert len(questions) == 32_723
+    assert len(VQAVS().read(shared / "data", "dev", "third")) == 32_723

@@ -13,9 +13,10 @@ from cdvqa.data import prepared as module
 from cdvqa.data.answers.prior import QuestionTypePrior
 from cdvqa.data.answers.targets import SoftTargets
 from cdvqa.data.answers.vocabulary import AnswerVocabulary
+from cdvqa.data.datasets import VQACP
 from cdvqa.data.prepared import PreparedQuestions
 from cdvqa.data.questions.annotations import Annotations
-from cdvqa.data.questions.cache import Kept, pack_questions, unpack_questions
+from cdvqa.data.questions.cache import Cache, pack_questions, unpack_questions
 from cdvqa.data.questions.official import Questions, read_questions
 from cdvqa.data.questions.text import load_tokenizer, tokenise
 from cdvqa.presets import preset_protocol
@@ -23,7 +24,7 @@ from tests.data.toy import PIECES, record, write_toy
 
 PAPER = preset_protocol("paper", 1)
 MAKERS = (
-    "read_questions",
+    "pack_questions",
     "word_pieces",
     "SoftTargets.from_annotations",
     "count_answers",
@@ -37,7 +38,7 @@ def root(tmp_path):
 
 
 def prepare(root, protocol=PAPER, min_count=2, seed=0):
-    return PreparedQuestions("vqacp", root, str(root / "vocab.txt"), min_count, "ood", seed, protocol)
+    return PreparedQuestions(VQACP(), root, str(root / "vocab.txt"), min_count, "ood", seed, protocol)
 
 
 def contents(prepared):
@@ -167,11 +168,11 @@ def test_damaged_and_foreign_files_are_replaced(root, made, content):
 @given(st.integers(0, 1 << 30), st.sampled_from(["flip", "cut"]))
 def test_any_damage_is_noticed_or_harmless(tmp_path, seed, kind):
     draw = random.Random(seed)
-    kept, path = Kept(tmp_path), tmp_path / ".cdvqa" / "numbers.npz"
+    kept, path = Cache(tmp_path), tmp_path / ".cdvqa" / "numbers.npz"
     numbers = np.arange(50)
 
     def load():
-        return kept.arrays("numbers", {"of": "this"}, lambda: {"numbers": numbers}, lambda arrays: arrays["numbers"])
+        return kept.get("numbers.npz", {"of": "this"}, lambda: {"numbers": numbers}, lambda arrays: arrays["numbers"])
 
     load()
     whole = bytearray(path.read_bytes())
@@ -183,9 +184,9 @@ def test_any_damage_is_noticed_or_harmless(tmp_path, seed, kind):
 
 
 def test_a_file_that_lacks_an_array_is_made_anew(tmp_path):
-    kept = Kept(tmp_path)
-    kept.arrays("a", {}, lambda: {"other": np.zeros(1)}, lambda arrays: None)
-    assert kept.arrays("a", {}, lambda: {"wanted": np.ones(1)}, lambda arrays: arrays["wanted"]).tolist() == [1]
+    kept = Cache(tmp_path)
+    kept.get("a.npz", {}, lambda: {"other": np.zeros(1)}, lambda arrays: None)
+    assert kept.get("a.npz", {}, lambda: {"wanted": np.ones(1)}, lambda arrays: arrays["wanted"]).tolist() == [1]
 
 
 def test_a_folder_that_cannot_be_written_is_no_hindrance(root):

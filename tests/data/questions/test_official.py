@@ -1,7 +1,6 @@
 """Readers of the official files: what they join, and what they refuse."""
 
 import json
-import shutil
 import zipfile
 
 import numpy as np
@@ -9,10 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cdvqa.data.datasets.layouts import OOD_SETS, read_ood_question_ids, split_files
-from cdvqa.data.questions.official import read_asked, read_questions
+from cdvqa.data.datasets import VQA2, VQAVS
+from cdvqa.data.questions.official import read_plain_questions, read_questions
 from cdvqa.errors import InputError
-from tests.data.toy import dump, record, split, write_toy
+from tests.data.toy import dump, record, split
 
 
 def test_join_is_by_question_id(tmp_path):
@@ -28,41 +27,18 @@ def test_join_is_by_question_id(tmp_path):
 
 def test_vqa_v2_wraps_its_lists_in_objects(tmp_path):
     questions, annotations = split(5, 100)
-    files = split_files("vqa2", tmp_path)["train"]
+    files = VQA2().splits()["train"]
     dump(tmp_path / files.questions, {"info": {}, "questions": questions})
     dump(tmp_path / files.annotations, {"info": {}, "annotations": annotations})
     assert files.questions == "v2_OpenEnded_mscoco_train2014_questions.json"
-    assert len(read_questions(tmp_path / files.questions, tmp_path / files.annotations)) == 5
-
-
-def test_layouts(tmp_path):
-    assert list(split_files("vqacp", tmp_path)) == ["train", "test"]
-    write_toy(tmp_path, id_test=5)
-    assert list(split_files("vqacp", tmp_path)) == ["train", "id", "test"]
-    assert split_files("vqavs", tmp_path)["iid"].annotations == "IID-Test/IID-Test-Ans.json"
-    with pytest.raises(InputError, match="no such folder"):
-        split_files("vqacp", tmp_path / "absent")
-    with pytest.raises(InputError, match=r"data\.layout 'gqa' is unknown"):
-        split_files("gqa", tmp_path)
-
-
-@pytest.mark.parametrize("packed", [False, True])
-def test_ood_question_ids(tmp_path, packed):
-    for i, name in enumerate(OOD_SETS):
-        dump(tmp_path / "OOD-Test" / name / f"OOD-Test-{name}-Ques.json", split(i + 1, 10 * i)[0])
-    if packed:
-        shutil.make_archive(str(tmp_path / "OOD-Test"), "zip", tmp_path, "OOD-Test")
-        shutil.rmtree(tmp_path / "OOD-Test")
-    ids = read_ood_question_ids(tmp_path)
-    assert len(ids) == 9 and ids["QT+KW"] == set(range(30, 34))
+    assert len(VQA2().read(tmp_path, "train", "third")) == 5
 
 
 def test_the_real_vqa_vs_validation_file(shared, tmp_path):
     with zipfile.ZipFile(shared / "data/vqavs_val.zip") as archive:
         for member in ("Val/Val-Ques.json", "Val/Val-Ans.json"):
             archive.extract(member, tmp_path)
-    files = split_files("vqavs", tmp_path)["dev"]
-    questions = read_questions(tmp_path / files.questions, tmp_path / files.annotations)
+    questions = VQAVS().read(tmp_path, "dev", "third")
     annotations = questions.annotations
     assert len(questions) == 32_723 and len(np.unique(questions.image_id)) == 27_265
     assert len(annotations.question_type.names) == 65
@@ -182,6 +158,6 @@ def test_any_text_in_any_form_is_read_as_written(tmp_path, content, wrapped, esc
 def test_questions_are_read_alone(tmp_path):
     questions, _ = split(4, 10)
     dump(tmp_path / "q.json", {"questions": [entry | {"answer": "extra"} for entry in questions]})
-    asked = read_asked(str(tmp_path / "q.json"))
+    asked = read_plain_questions(str(tmp_path / "q.json"))
     assert asked.question_id.tolist() == [13, 12, 11, 10]
     assert asked.text == [entry["question"] for entry in questions]

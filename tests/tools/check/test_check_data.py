@@ -8,7 +8,7 @@ import zipfile
 
 import pytest
 
-from cdvqa.data.datasets.layouts import OOD_SETS
+from cdvqa.data.datasets.vqavs import OOD_SETS
 from tests.data.answers.test_cached_targets import replace_annotations
 from tests.data.toy import dump, split
 from tests.tools.check.table import row
@@ -55,9 +55,9 @@ def test_vqa_vs_lists_its_ood_sets_and_finds_foreign_questions(check, world):
     dump(world / "OOD-Test" / "KO" / "OOD-Test-KO-Ques.json", [{"question_id": 2001}, {"question_id": 7}])
     status, output = check(**{"data.layout": "vqavs"})
     assert status == 1
-    assert row(output, "OOD QT questions")[1] == "missing"
-    assert "ok    OOD KW+KO questions: 2 questions\n" in output
-    assert "WRONG OOD KO: 1 questions are not in the IID test" in output
+    assert row(output, "QT questions")[1] == "missing"
+    assert "ok    KW+KO questions: 2 questions\n" in output
+    assert "WRONG KO: 1 questions are not in iid" in output
     assert output.endswith("\nproblems: 2\n")
 
 
