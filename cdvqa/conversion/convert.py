@@ -2,19 +2,23 @@
 
 import json
 import os
-from contextlib import closing
-from functools import partial
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from cdvqa.conversion.blocks import BlockFile, Interrupted, convert_block, reading, store, verify_block
-from cdvqa.conversion.resumable import FeatureFile, claimed, lay_out, read_layout, readable, rename
-from cdvqa.conversion.sources.source import FeatureIndex, FeatureSource, Progress
-from cdvqa.conversion.workers import results
+from cdvqa.conversion.feature_file import FeatureFile, claimed, lay_out, read_layout, rename, store
+from cdvqa.conversion.sources.source import FeatureIndex, FeatureSource, ImageRegions, Progress
 from cdvqa.data.visual.fingerprint import measure, sample_rows
-from cdvqa.errors import InputError
+from cdvqa.errors import InputError, Stopped
 
 FeatureType = Literal["float16", "float32"]
 
@@ -25,7 +29,7 @@ class Conversion(NamedTuple):
     shape: tuple[int, int, int]
     dtype: str
     found: int
-    """How many images it found in a file that was left before."""
+    """How many images it found converted by an earlier call."""
     verified: bool
     """Whether the file was there, complete, and has only been read."""
 
@@ -36,55 +40,57 @@ def convert_features(
     dtype: FeatureType = "float16",
     workers: int = 1,
     overwrite: bool = False,
-    report: Progress = lambda step, done, total: None,
+    progress: Progress = lambda step, done, total: None,
 ) -> Conversion:
-    """Convert region features block by block, in constant memory, and verify what was written.
+    """Convert region features block by block, in constant memory.
 
-    The work is done in TARGET.part, which gets its name when it is complete. After an interruption the same call goes
-    on where it was; on a finished file it reads the file through and checks that it is still what was written.
+    The work is done in TARGET.part, which is renamed when it is complete. After an interruption the same call checks
+    what is done and continues; on a finished file it checks that the content is still what was written.
 
     Args:
-        source: the input, as `cdvqa.conversion.sources.recognise.open_source` opens it.
-        target: the HDF5 file. Its regions are as many as the image with most has; where images have fewer, `num_boxes`
-            tells how many and the rest is zero.
+        source: the input, as `cdvqa.conversion.sources.open_features` opens it.
+        target: the HDF5 file. It has as many regions as the image with most; where images have fewer, `num_boxes`
+            says how many and the rest is zero.
         dtype: how features are stored; boxes are float32 shares of the image's width and height.
-        workers: processes that decode and write.
-        overwrite: replace what stands at `target`, or in its partial file, whatever it is. A partial file that was
-            begun from this input with these options is still gone on with.
-        report: told of the progress.
+        workers: processes that compute regions; more than one pay where a network computes them.
+        overwrite: replace what is at `target`, or in its partial file, whatever it is. A partial file that was begun
+            from this input with these options is still continued.
+        progress: called with what is being done, and how many bytes of how many.
 
     Raises:
         InputError: the input is wrong (file, record and image are named; nothing is left of the output), or the output
             was made from another input or with other options.
-        Interrupted: the disk is full or fails, or a worker was killed; the partial file is kept.
+        Stopped: a disk is full or fails, or a worker was killed; the partial file is kept.
     """
     target = Path(target)
     made_from = json.loads(json.dumps({"format": source.format, "dtype": dtype, **source.identity}))
-    if target.is_dir():
-        raise InputError(f"{target}: is a folder; --output names a file")
+    if target.exists() and not target.is_file():
+        raise InputError(f"{target}: is a folder or a device; --output names a file")
     if target.exists() and not overwrite:
-        return _verified(target, made_from, workers, report)
+        return _verified(target, made_from, progress)
     path = target.with_name(f"{target.name}.part")
     with claimed(path) as descriptor:
-        file = _left_before(path, descriptor, made_from, overwrite)
-        found = file.images_done() if file else 0
+        file = _found(path, descriptor, made_from, overwrite)
+        done = _sound_blocks(file, progress) if file else []
         try:
-            file = file or _begun(source, path, descriptor, made_from, report)
-            _convert(source, file, workers, report)
+            file = file or _begun(source, path, descriptor, made_from, progress)
+            found = file.images(done)
+            missing = sorted(set(range(len(file))) - set(done))
+            for count, (block, regions) in enumerate(_converted(source, file, missing, workers), 1):
+                file.write(block, regions)
+                images = found + file.images(missing[:count])
+                progress("converting", source.bytes * images // len(file.index), source.bytes)
             _check_unchanged(source, made_from)
-            _check_written(file.blocks, workers, report)
-            rename(path, target)
-        except Interrupted:
-            raise
         except InputError:
             path.unlink(missing_ok=True)
             _check_unchanged(source, made_from)  # the likelier reason, if so
             raise
-    return Conversion(file.blocks.shape, dtype, found, verified=False)
+        rename(path, target)
+    return Conversion(file.shape, file.dtype, found, verified=False)
 
 
-def _left_before(path: Path, descriptor: int, made_from: dict[str, Any], overwrite: bool) -> FeatureFile | None:
-    """The partial file that an earlier call left; None where there is none, or none that got beyond being laid out."""
+def _found(path: Path, descriptor: int, made_from: dict[str, Any], overwrite: bool) -> FeatureFile | None:
+    """The partial file of an earlier call; None where there is none, or one that was not completely laid out."""
     try:
         file = read_layout(path, descriptor)
     except OSError:  # new, or of unknown origin
@@ -101,72 +107,51 @@ def _left_before(path: Path, descriptor: int, made_from: dict[str, Any], overwri
 
 
 def _begun(
-    source: FeatureSource, path: Path, descriptor: int, made_from: dict[str, Any], report: Progress
+    source: FeatureSource, path: Path, descriptor: int, made_from: dict[str, Any], progress: Progress
 ) -> FeatureFile:
-    with reading(source):
-        index = source.index(report)
-        fingerprint = _fingerprint(source, index, made_from["dtype"], report)
+    with _reading(source.path):
+        index = source.index(progress)
+    fingerprint = _fingerprint(source, index, made_from["dtype"], progress)
     return lay_out(path, descriptor, index, made_from["dtype"], source.images_per_block, made_from, fingerprint)
 
 
-def _fingerprint(source: FeatureSource, index: FeatureIndex, dtype: str, report: Progress) -> dict[str, Any]:
+def _fingerprint(source: FeatureSource, index: FeatureIndex, dtype: str, progress: Progress) -> dict[str, Any]:
     """Taken before the conversion, so that the file is complete when its last block is."""
     shape = (len(index), int(index.num_boxes.max()), index.region_width)
     sample = index[sample_rows(shape[0])]
     features = np.empty((len(sample), *shape[1:]), dtype)
     boxes = np.empty((*features.shape[:2], 4), np.float32)
-    for place, image in enumerate(source.images(sample)):
-        store(image, features[place], boxes[place])
-        report("measuring a sample", source.bytes * (place + 1) // len(sample), source.bytes)
+    for row, image in enumerate(_regions(source, sample)):
+        store(image, features[row], boxes[row])
+        progress("measuring a sample", source.bytes * (row + 1) // len(sample), source.bytes)
     origin = {"shape": shape, "dtype": dtype, "extractor": source.extractor, "source_digest": source.digest}
     return origin | measure(features, boxes, sample.num_boxes)
 
 
-def _convert(source: FeatureSource, file: FeatureFile, workers: int, report: Progress) -> None:
-    blocks, done = file.blocks, file.images_done()
-    tasks = [(block, file.index[blocks.rows(block)]) for block in np.flatnonzero(~blocks.done()).tolist()]
-    with closing(results(partial(convert_block, blocks, source), tasks, workers)) as finished:
-        for block in finished:
-            done += blocks.images(block)
-            report("converting", source.bytes * done // blocks.shape[0], source.bytes)
-
-
-def _broken(blocks: BlockFile, workers: int, report: Progress) -> list[int]:
-    """Read a file through; the blocks that do not hold what was written."""
-    images, size = 0, os.fstat(blocks.descriptor).st_size
-    broken = []
-    with closing(results(partial(verify_block, blocks), range(len(blocks)), workers)) as verified:
-        for block, sound in verified:
-            images += blocks.images(block)
-            report("verifying", size * images // blocks.shape[0], size)
-            if not sound:
-                broken.append(block)
-    return sorted(broken)
-
-
-def _check_written(blocks: BlockFile, workers: int, report: Progress) -> None:
-    if broken := _broken(blocks, workers, report):
-        for block in broken:
-            blocks.forget(block)
-        count = f"{len(broken)} blocks do" if len(broken) > 1 else "1 block does"
-        what = f"{count} not read back as written, the disk may be failing"
-        raise Interrupted(f"{blocks.name}: {what}; run the same command again to write it anew")
-
-
-def _verified(target: Path, made_from: dict[str, Any], workers: int, report: Progress) -> Conversion:
-    with readable(target) as descriptor:
+def _verified(target: Path, made_from: dict[str, Any], progress: Progress) -> Conversion:
+    with target.open("rb") as opened:
         try:
-            file = read_layout(target, descriptor)
+            file = read_layout(target, opened.fileno())
         except OSError as error:
             raise InputError(f"{target}: not a readable HDF5 file ({error}); replace it with --overwrite") from None
         if not file or file.source != made_from:
             raise InputError(f"{target}: not made from this input with these options; replace it with --overwrite")
-        blocks = file.blocks
-        if broken := _broken(blocks, workers, report):
-            rows = blocks.rows(broken[0])
+        if broken := sorted(set(range(len(file))) - set(_sound_blocks(file, progress))):
+            rows = file.rows(broken[0])
             what = f"its content has changed since it was made, first in images {rows.start} to {rows.stop - 1}"
             raise InputError(f"{target}: {what}; make it again with --overwrite")
-    return Conversion(blocks.shape, blocks.dtype, blocks.shape[0], verified=True)
+    return Conversion(file.shape, file.dtype, file.shape[0], verified=True)
+
+
+def _sound_blocks(file: FeatureFile, progress: Progress) -> list[int]:
+    """The blocks that are done and read back as they were written."""
+    sound, done, size = [], file.done(), os.fstat(file.descriptor).st_size
+    with _reading(file.path):
+        for count, block in enumerate(done, 1):
+            if file.holds(block):
+                sound.append(block)
+            progress("verifying", size * count // len(done), size)
+    return sound
 
 
 def _check_unchanged(source: FeatureSource, made_from: dict[str, Any]) -> None:
@@ -176,3 +161,63 @@ def _check_unchanged(source: FeatureSource, made_from: dict[str, Any]) -> None:
         unchanged = False
     if not unchanged:
         raise InputError(f"{source.path}: the file changed while it was read; start again when it is complete")
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Report that a file cannot be read: a disk or a network that fails is no fault of the input."""
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or error
+        raise Stopped(f"{path}: cannot be read ({why}); run the same command again when it can") from None
+
+
+# --- computing regions, here or in other processes ----------------------------------------------------------------
+
+
+def _converted(
+    source: FeatureSource, file: FeatureFile, blocks: list[int], workers: int
+) -> Iterator[tuple[int, Iterator[ImageRegions]]]:
+    """Each block's number and regions, in order."""
+    parts = ((block, file.index[file.rows(block)]) for block in blocks)
+    if workers == 1 or len(blocks) < 2:
+        for block, index in parts:
+            yield block, _regions(source, index)
+        return
+    pool = ProcessPoolExecutor(min(workers, len(blocks)), get_context("spawn"), _prepare_worker)
+    ahead: deque[tuple[int, Future[list[ImageRegions]]]] = deque()
+    try:
+        for block, index in parts:
+            ahead.append((block, pool.submit(_all_regions, source, index)))
+            if len(ahead) > 2 * workers:
+                block, future = ahead.popleft()
+                yield block, iter(future.result())
+        for block, future in ahead:
+            yield block, iter(future.result())
+    except BrokenProcessPool:
+        raise Stopped("a worker was killed; run the same command again, it continues") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _regions(source: FeatureSource, index: FeatureIndex) -> Iterator[ImageRegions]:
+    with _reading(source.path):
+        yield from source.images(index)
+
+
+def _all_regions(source: FeatureSource, index: FeatureIndex) -> list[ImageRegions]:
+    return list(_regions(source, index))
+
+
+def _prepare_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends its workers itself
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A main process that was killed cannot end its workers."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cdvqa.conversion.resumable import read_layout, readable
+from cdvqa.conversion.feature_file import read_layout
 from cdvqa.data.datamodule import VQADataModule
 from cdvqa.data.visual.features import RegionFeatures
 from cdvqa.data.visual.fingerprint import sample_rows
@@ -119,9 +119,9 @@ def _in_the_making(path: Path) -> list[Finding]:
         return []
     command, state = f"cdvqa prepare features --output {path}", "nothing is converted yet"
     try:
-        with readable(part) as descriptor:
-            file = read_layout(part, descriptor)
-            done = file.images_done() if file else 0
+        with part.open("rb") as opened:
+            file = read_layout(part, opened.fileno())
+            done = file.images(file.done()) if file else 0
     except (OSError, InputError):  # not laid out yet, or of other making: the command deals with it
         file, done = None, 0
     if file is not None:

@@ -22,7 +22,7 @@ def features(
 ) -> None:
     """Make the HDF5 file that `data.features` names, from published region features or from own images.
 
-    Works in OUTPUT.part; after an interruption the same command goes on where it was. A finished OUTPUT is verified.
+    Works in OUTPUT.part; after an interruption the same command resumes. A finished OUTPUT is verified.
 
     Args:
         output: HDF5 file to make.
@@ -32,19 +32,21 @@ def features(
         extractor: what computes features from --images; grid is 6 x 6 cells of a ResNet.
         checkpoint: ResNet of the extractor, a name on the Hugging Face hub or a folder.
         dtype: how features are stored; float16 takes half the room.
-        workers: processes that convert.
+        workers: processes that extract features from --images.
         overwrite: replace a file made from another input or with other options.
     """
     from cdvqa.conversion.convert import convert_features
 
     if workers < 1:
         raise InputError(f"--workers {workers}: must be at least 1")
+    if workers > 1 and images is None:
+        raise InputError("--workers goes with --images; one process converts --input as fast as several")
     start = time.perf_counter()
     source = _source(input, images, format, checkpoint)
-    with progress_bar() as report:
-        done = convert_features(source, output, dtype, workers, overwrite, report)
+    with progress_bar() as progress:
+        done = convert_features(source, output, dtype, workers, overwrite, progress)
     count, regions, width = done.shape
-    verb = "verified" if done.verified else f"made, going on after {done.found:,} images" if done.found else "made"
+    verb = "verified" if done.verified else f"made, resumed after {done.found:,} images" if done.found else "made"
     size, seconds = Path(output).stat().st_size, time.perf_counter() - start
     print(f"{output}: {verb}: {count:,} images, {regions} x {width} {done.dtype}, {size:,} bytes, {seconds:.1f} s")
 

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 
 from cdvqa.cli import main
-from cdvqa.conversion.blocks import BlockFile
+from cdvqa.conversion.feature_file import FeatureFile
 
 
 class Image(NamedTuple):
@@ -92,7 +92,7 @@ def assert_holds(path, images, dtype="float16"):
 
 def interrupt(monkeypatch, after):
     """Let the conversion be interrupted before it writes another block than the first `after`; returns those tried."""
-    write, blocks = BlockFile.write, []
+    write, blocks = FeatureFile.write, []
 
     def failing(self, block, images):
         blocks.append(block)
@@ -100,5 +100,5 @@ def interrupt(monkeypatch, after):
             raise KeyboardInterrupt
         write(self, block, images)
 
-    monkeypatch.setattr(BlockFile, "write", failing)
+    monkeypatch.setattr(FeatureFile, "write", failing)
     return blocks

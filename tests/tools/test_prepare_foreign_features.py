@@ -77,18 +77,6 @@ def test_differing_numbers_of_boxes(tmp_path, name):
     assert_holds(tmp_path / "out.h5", images, sizes=sizes)
 
 
-@pytest.mark.parametrize("name", ["npz", "mmf lmdb", "bottom-up"])
-def test_two_processes_write_the_same(tmp_path, name):
-    source = WRITERS[name][0](tmp_path, sample_images(count=300, width=6))
-    outputs = []
-    for workers in ("1", "2"):
-        target = tmp_path / f"{workers}.h5"
-        assert convert(source, target, "--workers", workers) == 0
-        with h5py.File(target) as file:
-            outputs.append({part: file[part][:].tobytes() for part in ("features", "boxes", "image_id", "size")})
-    assert outputs[0] == outputs[1]
-
-
 @pytest.mark.parametrize("name", WRITERS)
 def test_nan_is_refused_with_the_record(tmp_path, capsys, name):
     images = sample_images(count=3, width=6)

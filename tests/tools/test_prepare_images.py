@@ -89,7 +89,7 @@ def test_the_same_file_from_two_processes_and_after_an_interruption(images, chec
         assert prepare(images, checkpoint, resumed) == 130
     capsys.readouterr()
     assert prepare(images, checkpoint, resumed) == 0
-    assert "going on after 2 images" in capsys.readouterr().out
+    assert "resumed after 2 images" in capsys.readouterr().out
     for path in (shared, resumed):
         assert path.read_bytes() == whole.read_bytes()
 

@@ -21,7 +21,7 @@ from cdvqa.cli import main
 from cdvqa.conversion.sources.source import FeatureSource
 FeatureSource.images_per_block = 1  # image, with a flush to the disk after each
 print("begun", flush=True)
-status = main(["prepare", "features", "--input", sys.argv[1], "--output", sys.argv[2], "--workers", sys.argv[3]])
+status = main(["prepare", "features", "--input", sys.argv[1], "--output", sys.argv[2]])
 print("ended", status, flush=True)
 sys.stdin.read()
 """
@@ -38,55 +38,54 @@ def source(tmp_path_factory):
     return write_tsv(tmp_path_factory.mktemp("killed") / "in.tsv", images)
 
 
-def begin(source, target, workers):
+def begin(source, target):
     """Start a conversion in a process of its own; it waits when it has ended."""
-    command = [sys.executable, "-c", SLOW, str(source), str(target), str(workers)]
+    command = [sys.executable, "-c", SLOW, str(source), str(target)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "begun\n"
     return process
 
 
-@pytest.fixture(scope="module", params=[(1, 8), (2, 2)], ids=["one worker", "two workers"])
-def uninterrupted(request, source, tmp_path_factory):
-    """(workers, kills, the right data sets, seconds they take)."""
-    workers, kills = request.param
+@pytest.fixture(scope="module")
+def uninterrupted(source, tmp_path_factory):
+    """(the right data sets, seconds they take)."""
     target = tmp_path_factory.mktemp("whole") / "out.h5"
-    with begin(source, target, workers) as process:
+    with begin(source, target) as process:
         start = time.monotonic()
         lines = [process.stdout.readline(), process.stdout.readline()]
         seconds = time.monotonic() - start
     assert lines[1] == "ended 0\n"
-    return workers, kills, contents(target), seconds
+    return contents(target), seconds
 
 
 def test_kills_at_random_moments(source, tmp_path, uninterrupted):
-    workers, kills, wanted, seconds = uninterrupted
-    rng = random.Random(workers)
-    edges = [seconds * k / kills for k in range(kills + 1)]
+    wanted, seconds = uninterrupted
+    rng = random.Random(1)
+    edges = [seconds * k / 8 for k in range(9)]
     for number, (first, last) in enumerate(pairwise(edges)):  # one in each part of the duration
         target = tmp_path / f"{number}.h5"
-        with begin(source, target, workers) as process:
+        with begin(source, target) as process:
             time.sleep(rng.uniform(first, last))
-            process.send_signal(signal.SIGKILL)  # the main process alone: its workers end by themselves
+            process.send_signal(signal.SIGKILL)
         assert convert(source, target) == 0
         assert contents(target) == wanted
         assert sorted(os.listdir(tmp_path)) == [f"{n}.h5" for n in range(number + 1)]
 
 
 def test_one_conversion_killed_again_and_again(source, tmp_path, uninterrupted):
-    workers, _, wanted, seconds = uninterrupted
+    wanted, seconds = uninterrupted
     for _ in range(3):
-        with begin(source, tmp_path / "out.h5", workers) as process:
+        with begin(source, tmp_path / "out.h5") as process:
             time.sleep(seconds / 5)
             process.send_signal(signal.SIGKILL)
-    assert convert(source, tmp_path / "out.h5", "--workers", str(workers)) == 0
+    assert convert(source, tmp_path / "out.h5") == 0
     assert contents(tmp_path / "out.h5") == wanted
 
 
 def test_a_kill_after_the_end(source, tmp_path, uninterrupted, capsys):
-    workers, _, wanted, _ = uninterrupted
+    wanted, _ = uninterrupted
     target = tmp_path / "out.h5"
-    with begin(source, target, workers) as process:
+    with begin(source, target) as process:
         while not process.stdout.readline().startswith("ended"):
             pass
         process.send_signal(signal.SIGKILL)
