@@ -4,19 +4,22 @@
 Every field is a config field of its own; a value there wins over the preset, and each result names the difference.
 """
 
+import inspect
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Optional, TypeVar, get_type_hints
 
 from cdvqa.errors import InputError
 
 Preset = Literal["paper", "authors"]
-OptimizerName = Literal["adamw", "adam", "authors_adamw"]
+OptimizerName = Literal["adamw", "adam", "adamax", "authors_adamw"]
 Selection = Literal["dev", "last", "test"]
 SoftScore = Literal["third", "clark"]
 TextFormat = Literal["standard", "authors"]
 NoAnswer = Literal["skip", "random"]
 TieBreak = Literal["exact", "strict", "strict_bf16"]
 Schedule = Literal["linear", "epoch_cosine"]
+Constructor = TypeVar("Constructor", bound=Callable[..., None])
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Protocol:
     """The settled value of every preset field for one stage.
 
     Attributes:
-        optimizer: torch's AdamW or Adam, or the authors' AdamW (its eps is not scaled by the bias correction).
+        optimizer: torch's AdamW, Adam or Adamax, or the authors' AdamW (its eps is not scaled by the bias correction).
         weight_decay: for all parameter groups, scores too.
         global_batch: questions in one optimiser step over all processes and accumulated batches.
         warmup: optimiser steps with a rising rate; a float is a share of all steps, an int a number of steps.
@@ -56,6 +59,21 @@ class Protocol:
     tie_break: TieBreak
     reset_before_evaluation: bool
     schedule: Schedule
+
+
+def takes_preset_fields(constructor: Constructor) -> Constructor:
+    """Show the fields of `Protocol` in the signature of a constructor that ends in `**fields`, each null by default.
+
+    Command-line options and their help are made from that signature.
+    """
+    own = [p for p in inspect.signature(constructor).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    fields = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Optional[kind])
+        for name, kind in get_type_hints(Protocol).items()
+    ]
+    constructor.__signature__ = inspect.Signature([*own, *fields])  # type: ignore[attr-defined]
+    constructor.__doc__ = Protocol.__doc__
+    return constructor
 
 
 def preset_protocol(preset: Preset, stage: int, has_dev: bool = False) -> Protocol:

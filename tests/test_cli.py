@@ -82,8 +82,8 @@ def test_a_bare_config_name_and_flags_compose_left_to_right(config: str, capsys:
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--model.objective=focal", "--model.objective: unknown objective 'focal'; known are bce, ce, lmh, rubi, lpf"),
-        ("--model.parent_objective=bce+focal", "--model.parent_objective: unknown objective 'focal'"),
+        ("--model.objective=focal", "--model.objective 'focal' is unknown; use one of bce, ce, lmh, rubi, lpf, poe"),
+        ("--model.parent_objective=bce+focal", "--model.parent_objective 'focal' is unknown"),
         ("--model.parent_objective=bce+lmh+lpf", "stage 2 starts from 1 objective(s), such as bce"),
         ("--model.objective_options.gamma=2", "lmh does not take gamma (it takes: entropy_weight, trainable)"),
         ("--model.objectiv=lmh", "--model.objectiv: Option 'objectiv' is not accepted"),

@@ -31,14 +31,15 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[torch.dtype]]:
         return output
 
     def watched(objective: Any) -> Callable[..., Loss]:
-        def forward(self: Any, *tensors: torch.Tensor) -> Loss:
-            loss: Loss = objective(self, *tensors)
+        def formed(self: Any, *given: torch.Tensor, **needed: torch.Tensor) -> Loss:
+            loss: Loss = objective(self, *given, **needed)
             assert not torch.is_autocast_enabled("cpu")
+            tensors = [*given, *needed.values()]
             floats = [*(tensor for tensor in tensors if tensor.is_floating_point()), loss.total, *loss.terms.values()]
             types["loss"] |= {tensor.dtype for tensor in floats}
             return loss
 
-        return forward
+        return formed
 
     def watched_clip(self: VQAStage, *args: Any, **kwargs: Any) -> None:
         types["gradient"] |= {p.grad.dtype for p in self.parameters() if p.grad is not None}
@@ -47,7 +48,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[torch.dtype]]:
     monkeypatch.setattr(Lxmert, "forward", watched_forward)
     monkeypatch.setattr(VQAStage, "configure_gradient_clipping", watched_clip)
     for objective in OBJECTIVES.values():
-        monkeypatch.setattr(objective, "forward", watched(objective.forward))
+        monkeypatch.setattr(objective, "loss", watched(objective.loss))
     return types
 
 

@@ -1,9 +1,10 @@
 """Vision-language models behind one protocol, one room each."""
 
-from cdvqa.backbones.backbone import Backbone, LoadReport, Output, SequenceOutput
+from cdvqa.backbones.backbone import Backbone, LoadReport
 from cdvqa.backbones.lxmert import Lxmert
 from cdvqa.backbones.mplug import Mplug
 from cdvqa.backbones.updn import UpDn
 from cdvqa.backbones.visualbert import VisualBert
+from cdvqa.objectives import Output, SequenceOutput
 
 __all__ = ["Backbone", "LoadReport", "Lxmert", "Mplug", "Output", "SequenceOutput", "UpDn", "VisualBert"]

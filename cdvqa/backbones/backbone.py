@@ -1,50 +1,18 @@
 """What a stage asks of a vision-language model."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from tokenizers import Tokenizer
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from cdvqa.data.batch import VQABatch
 from cdvqa.data.visual.source import ImageFormat
-from cdvqa.objectives import OBJECTIVES
-
-
-class SequenceOutput(NamedTuple):
-    """What a generative backbone makes of the N answers that the B questions of a batch were given.
-
-    Attributes:
-        logits: scores of the next word piece, (N, L − 1, V).
-        target: the next word piece, (N, L − 1) int64, −100 on padding.
-        weight: share of the question's human answers, (N,).
-        prior: how often the answer is given to questions of the type, (N,).
-        questions: B.
-    """
-
-    logits: Tensor
-    target: Tensor
-    weight: Tensor
-    prior: Tensor
-    questions: int
-
-
-class Output(NamedTuple):
-    """What a backbone computes from a batch.
-
-    Attributes:
-        logits: scores of the answers, (B, A); None for a generative backbone.
-        hidden: pooled output before the classifier, (B, H); None for a generative backbone.
-        sequence: token-level parts of a generative backbone; None for a classifier.
-    """
-
-    logits: Tensor | None
-    hidden: Tensor | None
-    sequence: SequenceOutput | None = None
+from cdvqa.objectives import Output
 
 
 @dataclass(frozen=True)
@@ -85,7 +53,8 @@ class Backbone(nn.Module, ABC):
         hidden_size: H, width of the pooled output.
         num_answers: A, number of answers.
         classifier: what stage 2 trains beside the masks, the answer head; never pruned.
-        objectives: the objectives it can be trained with, and the options of each that are not the objective's own.
+        provides: width of what it can tell of the question or the image alone, under `question` and `vision`.
+        asked: which of these `forward` fills in; the stage sets it to what the objective needs.
         generates: whether it says its answers word by word, and learns from `batch.sequences`.
         image_format: the pictures it takes; None where it takes region features.
         counting_note: what a reader of published parameter counts must know; `cdvqa info` prints it.
@@ -97,20 +66,24 @@ class Backbone(nn.Module, ABC):
     hidden_size: int
     num_answers: int
     classifier: nn.Module
-    objectives: ClassVar[Mapping[str, Mapping[str, Any]]] = {name: {} for name in OBJECTIVES}
     generates: ClassVar[bool] = False
     image_format: ImageFormat | None = None
     counting_note: ClassVar[str] = ""
     answers: list[str] | None = None
     tokenizer: Tokenizer | None = None
+    asked: frozenset[str] = frozenset()
+
+    @property
+    def provides(self) -> dict[str, int]:
+        return {}
 
     @abstractmethod
     def forward(self, batch: VQABatch) -> Output:
         """Score every answer for every question of the batch."""
 
     @abstractmethod
-    def answer(self, batch: VQABatch, output: Output | None = None) -> list[str]:
-        """The answer string of each question; pass `output` where the forward pass has been made already."""
+    def answer(self, batch: VQABatch) -> list[str]:
+        """The answer string of each question."""
 
     @abstractmethod
     def matrices(self) -> dict[str, list[str]]:

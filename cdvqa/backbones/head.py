@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from cdvqa.backbones.backbone import Backbone, Output
+from cdvqa.backbones.backbone import Backbone
 from cdvqa.data.batch import VQABatch
 from cdvqa.errors import InputError
 
@@ -23,12 +23,10 @@ class Classification(Backbone):
 
     classifier: nn.Sequential
 
-    def answer(self, batch: VQABatch, output: Output | None = None) -> list[str]:
+    def answer(self, batch: VQABatch) -> list[str]:
         """The best-scored string of the vocabulary."""
         assert self.answers is not None, "the stage hands over the vocabulary before evaluation"
-        output = self(batch) if output is None else output
-        assert output.logits is not None
-        return [self.answers[index] for index in output.logits.argmax(dim=1).tolist()]
+        return [self.answers[index] for index in self(batch).logits.argmax(dim=1).tolist()]
 
     def warm_start(self, pretrained: str) -> None:
         """Fill the answer head from the folder `pretrained`, where it holds one and the vocabulary is known."""

@@ -4,14 +4,16 @@ from collections.abc import Iterable
 from itertools import chain
 from typing import Any, Optional
 
+import torch
 from torch import nn
 from transformers import LxmertConfig, LxmertModel
 
-from cdvqa.backbones.backbone import LoadReport, Output
+from cdvqa.backbones.backbone import LoadReport
 from cdvqa.backbones.head import Classification, answer_head
 from cdvqa.backbones.huggingface import BERT_ATTENTION, BERT_LAYER, architecture, load_from_hub
-from cdvqa.backbones.padding import trim_padding
+from cdvqa.backbones.padding import masked_mean, trim_padding
 from cdvqa.data.batch import VQABatch
+from cdvqa.objectives import Output
 
 CROSS_BLOCK = (
     *(f"visual_attention.{part}" for part in ("att.query", "att.key", "att.value", "output.dense")),
@@ -55,14 +57,27 @@ class Lxmert(Classification):
     def forward(self, batch: VQABatch) -> Output:
         """Pooled output of the first position of the language stream, then the answer head (no dropout between)."""
         ids, mask = trim_padding(batch.input_ids, batch.attention_mask)
-        hidden = self.lxmert(
+        outputs = self.lxmert(
             input_ids=ids,
             attention_mask=mask,
             visual_feats=batch.region_features,
             visual_pos=batch.boxes,
             visual_attention_mask=batch.region_mask,
-        ).pooled_output
-        return Output(self.classifier(hidden), hidden)
+            output_hidden_states="question" in self.asked,
+        )
+        hidden, question, vision = outputs.pooled_output, None, None
+        if "question" in self.asked:
+            question = outputs.language_hidden_states[self.config.l_layers - 1][:, 0].detach()
+        if "vision" in self.asked:
+            with torch.no_grad():
+                regions = self.lxmert.encoder.visn_fc(batch.region_features, batch.boxes)
+            vision = masked_mean(regions, batch.region_mask)
+        return Output(self.classifier(hidden), hidden, question=question, vision=vision)
+
+    @property
+    def provides(self) -> dict[str, int]:
+        """The first position before any cross-modality layer, and the mean of the embedded regions."""
+        return {"question": self.hidden_size, "vision": self.hidden_size}
 
     def matrices(self) -> dict[str, list[str]]:
         """168 matrices of LXMERT-base (Eqs. 11–12): biases, layer norms, position and type embeddings stay whole."""

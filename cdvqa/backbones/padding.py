@@ -14,3 +14,12 @@ def trim_padding(ids: Tensor | None, mask: Tensor | None) -> tuple[Tensor | None
         return ids, mask
     longest = max(1, int(mask.sum(dim=1).max()))
     return ids[:, :longest], mask[:, :longest]
+
+
+def masked_mean(states: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean over the positions of (B, N, H) that the mask (B, N) keeps; None keeps all. No gradient flows back."""
+    states = states.detach()
+    if mask is None:
+        return states.mean(dim=1)
+    weights = mask.to(states.dtype)[..., None]
+    return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from cdvqa.backbones.backbone import LoadReport, Output
+from cdvqa.backbones.backbone import LoadReport
 from cdvqa.backbones.glove import read_glove
 from cdvqa.backbones.head import Classification, answer_head
-from cdvqa.backbones.padding import trim_padding
+from cdvqa.backbones.padding import masked_mean, trim_padding
 from cdvqa.data.batch import VQABatch
 from cdvqa.errors import InputError
+from cdvqa.objectives import Output
 
 
 class UpDn(Classification):
@@ -64,7 +65,8 @@ class UpDn(Classification):
         question = self.read(ids, mask)
         attended = self.attention(question, batch.region_features, batch.region_mask)
         hidden = self.question_net(question) * self.vision_net(attended)
-        return Output(self.classifier(hidden), hidden)
+        vision = masked_mean(batch.region_features, batch.region_mask) if "vision" in self.asked else None
+        return Output(self.classifier(hidden), hidden, question=question.detach(), vision=vision)
 
     def read(self, ids: Tensor, mask: Tensor | None) -> Tensor:
         """The GRU's state at the last word piece of each question (without a mask, at the last position), (B, H)."""
@@ -73,6 +75,11 @@ class UpDn(Classification):
             return cast(Tensor, states[:, -1])
         last = (mask.sum(dim=1) - 1).clamp(min=0)
         return cast(Tensor, states[torch.arange(len(ids), device=ids.device), last])
+
+    @property
+    def provides(self) -> dict[str, int]:
+        """The question vector, and the mean of the regions, which UpDn attends to as they are."""
+        return {"question": self.hidden_size, "vision": self.visual_feat_dim}
 
     def matrices(self) -> dict[str, list[str]]:
         """None: UpDn is compared with compressed models and is not compressed itself."""

@@ -6,11 +6,12 @@ from typing import Any, Optional
 from torch import nn
 from transformers import VisualBertConfig, VisualBertModel
 
-from cdvqa.backbones.backbone import LoadReport, Output
+from cdvqa.backbones.backbone import LoadReport
 from cdvqa.backbones.head import Classification, answer_head
 from cdvqa.backbones.huggingface import BERT_LAYER, architecture, load_from_hub
-from cdvqa.backbones.padding import trim_padding
+from cdvqa.backbones.padding import masked_mean, trim_padding
 from cdvqa.data.batch import VQABatch
+from cdvqa.objectives import Output
 
 
 class VisualBert(Classification):
@@ -47,13 +48,24 @@ class VisualBert(Classification):
         """Pooled output of the first word piece, dropout, then the answer head; `hidden` is before the dropout."""
         ids, mask = trim_padding(batch.input_ids, batch.attention_mask)
         # Left to itself the model gives regions token type 1 and position 0, and attends to all that has no mask.
-        hidden = self.visual_bert(
+        outputs = self.visual_bert(
             input_ids=ids,
             attention_mask=mask,
             visual_embeds=batch.region_features,
             visual_attention_mask=batch.region_mask,
-        ).pooler_output
-        return Output(self.classifier(self.dropout(hidden)), hidden)
+            output_hidden_states=bool(self.asked),
+        )
+        hidden, question, vision = outputs.pooler_output, None, None
+        if self.asked:
+            assert ids is not None
+            text, regions = outputs.hidden_states[0].detach().tensor_split([ids.shape[1]], dim=1)
+            question, vision = masked_mean(text, mask), masked_mean(regions, batch.region_mask)
+        return Output(self.classifier(self.dropout(hidden)), hidden, question=question, vision=vision)
+
+    @property
+    def provides(self) -> dict[str, int]:
+        """Means of the embedded word pieces and of the embedded regions: every layer mixes the two."""
+        return {"question": self.hidden_size, "vision": self.hidden_size}
 
     def matrices(self) -> dict[str, list[str]]:
         """74 matrices of VisualBERT-base (Eq. 13); the projection of the regions stays whole, as do biases and norms.

@@ -132,7 +132,7 @@ def lineage(trainer: pl.Trainer, stage: Any, seed: int) -> dict[str, Any]:
         "protocol": asdict(stage.protocol),
         "sparsity": asdict(stage.sparsity) if stage.sparsity else None,
         "backbone": stage.backbone.description,
-        "data": trainer.datamodule.fingerprint(),  # type: ignore[attr-defined]
+        "data": stage.facts.fingerprint(),
         "processes": trainer.world_size,
         "packages": {name: version(name) for name in PACKAGES},
         "git": git_revision(),

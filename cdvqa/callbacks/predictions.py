@@ -38,7 +38,7 @@ class Predictions(Callback):
         for index, name in enumerate(pl_module.split_names):
             gathered = gather(self.answers.pop(index, []))
             if trainer.is_global_zero:
-                wanted = trainer.datamodule.question_ids(name)  # type: ignore[attr-defined]
+                wanted = pl_module.facts.question_id[name].tolist()
                 path = self.run.predictions(name)
                 write_json(path, ordered(normalised(gathered), wanted, name))
                 print(f"{path}: {len(wanted):,} answers")

@@ -28,22 +28,22 @@ class TrainingLog(Callback):
     """
 
     def __init__(self) -> None:
-        self._loss: torch.Tensor | None = None  # sum over the epoch's questions so far, on this process
+        self._loss: torch.Tensor | None = None  # sum over the questions counted so far in the epoch, on this process
         self._questions = 0
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         self._process, self._processes = trainer.global_rank, trainer.world_size
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        loss = pl_module.report["train/loss/total"].double() * len(batch)
+        loss = pl_module.report["train/loss/total"].double() * pl_module.counted
         self._loss = loss if self._loss is None else self._loss.to(loss) + loss
-        self._questions += len(batch)
+        self._questions += pl_module.counted
         if logs_step(trainer, batch_idx):
             self._log(trainer, {name: float(value) for name, value in pl_module.report.items()})
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         losses, questions = zip(*gather([self._sums()]), strict=True)
-        self._log(trainer, {"train/loss/epoch": sum(losses) / sum(questions)})
+        self._log(trainer, {"train/loss/epoch": sum(losses) / max(1, sum(questions))})
         self._loss, self._questions = None, 0
 
     def state_dict(self) -> dict[str, Any]:

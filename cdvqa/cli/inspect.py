@@ -32,3 +32,4 @@ class ConfigInspector(VQACLI):
             self.config_init = self.parser.instantiate_classes(self.config)
         self.datamodule = self.config_init["data"]
         self.model = self.config_init["model"]
+        self.datamodule.needs = self.model.needs

@@ -1,5 +1,6 @@
 """fit, validate, test and predict: assembles stage, data and trainer from YAML, and nothing else."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
 
@@ -86,6 +87,7 @@ class VQACLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add what every run logs and calls back; `trainer.callbacks` and `trainer.logger` stay the user's."""
         settings = self._get(self.config_init, "trainer")
+        self.datamodule.needs = self.model.needs
         self.network = self._named_network()
         of_config = self.run_of_config(Path(settings["default_root_dir"]))
         self.run_folder = Run(self.network.parent) if self.network else of_config
@@ -143,7 +145,8 @@ class VQACLI(LightningCLI):
     def before_predict(self) -> None:
         """As in a test; questions are read as the network wants them, so what it says of itself is read before them."""
         self.before_test()
-        self.datamodule.network = read_metadata(self._checkpoint() or self.model.evaluates)
+        network = read_metadata(self._checkpoint() or self.model.evaluates)
+        self.datamodule.needs = replace(self.model.needs, network=network)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)

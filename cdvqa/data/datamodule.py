@@ -3,7 +3,7 @@
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Optional, cast
+from typing import Optional, cast
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_warn
@@ -14,6 +14,7 @@ from cdvqa.data.batch import VQABatch
 from cdvqa.data.dataset import GenerativeDataset, QuestionDataset, VQADataset
 from cdvqa.data.datasets import make_data_set
 from cdvqa.data.datasets.dev_split import DevSplit
+from cdvqa.data.handshake import DataFacts, DataNeeds
 from cdvqa.data.loaders import BatchLoader
 from cdvqa.data.prepared import PreparedQuestions
 from cdvqa.data.questions.annotations import Annotations
@@ -25,9 +26,8 @@ from cdvqa.data.samplers import evaluation_loader, training_loader
 from cdvqa.data.visual.augmentation import AUGMENTATIONS, Augmentation
 from cdvqa.data.visual.features import RegionFeatures
 from cdvqa.data.visual.images import ImageFolder
-from cdvqa.data.visual.source import ImageFormat, VisualSource
+from cdvqa.data.visual.source import VisualSource
 from cdvqa.errors import InputError
-from cdvqa.presets import Protocol
 
 UNWRITTEN = 0.01  # share of the human answers in letters that the word pieces lack, from which on to say so
 
@@ -99,12 +99,11 @@ class VQADataModule(pl.LightningDataModule):
         self.min_count = min_count
         self.num_workers = num_workers
         self.eval_batch_size = eval_batch_size
-        self.protocol: Protocol | None = None  # set it to use the data without a trainer; wins over the model's
-        self.image_format: ImageFormat | None = None  # what the backbone sees and
-        self.generates = False  # how it answers: set these two likewise; a trainer's model says it itself
-        self.network: dict[str, Any] | None = None  # what the network that is to predict says of itself
+        self.needs: DataNeeds | None = None  # what the model asks for; set before anything is read
         self.prepared: PreparedQuestions | None = None
         self.subsets: dict[str, dict[str, set[int]]] = {}  # question ids of the test sets inside each test split
+        self.question_types: list[str] = []
+        self.answer_types: list[str] = []
         self._datasets: dict[str, QuestionDataset] = {}
 
     # --- reading --------------------------------------------------------------------------------------------------
@@ -115,26 +114,28 @@ class VQADataModule(pl.LightningDataModule):
         Raises:
             InputError: a file is missing or broken, or `num_answers` is not the size of the vocabulary.
         """
-        self._look_at_backbone()
+        self.__dict__.pop("facts", None)
+        if self._needs.image_format is None and self.augmentation != "none":
+            raise InputError(f"--data.augmentation {self.augmentation}: the backbone sees region features, no images")
         if stage == "predict":
             self._ask()
             return
         if self.questions_file is not None:
             raise InputError(f"--data.questions {self.questions_file}: only `predict` takes questions without answers")
-        prepared = self._read(self._current_protocol())
+        prepared = self._read()
         if stage == "fit":
             self._make(prepared, "train")
-        if stage in ("fit", "validate"):
-            self._make(prepared, self._selection_split())
-        else:
-            for split in self.test_splits:
-                self._make(prepared, split)
+        self.splits = [self._selection_split()] if stage in ("fit", "validate") else self.test_splits
+        for split in self.splits:
+            self._make(prepared, split)
+            if stage == "test":
                 self.subsets[split] = self.data_set.read_subsets(self.root, split)
 
     def _ask(self) -> None:
         """Read questions alone, as the network that answers them wants them: no annotations and no training split."""
-        if self.network is None:
-            raise RuntimeError("set `datamodule.network` to a network's metadata to ask it questions")
+        network = self._needs.network
+        if network is None:
+            raise RuntimeError("`predict` needs what the network that answers says of itself: DataNeeds.network")
         splits = {} if self.questions_file and not self.root.is_dir() else self.data_set.present(self.root)
         if self.questions_file is None:
             tests = [split for split in splits if split not in ("train", "dev")]
@@ -145,31 +146,23 @@ class VQADataModule(pl.LightningDataModule):
             asked = {self.questions_file.stem: read_own_questions(self.questions_file, self.visual)}
         self.tokenizer = load_tokenizer(self.tokenizer_source)
         self.tokenizer_digest = tokenizer_digest(self.tokenizer)
-        self.vocabulary = AnswerVocabulary(self.network["answers"])
-        self.text_format = self.network["text_format"]
-        self.predict_splits = list(asked)
+        self.vocabulary = AnswerVocabulary(network["answers"])
+        self.text_format = network["text_format"]
+        self.splits = list(asked)
         self.prepared = None
         self._datasets = {}
         for name, part in asked.items():
             pieces = word_pieces(part.question_id, part.text, self.tokenizer, self.text_format, self.extra_text)
             self._datasets[name] = QuestionDataset(part.question_id, part.image_id, pieces, self.visual)
 
-    def _look_at_backbone(self) -> None:
-        backbone = getattr(self.trainer.lightning_module, "backbone", None) if self.trainer else None
-        if backbone is not None:
-            self.image_format, self.generates = backbone.image_format, backbone.generates
-        if self.image_format is None and self.augmentation != "none":
-            raise InputError(f"--data.augmentation {self.augmentation}: the backbone sees region features, no images")
+    @property
+    def _needs(self) -> DataNeeds:
+        if self.needs is None:
+            raise RuntimeError("set `datamodule.needs` to what the model asks of the data")
+        return self.needs
 
-    def _current_protocol(self) -> Protocol:
-        if self.protocol is not None:
-            return self.protocol
-        if self.trainer is None:
-            raise RuntimeError("set `datamodule.protocol` to use the data without a trainer")
-        return cast(Protocol, self.trainer.lightning_module.protocol)
-
-    def prepare(self, protocol: Protocol) -> PreparedQuestions:
-        """The questions as `protocol` wants them, of which nothing has been read."""
+    def prepare(self) -> PreparedQuestions:
+        """The questions as the model needs them, of which nothing has been read."""
         return PreparedQuestions(
             self.data_set,
             self.root,
@@ -177,14 +170,15 @@ class VQADataModule(pl.LightningDataModule):
             self.min_count,
             self.dev_split,
             self.split_seed,
-            protocol,
+            self._needs.protocol,
             self.extra_text,
         )
 
-    def _read(self, protocol: Protocol) -> PreparedQuestions:
+    def _read(self) -> PreparedQuestions:
+        protocol = self._needs.protocol
         if self.prepared is not None and self.prepared.protocol == protocol:
             return self.prepared
-        prepared = self.prepare(protocol)
+        prepared = self.prepare()
         if len(prepared.vocabulary) != self.num_answers:
             raise InputError(
                 f"{self.root}: its train split has {len(prepared.vocabulary)} answers, not {self.num_answers}; "
@@ -204,7 +198,7 @@ class VQADataModule(pl.LightningDataModule):
         questions, tokens, targets = prepared.split(split)
         training = split == "train"
         visual = self._training_visual() if training else self.visual
-        if training and self.generates:
+        if training and self._needs.sequences:
             answers = self._answer_texts(questions.annotations)
             self._datasets[split] = GenerativeDataset(
                 questions.question_id, questions.image_id, tokens, answers, visual
@@ -235,7 +229,7 @@ class VQADataModule(pl.LightningDataModule):
 
     def _selection_split(self) -> str:
         """The split that chooses the model; on test it is the last one that is out of distribution, if there is one."""
-        if self._current_protocol().selection != "test":
+        if self._needs.protocol.selection != "test":
             return "dev"
         distributions = self.data_set.distributions()
         return max(self.test_splits, key=lambda name: (distributions[name] == "ood", self.test_splits.index(name)))
@@ -245,10 +239,10 @@ class VQADataModule(pl.LightningDataModule):
     def train_dataloader(self) -> BatchLoader:
         """The training questions, shuffled anew in each epoch by the run's seed."""
         processes = self._world_size() * (self.trainer.accumulate_grad_batches if self.trainer else 1)
-        batch_size, rest = divmod(self._current_protocol().global_batch, processes)
+        batch_size, rest = divmod(self._needs.protocol.global_batch, processes)
         if rest or not batch_size:
             raise InputError(
-                f"model.global_batch {self._current_protocol().global_batch} is not a multiple of {processes} "
+                f"model.global_batch {self._needs.protocol.global_batch} is not a multiple of {processes} "
                 "(processes times accumulated batches); change one of them"
             )
         return training_loader(
@@ -270,8 +264,8 @@ class VQADataModule(pl.LightningDataModule):
         return [self._evaluation_loader(split) for split in self.test_splits]
 
     def predict_dataloader(self) -> list[BatchLoader]:
-        """One loader for each of `predict_splits`."""
-        return [self._evaluation_loader(name) for name in self.predict_splits]
+        """One loader for each split or file of questions to answer."""
+        return [self._evaluation_loader(name) for name in self.splits]
 
     def on_after_batch_transfer(self, batch: VQABatch, dataloader_idx: int) -> VQABatch:
         """Features travel in the type they are stored in; what computes with them gets fp32."""
@@ -296,18 +290,14 @@ class VQADataModule(pl.LightningDataModule):
         """The run's seed, which Lightning's `seed_everything` hands to every process through the environment."""
         return int(os.environ.get("PL_GLOBAL_SEED", 0))
 
-    def question_ids(self, split: str) -> list[int]:
-        """The questions of a split that has been set up, in its order."""
-        return [int(question) for question in self._datasets[split].question_id]
-
-    # --- images and lineage ---------------------------------------------------------------------------------------
+    # --- images and facts ---------------------------------------------------------------------------------------
 
     @cached_property
     def visual(self) -> VisualSource:
         """The feature file, or the folder of images where the backbone sees these; opened when it is first needed."""
-        if self.image_format is None:
+        if self._needs.image_format is None:
             return RegionFeatures(self.features_file)
-        return ImageFolder(self.images_folder, self.image_format)
+        return ImageFolder(self.images_folder, self._needs.image_format)
 
     def _training_visual(self) -> VisualSource:
         if isinstance(self.visual, ImageFolder) and self.augmentation != "none":
@@ -320,15 +310,26 @@ class VQADataModule(pl.LightningDataModule):
         return ExtraText(self.extra_text_file) if self.extra_text_file else None
 
     @cached_property
-    def feature_fingerprint(self) -> dict[str, Any]:
-        """What tells these features from those of another extractor, scale or order."""
-        return self.visual.fingerprint()
-
-    def fingerprint(self) -> dict[str, Any]:
-        """Sizes and SHA-256 of the files read so far, and a digest of the features (or images) and the tokeniser."""
+    def facts(self) -> DataFacts:
+        """What has been found; forgotten at each `setup`."""
+        prepared = self.prepared
         extra = {str(self.extra_text_file): self.extra_text.digest} if self.extra_text else {}
-        return {
-            "files": (dict(self.prepared.digests) if self.prepared else {}) | extra,
-            "features": self.feature_fingerprint,
-            "tokenizer": self.tokenizer_digest,
-        }
+        return DataFacts(
+            root=self.root,
+            seed=self._seed(),
+            answers=self.vocabulary.answers,
+            tokenizer=self.tokenizer,
+            tokenizer_digest=self.tokenizer_digest,
+            text_format=self.text_format,
+            splits=self.splits,
+            question_id={name: dataset.question_id for name, dataset in self._datasets.items()},
+            question_types=self.question_types,
+            answer_types=self.answer_types,
+            question_types_known=prepared is None or "train" not in self._datasets or prepared.question_types_known,
+            subsets=self.subsets,
+            distributions=self.data_set.distributions(),
+            means=self.data_set.means(),
+            visual_path=self.visual.path,
+            features=self.visual.fingerprint(),
+            files=(dict(prepared.digests) if prepared else {}) | extra,
+        )

@@ -50,6 +50,10 @@ class QuestionDataset:
     def __len__(self) -> int:
         return len(self.question_id)
 
+    def label(self, rows: NDArray[np.intp], epoch: int) -> NDArray[np.int64]:
+        """The label of each question in these rows, (B,): 0 where questions have none but all of them count."""
+        return np.zeros(len(rows), np.int64)
+
     def batch(self, rows: NDArray[np.intp], epoch: int = 0, out: Tensor | None = None) -> VQABatch:
         """The questions in these rows (B,).
 
@@ -123,14 +127,15 @@ class VQADataset(QuestionDataset):
         return replace(
             super().batch(rows, epoch, out),
             soft_target=torch.from_numpy(self.targets.dense(rows)),
-            label=torch.from_numpy(self._label(rows, epoch)),
+            label=torch.from_numpy(self.label(rows, epoch)),
             prior=self.prior[question_type],
             question_type=question_type,
             answer_type=self.answer_type[rows],
             answers=None if self.answers is None else [self.answers[row] for row in rows],
         )
 
-    def _label(self, rows: NDArray[np.intp], epoch: int) -> NDArray[np.int64]:
+    def label(self, rows: NDArray[np.intp], epoch: int) -> NDArray[np.int64]:
+        """The label of each question in these rows, (B,); see `VQABatch.label`."""
         label = self.targets.best_label[rows]
         if self.random_label_seed is not None:
             for place in np.flatnonzero(label < 0):

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DistributedSampler
 
 from cdvqa.data.batch import VQABatch
 from cdvqa.data.dataset import QuestionDataset
@@ -26,6 +25,42 @@ class RowSampler(Protocol):
     def __iter__(self) -> Iterator[int]: ...
 
     def __len__(self) -> int: ...
+
+
+class ShuffledRows:
+    """The rows of one process in training: all deal the same permutation of an epoch, and each takes an equal part.
+
+    Where the rows do not divide evenly, the first of the permutation are dealt a second time.
+
+    Args:
+        rows: number of rows.
+        rank: this process.
+        world_size: number of processes.
+        seed: of the permutations; the same on every process.
+        epoch: the first epoch.
+    """
+
+    def __init__(self, rows: int, rank: int, world_size: int, seed: int, epoch: int) -> None:
+        self.rows, self.rank, self.world_size, self.seed = rows, rank, world_size, seed
+        self.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return -(-self.rows // self.world_size)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.order()[self.rank :: self.world_size].tolist())
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+        self._order: NDArray[np.intp] | None = None
+
+    def order(self) -> NDArray[np.intp]:
+        """The rows of all processes in this epoch; row i is for process i modulo their number."""
+        if self._order is None:
+            generator = torch.Generator().manual_seed(self.seed + self.epoch)
+            order = torch.randperm(self.rows, generator=generator).numpy()
+            self._order = np.resize(order, len(self) * self.world_size)
+        return self._order
 
 
 class BatchLoader:
@@ -90,7 +125,7 @@ class TrainingLoader(BatchLoader):
     def __init__(
         self,
         dataset: QuestionDataset,
-        sampler: DistributedSampler[int],
+        sampler: ShuffledRows,
         batch_size: int,
         num_workers: int = 0,
     ) -> None:
@@ -108,6 +143,19 @@ class TrainingLoader(BatchLoader):
         for number, batch in enumerate(self._batches(first, epoch), first + 1):
             self._handed_out = (epoch, number)
             yield batch
+
+    def labels_of_step(self, batch: int, accumulated: int, batches: int) -> Tensor:
+        """Labels (N,) of all questions of the optimiser step that a batch of this epoch belongs to, on all processes.
+
+        Args:
+            batch: number of the batch in its epoch, from 0.
+            accumulated: batches in a full optimiser step.
+            batches: batches in the epoch.
+        """
+        first = batch // accumulated * accumulated
+        start, stop = (end * self.batch_size for end in (first, min(first + accumulated, batches)))
+        rows = self.sampler.order()[start * self.sampler.world_size : stop * self.sampler.world_size]
+        return torch.from_numpy(self.dataset.label(rows, self.sampler.epoch))
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch, and how many of its batches have been handed out."""

@@ -2,10 +2,8 @@
 
 from collections.abc import Iterator
 
-from torch.utils.data import DistributedSampler
-
 from cdvqa.data.dataset import QuestionDataset
-from cdvqa.data.loaders import BatchLoader, TrainingLoader
+from cdvqa.data.loaders import BatchLoader, ShuffledRows, TrainingLoader
 
 
 class EvaluationSampler:
@@ -45,9 +43,7 @@ def training_loader(
         world_size: number of processes.
         num_workers: threads that read ahead.
     """
-    rows = range(len(dataset))
-    sampler: DistributedSampler[int] = DistributedSampler(rows, world_size, rank, seed=seed)  # type: ignore[arg-type]
-    sampler.set_epoch(epoch)
+    sampler = ShuffledRows(len(dataset), rank, world_size, seed, epoch)
     return TrainingLoader(dataset, sampler, batch_size, num_workers)
 
 

@@ -1,4 +1,4 @@
-"""Training objectives, one file each; the name is what configs and run folders use."""
+"""Training objectives; the name is what configs and run folders use."""
 
 import inspect
 from typing import Any
@@ -6,37 +6,60 @@ from typing import Any
 from cdvqa.errors import InputError
 from cdvqa.objectives.bce import BCE
 from cdvqa.objectives.ce import CE
-from cdvqa.objectives.lmh import LMH
+from cdvqa.objectives.lmh import LMH, PoE
 from cdvqa.objectives.lpf import LPF
-from cdvqa.objectives.objective import Loss, Objective
+from cdvqa.objectives.objective import Loss, Objective, Progress
+from cdvqa.objectives.output import Output, SequenceOutput
 from cdvqa.objectives.rubi import RUBi
+from cdvqa.registry import find_class
 
-OBJECTIVES: dict[str, type[Objective]] = {"bce": BCE, "ce": CE, "lmh": LMH, "rubi": RUBi, "lpf": LPF}
+OBJECTIVES: dict[str, type[Objective]] = {"bce": BCE, "ce": CE, "lmh": LMH, "rubi": RUBi, "lpf": LPF, "poe": PoE}
 
 
-def make_objective(name: str, hidden_size: int, **options: Any) -> Objective:
+def find_objective(name: str, flag: str = "--model.objective") -> type[Objective]:
+    """The class of a short name, or of `package.module.Class`.
+
+    Raises:
+        InputError: no objective is called `name`; the message begins with `flag`.
+    """
+    return find_class(flag, name, OBJECTIVES, Objective)  # type: ignore[type-abstract]
+
+
+def make_objective(name: str, hidden_size: int, **given: Any) -> Objective:
     """Build the objective called `name`.
 
     Args:
-        name: one of `OBJECTIVES`.
+        name: a short name, or `package.module.Class`.
         hidden_size: width of the backbone's pooled output, which LMH's gate reads.
-        options: the objective's own arguments, such as `gamma` of LPF.
+        given: the objective's own arguments, such as `gamma` of LPF; and num_answers, question_size and vision_size,
+            which are passed on only to an objective that takes them.
 
     Raises:
         InputError: unknown name or option.
     """
-    check_objective(name)
-    accepted = inspect.signature(OBJECTIVES[name]).parameters
-    if unknown := sorted(set(options) - set(accepted)):
-        known = ", ".join(sorted(set(accepted) - {"hidden_size"})) or "none"
+    kind = find_objective(name)
+    accepted = set(inspect.signature(kind).parameters)
+    sizes = {"hidden_size", "num_answers", "question_size", "vision_size"}
+    if unknown := sorted(set(given) - accepted - sizes):
+        known = ", ".join(sorted(accepted - sizes)) or "none"
         raise InputError(f"--model.objective_options: {name} does not take {', '.join(unknown)} (it takes: {known})")
-    return OBJECTIVES[name](**({"hidden_size": hidden_size} if "hidden_size" in accepted else {}), **options)
+    given["hidden_size"] = hidden_size
+    return kind(**{option: value for option, value in given.items() if option in accepted})
 
 
-def check_objective(name: str, flag: str = "--model.objective") -> None:
-    """Raise InputError where `name` is no objective; `flag` is what the user has to mend."""
-    if name not in OBJECTIVES:
-        raise InputError(f"{flag}: unknown objective {name!r}; known are {', '.join(OBJECTIVES)}")
-
-
-__all__ = ["BCE", "CE", "LMH", "LPF", "OBJECTIVES", "Loss", "Objective", "RUBi", "check_objective", "make_objective"]
+__all__ = [
+    "BCE",
+    "CE",
+    "LMH",
+    "LPF",
+    "OBJECTIVES",
+    "Loss",
+    "Objective",
+    "Output",
+    "PoE",
+    "Progress",
+    "RUBi",
+    "SequenceOutput",
+    "find_objective",
+    "make_objective",
+]

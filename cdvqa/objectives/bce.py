@@ -9,13 +9,6 @@ from cdvqa.objectives.objective import Loss, Objective
 class BCE(Objective):
     """Binary cross-entropy with soft targets (Eq. 4), summed over answers and averaged over the batch."""
 
-    def forward(
-        self,
-        logits: Tensor,
-        soft_target: Tensor,
-        prior: Tensor | None = None,
-        hidden: Tensor | None = None,
-        label: Tensor | None = None,
-    ) -> Loss:
+    def loss(self, logits: Tensor, soft_target: Tensor) -> Loss:
         loss = binary_cross_entropy_with_logits(logits, soft_target, reduction="sum") / len(logits)
-        return Loss(loss, {"task": loss})
+        return Loss(loss, {"task": loss}, len(logits))

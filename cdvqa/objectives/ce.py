@@ -9,18 +9,11 @@ from cdvqa.objectives.sequence import negative_log_likelihood
 class CE(Objective):
     """−(1/B) Σ_b Σ_a t log softmax(x), with t not normalised: what the authors train VisualBERT with."""
 
-    def forward(
-        self,
-        logits: Tensor,
-        soft_target: Tensor,
-        prior: Tensor | None = None,
-        hidden: Tensor | None = None,
-        label: Tensor | None = None,
-    ) -> Loss:
+    def loss(self, logits: Tensor, soft_target: Tensor) -> Loss:
         loss = -(soft_target * logits.log_softmax(dim=1)).sum() / len(logits)
-        return Loss(loss, {"task": loss})
+        return Loss(loss, {"task": loss}, len(logits))
 
     def sequence(self, logits: Tensor, target: Tensor, weight: Tensor, prior: Tensor, questions: int) -> Loss:
         """(1/B) Σ_i w_i ℓ_i, ℓ_i being −log p of an answer."""
         loss = (weight * negative_log_likelihood(logits, target)).sum() / questions
-        return Loss(loss, {"task": loss})
+        return Loss(loss, {"task": loss}, questions)

@@ -1,4 +1,6 @@
-"""Learned-Mixin +H."""
+"""Learned-Mixin +H, and the plain product of experts."""
+
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +30,9 @@ class LMH(Objective):
         trainable: whether w, b and a are trained; the authors' runs leave them at their random start.
     """
 
+    needs = frozenset({"prior", "hidden"})
+    preset_fields = MappingProxyType({"trainable": "lmh_trainable"})
+
     def __init__(self, hidden_size: int, entropy_weight: float = 0.36, trainable: bool = True) -> None:
         super().__init__()
         self.entropy_weight = entropy_weight
@@ -39,25 +44,34 @@ class LMH(Objective):
         """How much the prior is trusted, g (B, 1), from the pooled output (B, H)."""
         return softplus(self.linear(hidden))
 
-    def forward(
-        self,
-        logits: Tensor,
-        soft_target: Tensor,
-        prior: Tensor | None = None,
-        hidden: Tensor | None = None,
-        label: Tensor | None = None,
-    ) -> Loss:
-        prior, gate = self.need("prior", prior), self.gate(self.need("hidden", hidden))
-        smoothing = self.smoothing.sigmoid()
-        bias_yes = gate * torch.log(prior + smoothing)
-        bias_no = gate * torch.log(1 - prior + smoothing)
-        mixed_yes = logsigmoid(logits) + bias_yes
-        mixed_no = logsigmoid(-logits) + bias_no
-        normaliser = torch.logaddexp(mixed_yes, mixed_no)
-        per_sample = -(soft_target * (mixed_yes - normaliser) + (1 - soft_target) * (mixed_no - normaliser)).sum(dim=1)
-        task = per_sample.mean()
+    def loss(self, logits: Tensor, soft_target: Tensor, prior: Tensor, hidden: Tensor) -> Loss:
+        gate, smoothing = self.gate(hidden), self.smoothing.sigmoid()
+        bias_yes, bias_no = gate * torch.log(prior + smoothing), gate * torch.log(1 - prior + smoothing)
+        task = product_of_experts(logits, soft_target, bias_yes, bias_no)
         entropy = self.entropy_weight * two_way_entropy(bias_yes, bias_no).mean()
-        return Loss(task + entropy, {"task": task, "entropy": entropy})
+        terms, logged = {"task": task, "entropy": entropy}, {"gate": gate.detach().mean()}
+        return Loss(task + entropy, terms, len(logits), logged)
+
+
+class PoE(Objective):
+    """Product of experts (Eq. 15): LMH with gate 1 and no entropy term; s stays at LMH's start, σ(−1)."""
+
+    needs = frozenset({"prior"})
+
+    def loss(self, logits: Tensor, soft_target: Tensor, prior: Tensor) -> Loss:
+        smoothing = prior.new_tensor(-1.0).sigmoid()
+        bias_yes, bias_no = torch.log(prior + smoothing), torch.log(1 - prior + smoothing)
+        task = product_of_experts(logits, soft_target, bias_yes, bias_no)
+        return Loss(task, {"task": task}, len(logits))
+
+
+def product_of_experts(logits: Tensor, soft_target: Tensor, bias_yes: Tensor, bias_no: Tensor) -> Tensor:
+    """Binary cross-entropy of the soft target with the product of σ(logits) and the bias (log-scores u₁ and u₀)."""
+    mixed_yes = logsigmoid(logits) + bias_yes
+    mixed_no = logsigmoid(-logits) + bias_no
+    normaliser = torch.logaddexp(mixed_yes, mixed_no)
+    per_sample = -(soft_target * (mixed_yes - normaliser) + (1 - soft_target) * (mixed_no - normaliser)).sum(dim=1)
+    return per_sample.mean()
 
 
 def two_way_entropy(yes: Tensor, no: Tensor) -> Tensor:

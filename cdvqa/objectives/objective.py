@@ -1,9 +1,13 @@
-"""What every objective is: a function of a few tensors, to a scalar and its named terms."""
+"""The protocol of a training objective."""
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
+
+from cdvqa.objectives.output import Output
 
 
 class Loss(NamedTuple):
@@ -11,27 +15,66 @@ class Loss(NamedTuple):
 
     Attributes:
         total: scalar.
-        terms: scalars by name: `task`, and `entropy` for LMH.
+        terms: scalars by name, logged as `train/loss/NAME`: `task`, and `entropy` for LMH.
+        count: number of questions that every term is a mean over.
+        logged: further scalars to log, as `objective/NAME`.
     """
 
     total: Tensor
     terms: dict[str, Tensor]
+    count: int  # type: ignore[assignment]
+    logged: Mapping[str, Tensor] = {}
+
+
+class Progress(NamedTuple):
+    """How far the training is: optimiser steps done and in all, epochs done and in all."""
+
+    step: int
+    steps: int
+    epoch: int
+    epochs: int
 
 
 class Objective(nn.Module, ABC):
-    """A training objective. It never sees more than these tensors; evaluation ranks plain logits.
+    """A training objective: a function of a few tensors, to a scalar and its terms.
 
-    `forward(logits, soft_target, prior=None, hidden=None, label=None)`:
+    A subclass defines `loss`, and lists in `needs` what it takes beside logits and soft targets:
 
-    - logits (B, A), soft_target (B, A): the model's scores and the answers' soft scores;
     - prior (B, A): how often each answer is right under the question's type;
     - hidden (B, H): the pooled output before the classifier;
-    - label (B,) int64: the answer of highest soft score, -1 where none is in the vocabulary.
+    - label (B,) int64: the answer of highest soft score, −1 where none is in the vocabulary;
+    - question (B, Hq) and vision (B, Hv): what the backbone knows of either alone, detached;
+    - progress: a `Progress`.
 
-    The input dtype is kept. Raises ValueError naming the tensor that is missing.
+    It is found by a short name (`cdvqa.objectives.OBJECTIVES`) or by `package.module.Class`; its arguments are
+    `model.objective_options`, and `hidden_size`, `num_answers`, `question_size` or `vision_size`, if it takes them,
+    come from the backbone. A complete example, `--model.objective focal.Focal`:
+
+        class Focal(Objective):
+            def __init__(self, gamma: float = 2.0) -> None:
+                super().__init__()
+                self.gamma = gamma
+
+            def loss(self, logits, soft_target):
+                error = (soft_target - logits.sigmoid()).abs() ** self.gamma
+                bce = binary_cross_entropy_with_logits(logits, soft_target, reduction="none")
+                loss = (error * bce).sum() / len(logits)
+                return Loss(loss, {"task": loss}, count=len(logits))
+
+    Attributes:
+        needs: names of the tensors that `loss` takes; it gets these and no others.
+        preset_fields: options that are fields of the presets, such as LMH's `trainable`, by the field's name.
+        sequence_options: defaults of options that differ for a generative backbone.
     """
 
+    needs: ClassVar[frozenset[str]] = frozenset()
+    preset_fields: ClassVar[Mapping[str, str]] = {}
+    sequence_options: ClassVar[Mapping[str, Any]] = {}
+
     @abstractmethod
+    def loss(self, logits: Tensor, soft_target: Tensor, *args: Any, **kwargs: Any) -> Loss:
+        """The loss of B questions, in the inputs' dtype; further arguments are those in `needs`, by name."""
+
     def forward(
         self,
         logits: Tensor,
@@ -39,7 +82,39 @@ class Objective(nn.Module, ABC):
         prior: Tensor | None = None,
         hidden: Tensor | None = None,
         label: Tensor | None = None,
-    ) -> Loss: ...
+        question: Tensor | None = None,
+        vision: Tensor | None = None,
+        counts: Tensor | None = None,
+        teacher: Output | None = None,
+        views: dict[str, Output] | None = None,
+        progress: Progress | None = None,
+    ) -> Loss:
+        """Call `loss` with what the objective needs.
+
+        Raises:
+            ValueError: one of its inputs is missing; the message names it.
+        """
+        given = {
+            "prior": prior, "hidden": hidden, "label": label, "question": question, "vision": vision,
+            "counts": counts, "teacher": teacher, "views": views, "progress": progress,
+        }  # fmt: skip
+        for name in sorted(self.needs):
+            if given[name] is None:
+                raise ValueError(f"{type(self).__name__} needs `{name}`")
+        return self.loss(logits, soft_target, **{name: given[name] for name in self.needs})
+
+    def counted(self, label: Tensor) -> int:
+        """Number of questions that the terms are a mean over, from the questions' labels (N,): all of them.
+
+        It must agree with `Loss.count`. An optimiser step weights its batches by it, so that the step is the mean over
+        all questions of the step, in however many batches and processes.
+        """
+        return len(label)
+
+    def scores(self, output: Output) -> Tensor:
+        """What evaluation ranks, (B, A): the logits."""
+        assert output.logits is not None, "a generative backbone says its answers"
+        return output.logits
 
     def sequence(self, logits: Tensor, target: Tensor, weight: Tensor, prior: Tensor, questions: int) -> Loss:
         """The objective of a generative backbone, over the N answers that a batch's questions were given.
@@ -56,8 +131,22 @@ class Objective(nn.Module, ABC):
         """
         raise ValueError(f"{type(self).__name__} is defined over a vocabulary of answers, not over word pieces")
 
-    def need(self, name: str, tensor: Tensor | None) -> Tensor:
-        """Return `tensor`, or raise ValueError where this objective was not given it."""
-        if tensor is None:
-            raise ValueError(f"{type(self).__name__} needs `{name}`")
-        return tensor
+
+class LabelledObjective(Objective):
+    """An objective with one label per question: questions without a label (−1) do not count."""
+
+    needs = frozenset({"prior", "label"})
+
+    def counted(self, label: Tensor) -> int:
+        return int((label >= 0).sum())
+
+
+def labelled_only(label: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """Keep the rows whose label (B,) is not −1: the labels first, then each of `tensors` (B, …)."""
+    rows = label >= 0
+    return label[rows], *(tensor[rows] for tensor in tensors)
+
+
+def mean_or_zero(losses: Tensor) -> Tensor:
+    """Mean of losses (N,); 0, still attached to the graph, where N is 0."""
+    return losses.mean() if len(losses) else torch.sum(losses)

@@ -3,25 +3,17 @@
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from cdvqa.objectives.labelled import labelled_only, mean_or_zero
-from cdvqa.objectives.objective import Loss, Objective
+from cdvqa.objectives.objective import LabelledObjective, Loss, labelled_only, mean_or_zero
 
 
-class RUBi(Objective):
+class RUBi(LabelledObjective):
     """Cross-entropy of x ⊙ σ(p_b) with one label (Eq. 7).
 
     The prior's own sigmoid masks the logits. The original RUBi (Cadene et al., 2019) learns a question-only branch
     for this mask instead; neither the paper nor its code does.
     """
 
-    def forward(
-        self,
-        logits: Tensor,
-        soft_target: Tensor,
-        prior: Tensor | None = None,
-        hidden: Tensor | None = None,
-        label: Tensor | None = None,
-    ) -> Loss:
-        label, logits, prior = labelled_only(self.need("label", label), logits, self.need("prior", prior))
+    def loss(self, logits: Tensor, soft_target: Tensor, prior: Tensor, label: Tensor) -> Loss:
+        label, logits, prior = labelled_only(label, logits, prior)
         loss = mean_or_zero(cross_entropy(logits * prior.sigmoid(), label, reduction="none"))
-        return Loss(loss, {"task": loss})
+        return Loss(loss, {"task": loss}, len(label))

@@ -12,7 +12,7 @@ from typing import Any
 
 from cdvqa.errors import InputError
 from cdvqa.files import read_json
-from cdvqa.objectives import check_objective
+from cdvqa.objectives import find_objective
 from cdvqa.sparsity import Sparsity
 
 
@@ -103,14 +103,14 @@ def pipeline_of(stage: int, objective: str, parent_objective: str | None, sparsi
     Raises:
         InputError: an unknown objective, or a parent of the wrong length for this stage.
     """
-    check_objective(objective)
+    find_objective(objective)
     if stage == 1:
         return [objective]
     one_shot = sparsity is not None and sparsity.method == "omp"
     length = 2 if stage == 3 and not one_shot else 1
     parents = parent_objective.split("+") if parent_objective else [objective] * length
     for name in parents:
-        check_objective(name, "--model.parent_objective")
+        find_objective(name, "--model.parent_objective")
     if len(parents) != length:
         example = "+".join(["bce", "lmh"][:length])
         raise InputError(

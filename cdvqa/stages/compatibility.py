@@ -6,8 +6,9 @@ from typing import Any
 import torch
 
 from cdvqa.backbones import Backbone
+from cdvqa.data.handshake import DataFacts
 from cdvqa.errors import InputError
-from cdvqa.objectives import check_objective
+from cdvqa.objectives import OBJECTIVES, Objective
 from cdvqa.sparsity import Subnetwork
 
 REMEDY = {"tokenizer": "; give the word pieces it was trained with by --data.tokenizer"}
@@ -35,33 +36,45 @@ def check_compatible(path: Path, theirs: dict[str, Any], ours: dict[str, Any]) -
             raise InputError(f"{path}: its {field} is not this run's: {what}{REMEDY.get(field, '')}")
 
 
-def check_backbone(backbone: Backbone, stage: int, objective: str | None) -> None:
-    """Raise InputError where a backbone is not for this stage, or not for the objective it is to be trained with."""
+def check_stage(backbone: Backbone, stage: int) -> None:
+    """Raise InputError where a backbone is not for this stage."""
     if stage > 1 and not backbone.matrices():
         raise InputError(
             f"--model.backbone: {backbone.name} is a baseline for stage 1, with no matrices to mask; stages 2 and 3 "
             "take a pre-trained backbone"
         )
-    if objective is None:
-        return
-    check_objective(objective)
-    if objective not in backbone.objectives:
+
+
+def check_objective(backbone: Backbone, name: str, objective: type[Objective]) -> None:
+    """Raise InputError where a backbone does not provide what the objective is to be trained with."""
+    if backbone.generates and not speaks(objective):
+        known = ", ".join(name for name, kind in OBJECTIVES.items() if speaks(kind))
         raise InputError(
-            f"--model.objective: {backbone.name} does not take {objective}, only {', '.join(backbone.objectives)}; "
-            "the others are defined over a vocabulary of answers"
+            f"--model.objective: {backbone.name} does not take {name}, only {known}; the others are defined over a "
+            "vocabulary of answers"
+        )
+    if lacking := sorted((objective.needs & {"question", "vision"}) - backbone.provides.keys()):
+        raise InputError(
+            f"--model.objective: {name} needs `{lacking[0]}`, which {backbone.name} does not provide; "
+            "take another backbone or objective"
         )
 
 
-def needs_question_types(objective: str) -> bool:
-    """Whether an objective looks at the answer prior of a question's type."""
-    return objective not in ("bce", "ce")
+def speaks(objective: type[Objective]) -> bool:
+    """Whether an objective is defined over the word pieces of a generative backbone."""
+    return objective.sequence is not Objective.sequence
 
 
-def check_priors(objective: str, data: Any) -> None:
+def needs_question_types(objective: Objective) -> bool:
+    """Whether an objective looks at what is known of a question's type."""
+    return bool(objective.needs & {"prior", "counts"})
+
+
+def check_priors(name: str, objective: Objective, facts: DataFacts) -> None:
     """Raise InputError where an objective needs the answers' priors and the training data cannot tell them."""
-    if needs_question_types(objective) and not data.prepared.question_types_known:
+    if needs_question_types(objective) and not facts.question_types_known:
         raise InputError(
-            f"{data.root}: the cached targets of train name no question types, which --model.objective {objective} "
+            f"{facts.root}: the cached targets of train name no question types, which --model.objective {name} "
             "needs; put the official annotations there, or use bce or ce"
         )
 

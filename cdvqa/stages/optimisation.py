@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
-from torch.optim import Adam, AdamW, Optimizer
+from torch.optim import Adam, Adamax, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from cdvqa.presets import OptimizerName
@@ -58,6 +58,8 @@ def make_optimizer(name: OptimizerName, groups: list[dict[str, Any]]) -> Optimiz
     """
     if name == "authors_adamw":
         optimizer: Optimizer = AuthorsAdamW(groups)
+    elif name == "adamax":
+        optimizer = Adamax(groups)
     else:
         kinds = {"adamw": AdamW, "adam": Adam}
         optimizer = kinds[name](groups, fused=True)

@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from cdvqa.backbones import Backbone, Output
 from cdvqa.data.batch import VQABatch
 from cdvqa.data.datasets import make_data_set
+from cdvqa.data.handshake import DataFacts, DataNeeds
 from cdvqa.data.loaders import TrainingLoader
 from cdvqa.errors import InputError
 from cdvqa.metrics import SplitAccuracy, set_means
-from cdvqa.objectives import LMH, Loss, make_objective
-from cdvqa.presets import NoAnswer, OptimizerName, Preset, Schedule, Selection, SoftScore, TextFormat, TieBreak, settle
+from cdvqa.objectives import Loss, Progress, find_objective, make_objective
+from cdvqa.presets import Preset, settle, takes_preset_fields
 from cdvqa.runs.folder import network_file, pipeline_of
 from cdvqa.sparsity import Sparsity, Subnetwork
-from cdvqa.stages.accumulation import batch_weight
-from cdvqa.stages.compatibility import check_backbone, check_compatible, check_priors
+from cdvqa.stages.compatibility import check_compatible, check_objective, check_priors, check_stage
 from cdvqa.stages.features import warn_of_other_features
 from cdvqa.stages.machine import check_compiler, check_kernels, check_precision
 from cdvqa.stages.optimisation import epoch_cosine_schedule, linear_schedule, make_optimizer, warmup_steps
@@ -33,7 +33,7 @@ class VQAStage(pl.LightningModule):
 
     Args:
         backbone: the vision-language model.
-        objective: bce, ce, lmh, rubi or lpf.
+        objective: bce, ce, lmh, rubi, lpf or poe, or a class of your own, such as package.module.Class.
         objective_options: the objective's own arguments, such as gamma of lpf or entropy_weight of lmh.
         lr: learning rate at the top of the schedule, one for all parameters.
         init_from: run folder or network file to start from; wins over parent_objective.
@@ -44,25 +44,13 @@ class VQAStage(pl.LightningModule):
             gradients in less memory, for about a third more time.
         preset: `paper` or `authors`; decides every field below that is null.
         layout: linked to data.layout.
-        optimizer: see `cdvqa.presets.Protocol` for this and all that follow.
-        weight_decay: for all parameter groups.
-        global_batch: questions in one optimiser step.
-        warmup: a share of all steps (float), or a number of steps (int).
-        lmh_trainable: whether LMH's gate and smoothing are trained.
-        train_classifier: whether stage 2 trains the classifier.
-        normalise_prior: whether each question type's prior sums to one.
-        soft_score: `third` or `clark`.
-        text_format: `standard` or `authors`.
-        no_answer: `skip` or `random`.
-        selection: `dev`, `last` or `test`.
-        tie_break: `exact` or `strict`.
-        reset_before_evaluation: whether thresholds are re-selected before each validation.
-        schedule: `linear` or `epoch_cosine`.
+        fields: preset fields, each an option of its own; see `cdvqa.presets.Protocol`.
     """
 
     stage: ClassVar[int]
     sparsity: Sparsity | None = None
 
+    @takes_preset_fields
     def __init__(
         self,
         backbone: Backbone,
@@ -75,59 +63,41 @@ class VQAStage(pl.LightningModule):
         gradient_checkpointing: bool = False,
         preset: Preset = "paper",
         layout: str = "vqacp",
-        optimizer: Optional[OptimizerName] = None,
-        weight_decay: Optional[float] = None,
-        global_batch: Optional[int] = None,
-        warmup: float | int | None = None,
-        lmh_trainable: Optional[bool] = None,
-        train_classifier: Optional[bool] = None,
-        normalise_prior: Optional[bool] = None,
-        soft_score: Optional[SoftScore] = None,
-        text_format: Optional[TextFormat] = None,
-        no_answer: Optional[NoAnswer] = None,
-        selection: Optional[Selection] = None,
-        tie_break: Optional[TieBreak] = None,
-        reset_before_evaluation: Optional[bool] = None,
-        schedule: Optional[Schedule] = None,
+        **fields: Any,
     ) -> None:
         super().__init__()
-        given = {
-            "optimizer": optimizer,
-            "weight_decay": weight_decay,
-            "global_batch": global_batch,
-            "warmup": warmup,
-            "lmh_trainable": lmh_trainable,
-            "train_classifier": train_classifier,
-            "normalise_prior": normalise_prior,
-            "soft_score": soft_score,
-            "text_format": text_format,
-            "no_answer": no_answer,
-            "selection": selection,
-            "tie_break": tie_break,
-            "reset_before_evaluation": reset_before_evaluation,
-            "schedule": schedule,
-        }
-        check_backbone(backbone, self.stage, objective if self.trains else None)
+        check_stage(backbone, self.stage)
+        kind = find_objective(objective)
+        if self.trains:
+            check_objective(backbone, objective, kind)
+        options = {**(kind.sequence_options if backbone.generates else {}), **(objective_options or {})}
+        for option, field in kind.preset_fields.items():
+            if option in options and fields.get(field) not in (None, options[option]):
+                raise InputError(f"--model.objective_options.{option} contradicts --model.{field}; give one of them")
+            fields[field] = options.get(option, fields.get(field))
         self.preset = preset
         self.protocol, self.departures = settle(
-            preset, self.stage, make_data_set(layout).has_dev, given, backbone.authors_protocol(self.stage)
+            preset, self.stage, make_data_set(layout).has_dev, fields, backbone.authors_protocol(self.stage)
         )
+        options |= {option: getattr(self.protocol, field) for option, field in kind.preset_fields.items()}
         self.backbone = backbone
         self.counts = backbone.counts()
         self.lr = lr
         self.init_from = init_from
         self.compiled = compile
         self.gradient_checkpointing = gradient_checkpointing
-        options = {**backbone.objectives.get(objective, {}), **(objective_options or {})}
-        if objective == "lmh":
-            options.setdefault("trainable", self.protocol.lmh_trainable)
         self.objective_name = objective
-        self.objective = make_objective(objective, backbone.hidden_size, **options)
+        sizes = {f"{name}_size": width for name, width in backbone.provides.items()}
+        self.objective = make_objective(
+            objective, backbone.hidden_size, num_answers=backbone.num_answers, **sizes, **options
+        )
+        backbone.asked = self.objective.needs & backbone.provides.keys()
         self.pipeline = pipeline_of(self.stage, objective, parent_objective, self.sparsity)
         self.start: Path | None = Path(init_from) if init_from else None  # the command line fills in a run it finds
         self.resumes = False  # a checkpoint will fill in every tensor, so nothing need be read
         self.evaluates: Path | None = None  # a finished network to evaluate as it is
         self.evaluated: dict[str, Any] = {}  # what that network says of itself
+        self.counted = 0  # questions that counted in the latest batch
         self.report: dict[str, Tensor] = {}  # what the latest batch says of the training; a callback logs it
         self.configured = False
 
@@ -136,6 +106,11 @@ class VQAStage(pl.LightningModule):
         """False where the stage prunes by magnitude in one shot."""
         return self.stage != 2 or self.sparsity is None or self.sparsity.method != "omp"
 
+    @property
+    def needs(self) -> DataNeeds:
+        """What this stage asks of the data module."""
+        return DataNeeds(self.protocol, self.backbone.image_format, self.backbone.generates)
+
     # --- where a stage starts -------------------------------------------------------------------------------------
 
     def configure_model(self) -> None:
@@ -143,8 +118,7 @@ class VQAStage(pl.LightningModule):
         if self.configured:
             return
         self.configured = True
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.backbone.answers, self.backbone.tokenizer = data.vocabulary.answers, data.tokenizer
+        self.backbone.answers, self.backbone.tokenizer = list(self.facts.answers), self.facts.tokenizer
         if self.evaluates is not None:
             self.evaluated = self._fill(self.evaluates).metadata
         else:
@@ -173,8 +147,7 @@ class VQAStage(pl.LightningModule):
     def _check(self, path: Path, theirs: dict[str, Any]) -> None:
         ours = self.metadata()
         check_compatible(path, theirs, ours)
-        seen = self.trainer.datamodule.visual.path  # type: ignore[attr-defined]
-        warn_of_other_features(path, theirs.get("features"), seen, ours["features"])
+        warn_of_other_features(path, theirs.get("features"), self.facts.visual_path, ours["features"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["network"] = self.metadata()
@@ -190,13 +163,12 @@ class VQAStage(pl.LightningModule):
 
     def metadata(self) -> dict[str, Any]:
         """What a network file says of itself: enough to answer questions with it, and to refuse a wrong pairing."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
         return {
             "backbone": self.backbone.description,
-            "answers": list(data.vocabulary.answers),
-            "text_format": data.text_format,
-            "tokenizer": data.tokenizer_digest,
-            "features": data.feature_fingerprint,
+            "answers": list(self.facts.answers),
+            "text_format": self.facts.text_format,
+            "tokenizer": self.facts.tokenizer_digest,
+            "features": self.facts.features,
             "stage": self.stage,
             "pipeline": self.pipeline,
             "preset": self.preset,
@@ -207,31 +179,44 @@ class VQAStage(pl.LightningModule):
     # --- steps ----------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: VQABatch, batch_idx: int) -> Tensor:
-        output: Output = self.backbone(batch)
-        self.report = {}
-        # Losses are formed in fp32 (or fp64) whatever the precision of the forward pass.
-        with torch.autocast(self.device.type, enabled=False):
-            loss = self._loss(output, batch)
-        self.report["train/loss/total"] = loss.total.detach()
+        loss = self.loss(batch)
+        self.counted = loss.count
+        self.report = {"train/loss/total": loss.total.detach()}
         self.report |= {f"train/loss/{name}": value.detach() for name, value in loss.terms.items()}
+        self.report |= {f"objective/{name}": value.detach() for name, value in loss.logged.items()}
         self.log("loss", self.report["train/loss/total"], prog_bar=True, logger=False)
-        return loss.total * self._weight(batch, batch_idx)
+        return loss.total * self._weight(loss.count, batch_idx)
 
-    def _loss(self, output: Output, batch: VQABatch) -> Loss:
-        if output.sequence is not None:
-            sequence = output.sequence
-            return self.objective.sequence(**(sequence._asdict() | {"logits": sequence.logits.to(self.dtype)}))
-        assert output.logits is not None and output.hidden is not None, "a backbone classifies or generates"
-        logits, hidden = output.logits.to(self.dtype), output.hidden.to(self.dtype)
-        if isinstance(self.objective, LMH):
-            self.report["objective/gate"] = self.objective.gate(hidden.detach()).mean().detach()
-        return self.objective(logits, batch.soft_target, batch.prior, hidden, batch.label)  # type: ignore[no-any-return]
+    def loss(self, batch: VQABatch) -> Loss:
+        """The objective's loss of a batch, formed in fp32 (or fp64) whatever the precision of the forward pass."""
+        output: Output = self.backbone(batch)
+        with torch.autocast(self.device.type, enabled=False):
+            if output.sequence is not None:
+                sequence = output.sequence
+                return self.objective.sequence(**(sequence._asdict() | {"logits": sequence.logits.to(self.dtype)}))
+            return self.objective(**self._inputs(batch, output))  # type: ignore[no-any-return]
 
-    def _weight(self, batch: VQABatch, batch_idx: int) -> float:
-        loader = cast(TrainingLoader, self.trainer.train_dataloader)
+    def _inputs(self, batch: VQABatch, output: Output) -> dict[str, Any]:
+        """What the objective is given: logits, soft targets and what it needs, by name."""
+        names = {"logits", "soft_target"} | self.objective.needs
+        known = {name: getattr(of, name) for of in (batch, output) for name in names if hasattr(of, name)}
+        inputs = {name: x.to(self.dtype) if x.is_floating_point() else x for name, x in known.items() if x is not None}
+        if "progress" in names:
+            trainer = self.trainer
+            epochs = (trainer.current_epoch, trainer.max_epochs or 0)
+            inputs["progress"] = Progress(trainer.global_step, int(trainer.estimated_stepping_batches), *epochs)
+        return inputs
+
+    def _weight(self, counted: int, batch_idx: int) -> float:
+        """What to multiply a batch's mean loss by, so that a step is the mean over all questions that count in it.
+
+        Lightning divides by the number of accumulated batches, and DDP by that of processes.
+        """
+        loader, accumulated = cast(TrainingLoader, self.trainer.train_dataloader), self.trainer.accumulate_grad_batches
         batches = int(self.trainer.num_training_batches)  # fewer than the loader's under limit_train_batches
-        epoch = min(len(loader.sampler), batches * loader.batch_size)
-        return batch_weight(batch_idx, len(batch), loader.batch_size, self.trainer.accumulate_grad_batches, epoch)
+        labels = loader.labels_of_step(batch_idx, accumulated, batches)
+        of_step = len(labels) if self.backbone.generates else self.objective.counted(labels)
+        return counted * accumulated * self.trainer.world_size / max(1, of_step)
 
     def on_fit_start(self) -> None:
         # Lightning seeds every process alike, and each would drop the same units; the model has been made alike by now.
@@ -244,20 +229,25 @@ class VQAStage(pl.LightningModule):
         check_kernels(self.trainer.strategy.root_device)
         if self.compiled:
             check_compiler(self.trainer.strategy.root_device)
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.facts = facts = cast(DataFacts, self.trainer.datamodule.facts)  # type: ignore[attr-defined]
+        self.split_names = facts.splits
         if stage == "predict":
-            self.split_names = list(data.predict_splits)
             return
         if stage == "fit":
-            check_priors(self.objective_name, data)
-        names = ["val"] if stage in ("fit", "validate") else list(data.test_splits)
-        types = data.question_types, data.answer_types
-        modules = nn.ModuleList(SplitAccuracy(*types, data.subsets.get(name)) for name in names)
+            check_priors(self.objective_name, self.objective, facts)
+        types = facts.question_types, facts.answer_types
+        modules = nn.ModuleList(SplitAccuracy(*types, facts.subsets.get(name)) for name in facts.splits)
         self.accuracies = cast(list[SplitAccuracy], modules)
-        self.split_names = names
+
+    def answer(self, batch: VQABatch) -> list[str]:
+        """The answer of each question: the one that the objective scores highest, or a generative backbone's own."""
+        if self.backbone.generates:
+            return self.backbone.answer(batch)
+        scores = self.objective.scores(self.backbone(batch))
+        return [self.facts.answers[index] for index in scores.argmax(dim=1).tolist()]
 
     def validation_step(self, batch: VQABatch, batch_idx: int) -> None:
-        self.accuracies[0].update(batch, self.backbone.answer(batch))
+        self.accuracies[0].update(batch, self.answer(batch))
 
     def on_validation_epoch_end(self) -> None:
         self.val_result = accuracy = self.accuracies[0].results("val")["val"]
@@ -268,7 +258,7 @@ class VQAStage(pl.LightningModule):
         self.accuracies[0].reset()
 
     def test_step(self, batch: VQABatch, batch_idx: int, dataloader_idx: int = 0) -> list[str]:  # type: ignore[override]
-        answers = self.backbone.answer(batch)
+        answers = self.answer(batch)
         self.accuracies[dataloader_idx].update(batch, answers)
         return answers
 
@@ -277,10 +267,9 @@ class VQAStage(pl.LightningModule):
         for name, accuracy in zip(self.split_names, self.accuracies, strict=True):
             self.test_results |= accuracy.results(name)
             accuracy.reset()
-        data_set = self.trainer.datamodule.data_set  # type: ignore[attr-defined]
         for name, result in self.test_results.items():
-            result["distribution"] = data_set.distributions()[name]
-        self.test_means = set_means(self.test_results, data_set.means())
+            result["distribution"] = self.facts.distributions[name]
+        self.test_means = set_means(self.test_results, self.facts.means)
         self.log_dict({f"test/{name}": value for name, value in self.test_means.items()})
         for split, result in self.test_results.items():
             groups = {f"test/{split}/{tag(group)}": result[group] for group in result["n"]}
@@ -288,7 +277,7 @@ class VQAStage(pl.LightningModule):
             self.log_dict(groups | {f"test/{split}/question_type/{name}": value for name, value in per_type.items()})
 
     def predict_step(self, batch: VQABatch, batch_idx: int, dataloader_idx: int = 0) -> list[str]:
-        return self.backbone.answer(batch)
+        return self.answer(batch)
 
     # --- optimisation ---------------------------------------------------------------------------------------------
 

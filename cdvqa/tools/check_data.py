@@ -51,7 +51,7 @@ def check_data(data: VQADataModule, stage: VQAStage, visual: VisualSource | None
         report.findings.extend(_coverage(split, questions.question_id, questions.image_id, visual))
         report.findings.extend(_answers(split, questions, vocabulary))
         if on_disk.has_cached_targets:
-            report.findings.append(_cached_targets(split, questions, stage.objective_name))
+            report.findings.append(_cached_targets(split, questions, stage))
     report.findings.extend(_broken_archives(data.root) if report.wanting else [])
     return report
 
@@ -143,11 +143,12 @@ def _answers(split: str, questions: Questions, vocabulary: AnswerVocabulary | No
     return [*findings, Finding("note" if own else "ok", f"{split}: answer types: {told}{remark}")]
 
 
-def _cached_targets(split: str, questions: Questions, objective: str) -> Finding:
+def _cached_targets(split: str, questions: Questions, stage: VQAStage) -> Finding:
     text = f"{split}: cached targets stand in for the annotations; official accuracy will be a lower bound"
     untyped = split == "train" and questions.annotations.question_type.names == [""]
-    if untyped and needs_question_types(objective):
-        return Finding("WRONG", f"{text}, and they name no question types, which --model.objective {objective} needs")
+    if untyped and needs_question_types(stage.objective):
+        needs = f"--model.objective {stage.objective_name} needs"
+        return Finding("WRONG", f"{text}, and they name no question types, which {needs}")
     return Finding("note", text)
 
 

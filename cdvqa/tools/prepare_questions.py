@@ -26,7 +26,7 @@ def run(args: list[str]) -> None:
 
     config = ConfigInspector(args, "cdvqa prepare questions", (questions.__doc__ or "").splitlines()[0])
     data = config.datamodule
-    prepared = data.prepare(config.model.protocol)
+    prepared = data.prepare()
     present = data.data_set.present(data.root)
     for split in prepared.splits:
         files = present.get(split)

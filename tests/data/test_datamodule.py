@@ -11,6 +11,7 @@ import torch
 from cdvqa.data import VQADataModule
 from cdvqa.data.datasets import VQAVS
 from cdvqa.data.datasets.vqavs import OOD_SETS
+from cdvqa.data.handshake import DataNeeds
 from cdvqa.errors import InputError
 from cdvqa.presets import preset_protocol
 from tests.data.toy import IMAGES, REGIONS, WIDTH, dump, record, split, write_toy, write_toy_features
@@ -22,7 +23,7 @@ AUTHORS = preset_protocol("authors", stage=1)
 def make(root, protocol=PAPER, **options):
     options = {"name": "toy", "layout": "vqacp", "num_answers": 6, "min_count": 2} | options
     data = VQADataModule(root=str(root), **options)
-    data.protocol = protocol
+    data.needs = DataNeeds(protocol)
     return data
 
 
@@ -121,7 +122,7 @@ def test_test_splits_keep_every_question_and_index_types_seen_only_there(tmp_pat
 def ask(root, **options):
     """A data module that is asked by a network with a vocabulary and a text format of its own."""
     data = make(root, protocol=None, **options)
-    data.network = {"answers": ["maybe", "yes"], "text_format": "authors"}
+    data.needs = replace(data.needs, network={"answers": ["maybe", "yes"], "text_format": "authors"})
     data.setup("predict")
     return data
 
@@ -131,11 +132,11 @@ def test_predict_reads_questions_alone_and_as_the_network_wants_them(tmp_path):
     for path in [*root.glob("*annotations*"), root / "vqacp_v2_train_questions.json"]:
         path.unlink()
     data = ask(root)
-    assert data.predict_splits == ["id", "test"] and data.vocabulary.answers == ["maybe", "yes"]
+    assert data.facts.splits == ["id", "test"] and data.vocabulary.answers == ["maybe", "yes"]
     id_loader, test_loader = data.predict_dataloader()
     assert sorted(question_ids(id_loader)) == list(range(9000, 9005)) and len(question_ids(test_loader)) == 23
     written = [q["question_id"] for q in orjson.loads((root / "vqacp_v2_test_questions.json").read_bytes())]
-    assert data.question_ids("test") == question_ids(test_loader) == written
+    assert data.facts.question_id["test"].tolist() == question_ids(test_loader) == written
     batch = next(iter(test_loader))
     assert batch.input_ids.shape == (23, 14) and batch.attention_mask is None
     assert batch.soft_target is batch.label is batch.prior is batch.question_type is batch.answers is None
@@ -146,12 +147,12 @@ def test_predict_takes_a_file_of_questions(tmp_path):
     mine = [{"question_id": 8 - i, "image_id": i % IMAGES, "question": "is the dog?"} for i in range(5)]
     dump(tmp_path / "mine.json", mine)
     data = ask(root, questions=str(tmp_path / "mine.json"), eval_batch_size=2)
-    assert data.predict_splits == ["mine"] and data.question_ids("mine") == [8, 7, 6, 5, 4]
+    assert data.facts.splits == ["mine"] and data.facts.question_id["mine"].tolist() == [8, 7, 6, 5, 4]
     (loader,) = data.predict_dataloader()
     assert [len(batch) for batch in loader] == [2, 2, 1]
     with pytest.raises(InputError, match="only `predict` takes questions without answers"):
         make(root, questions=str(tmp_path / "mine.json")).setup("test")
-    with pytest.raises(RuntimeError, match=r"set `datamodule\.network`"):
+    with pytest.raises(RuntimeError, match="DataNeeds.network"):
         make(root).setup("predict")
 
 
@@ -202,15 +203,17 @@ def test_wrong_inputs_are_named_with_the_remedy(tmp_path):
     write_toy_features(root / "fewer.h5", image_id=np.arange(1, IMAGES + 1))
     with pytest.raises(InputError, match=r"fewer.h5: image 0 \(question \d+\) is not in the feature file"):
         make(root, features=str(root / "fewer.h5")).setup("fit")
-    with pytest.raises(RuntimeError, match=r"set `datamodule\.protocol`"):
-        make(root, protocol=None).setup("fit")
+    data = make(root)
+    data.needs = None
+    with pytest.raises(RuntimeError, match=r"set `datamodule\.needs`"):
+        data.setup("fit")
 
 
 def test_another_protocol_is_read_anew(tmp_path):
     data = make(write_toy(tmp_path))
     data.setup("fit")
     assert next(iter(data.val_dataloader())).input_ids.shape[1] == 20
-    data.protocol = replace(PAPER, text_format="authors")
+    data.needs = DataNeeds(replace(PAPER, text_format="authors"))
     data.setup("fit")
     assert next(iter(data.val_dataloader())).input_ids.shape[1] == 14
 
@@ -219,24 +222,23 @@ def test_fingerprint_follows_the_files(tmp_path):
     root = write_toy(tmp_path)
     data = make(root)
     data.setup("fit")
-    first = data.fingerprint()
+    first = data.facts.fingerprint()
     assert set(first["files"]) == {"vqacp_v2_train_questions.json", "vqacp_v2_train_annotations.json"}
-    assert first == data.fingerprint() and orjson.loads(orjson.dumps(first)) == first
+    assert first == data.facts.fingerprint() and orjson.loads(orjson.dumps(first)) == first
     data.setup("test")
-    assert "vqacp_v2_test_questions.json" in data.fingerprint()["files"]
+    assert "vqacp_v2_test_questions.json" in data.facts.fingerprint()["files"]
     write_toy(root, train=61)
     again = make(root)
     again.setup("fit")
-    changed = {name for name, digest in again.fingerprint()["files"].items() if digest != first["files"][name]}
-    assert changed == set(first["files"]) and again.fingerprint()["features"] == first["features"]
+    changed = {name for name, digest in again.facts.fingerprint()["files"].items() if digest != first["files"][name]}
+    assert changed == set(first["files"]) and again.facts.fingerprint()["features"] == first["features"]
 
 
 class Recorder(pl.LightningModule):
     """Writes down the questions of every training step."""
 
-    def __init__(self, protocol):
+    def __init__(self):
         super().__init__()
-        self.protocol = protocol
         self.weight = torch.nn.Parameter(torch.zeros(()))
         self.steps = []
 
@@ -262,8 +264,9 @@ def run(root, folder, ckpt_path=None, workers=0, accumulate=2, **when):
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    model = Recorder(replace(PAPER, global_batch=20))
-    trainer.fit(model, datamodule=make(root, protocol=None, num_workers=workers), ckpt_path=ckpt_path)
+    model = Recorder()
+    data = make(root, replace(PAPER, global_batch=20), num_workers=workers)
+    trainer.fit(model, datamodule=data, ckpt_path=ckpt_path)
     return model.steps
 
 

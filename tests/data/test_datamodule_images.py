@@ -1,7 +1,6 @@
 """The data module for backbones that see images, and for those that say their answers."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import orjson
@@ -9,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cdvqa.data.handshake import DataNeeds
 from cdvqa.data.visual.source import ImageFormat
 from cdvqa.errors import InputError
 from cdvqa.presets import preset_protocol
@@ -31,7 +31,7 @@ def root(tmp_path):
 
 def see(root, generates=False, **options):
     data = make(root, PROTOCOL, **options)
-    data.image_format, data.generates = FORMAT, generates
+    data.needs = DataNeeds(PROTOCOL, FORMAT, generates)
     return data
 
 
@@ -94,7 +94,7 @@ def test_augmented_pictures_are_the_same_in_any_order_and_number_of_threads(root
     for data in datas:
         data.setup("fit")
     first, threads = (batches(data, epoch=1) for data in datas)
-    datas[0].protocol = replace(PROTOCOL, global_batch=5)
+    datas[0].needs = DataNeeds(replace(PROTOCOL, global_batch=5), FORMAT)
     others = batches(datas[0], epoch=1), batches(datas[0], epoch=2)
     assert len(first) == 57
     for question, picture in first.items():
@@ -122,19 +122,10 @@ def test_an_epoch_taken_up_in_the_middle_goes_on_with_the_same_pictures(root):
         assert torch.equal(batch.question_id, wanted.question_id) and torch.equal(batch.image, wanted.image)
 
 
-def test_the_model_of_a_trainer_says_what_it_sees_and_how_it_answers(root):
-    data = make(root, protocol=None)
-    backbone = SimpleNamespace(image_format=FORMAT, generates=True)
-    model = SimpleNamespace(backbone=backbone, protocol=PROTOCOL)
-    data.trainer = SimpleNamespace(lightning_module=model)
-    data.setup("fit")
-    assert data.image_format == FORMAT and data._datasets["train"].batch(np.arange(3)).sequences is not None
-
-
 def test_lineage(root):
     data = see(root)
     data.setup("fit")
-    fingerprint = data.fingerprint()
+    fingerprint = data.facts.fingerprint()
     assert (
         fingerprint["features"] == data.feature_fingerprint and orjson.loads(orjson.dumps(fingerprint)) == fingerprint
     )
@@ -158,7 +149,7 @@ def test_errors_come_at_set_up_and_are_named(root, tmp_path):
 def ask(root, questions):
     dump(root / "mine.json", [{"question_id": i, "image_id": i, "question": "is the dog?"} for i in questions])
     data = see(root, generates=True, questions=str(root / "mine.json"))
-    data.protocol, data.network = None, {"answers": ["yes"], "text_format": "standard"}
+    data.needs = replace(data.needs, network={"answers": ["yes"], "text_format": "standard"})
     data.setup("predict")
     return data
 
@@ -184,7 +175,7 @@ def test_extra_text_is_tokenised_with_the_question_and_kept_by_its_content(root)
     extra = root / "extra.json"
     dump(extra, [{"question_id": 5003, "ocr": ["dog"], "object_label": "the&&dog"}])
     longer, data = first_pieces(extra_text=str(extra))
-    assert data.fingerprint()["files"][str(extra)] == data.extra_text.digest
+    assert data.facts.fingerprint()["files"][str(extra)] == data.extra_text.digest
     for question, pieces in longer.items():
         own = [piece for piece in plain[question] if piece]
         behind = [11, 3, 6, 11, 3] if question == 5003 else []

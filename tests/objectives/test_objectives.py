@@ -74,6 +74,19 @@ def test_lmh_is_the_binary_product_of_experts_it_says():
     assert_close(objective(logits, target, prior, hidden).total, (task + 0.36 * entropy).detach().numpy())
 
 
+def test_poe_is_lmh_with_gate_1_and_no_entropy(golden, monkeypatch):
+    arrays = golden("loss_lmh")
+    monkeypatch.setattr(LMH, "gate", lambda self, hidden: torch.ones(len(hidden), 1, dtype=hidden.dtype))
+    for case in cases(arrays, "_p_b"):
+        given = [double(arrays[f"{case}_{name}"]) for name in ("target", "p_b")]
+        hidden, logits = double(arrays[f"{case}_h"]), double(arrays[f"{case}_logits"], grad=True)
+        wanted = LMH(hidden.shape[1], entropy_weight=0.0).double()(logits, *given, hidden).total
+        poe = make_objective("poe", 1)(logits, *given).total
+        assert_close(poe, wanted.detach().numpy())
+        (gradient,), (expected,) = torch.autograd.grad(poe, logits), torch.autograd.grad(wanted, logits)
+        assert_close(gradient, expected.numpy())
+
+
 def test_frozen_lmh_has_nothing_to_train():
     assert not any(parameter.requires_grad for parameter in LMH(8, trainable=False).parameters())
     assert all(parameter.requires_grad for parameter in LMH(8).parameters())
@@ -117,6 +130,14 @@ def test_questions_without_a_label_do_not_count(objective):
     assert_close(logits.grad, np.zeros((4, 5)))
 
 
+NEEDS = {
+    "lmh": {"prior", "hidden"},
+    "rubi": {"prior", "label"},
+    "lpf": {"prior", "label"},
+    "poe": {"prior"},
+}
+
+
 @pytest.mark.parametrize("name", OBJECTIVES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_input_dtype_is_kept_and_missing_input_is_named(name, dtype):
@@ -126,7 +147,8 @@ def test_input_dtype_is_kept_and_missing_input_is_named(name, dtype):
     loss = objective(logits, target, prior=prior, hidden=hidden, label=label)
     assert loss.total.dtype == dtype and loss.total.shape == ()
     assert list(loss.terms) == (["task", "entropy"] if name == "lmh" else ["task"])
-    for missing in {"lmh": ["prior", "hidden"], "rubi": ["prior", "label"], "lpf": ["prior", "label"]}.get(name, []):
+    assert loss.count == objective.counted(label) and objective.needs == NEEDS.get(name, set())
+    for missing in objective.needs:
         given = {"prior": prior, "hidden": hidden, "label": label, missing: None}
         with pytest.raises(ValueError, match=f"{type(objective).__name__} needs `{missing}`"):
             objective(logits, target, **given)
@@ -140,7 +162,7 @@ def test_signatures_are_those_others_script_against():
 
 
 def test_unknown_names_and_options_are_refused():
-    with pytest.raises(InputError, match="unknown objective 'focal'; known are bce, ce, lmh, rubi, lpf"):
+    with pytest.raises(InputError, match="'focal' is unknown; use one of bce, ce, lmh, rubi, lpf, poe"):
         make_objective("focal", 4)
     with pytest.raises(InputError, match="bce does not take gamma"):
         make_objective("bce", 4, gamma=2)
@@ -162,7 +184,7 @@ def test_sequences_are_summed_over_pieces_and_weighed_by_share_and_prior():
     assert list(lpf.terms) == ["task"]
 
 
-@pytest.mark.parametrize("name", ["bce", "lmh", "rubi"])
+@pytest.mark.parametrize("name", sorted(OBJECTIVES.keys() - {"ce", "lpf"}))
 def test_objectives_over_a_vocabulary_refuse_sequences(name):
     with pytest.raises(ValueError, match="not over word pieces"):
         make_objective(name, 4).sequence(*torch.zeros(4, 1, 1, 1), questions=1)

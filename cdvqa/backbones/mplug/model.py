@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar, Optional
+from typing import Any, Optional
 
 import torch
 from jsonargparse.typing import PositiveInt
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import EncoderDecoderCache
 
-from cdvqa.backbones.backbone import Backbone, LoadReport, Output, SequenceOutput
+from cdvqa.backbones.backbone import Backbone, LoadReport
 from cdvqa.backbones.huggingface import BERT_ATTENTION, BERT_LAYER
 from cdvqa.backbones.mplug.checkpoint import load_authors, load_folder, read_config, save_folder
 from cdvqa.backbones.mplug.config import MplugConfig
@@ -22,6 +22,7 @@ from cdvqa.backbones.mplug.ranking import Spelling, likeliest
 from cdvqa.data.batch import VQABatch
 from cdvqa.data.visual.source import ImageFormat
 from cdvqa.errors import InputError
+from cdvqa.objectives import Output, SequenceOutput
 
 CROSS_ATTENTION = tuple(f"crossattention.{part}" for part in BERT_ATTENTION)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -47,7 +48,6 @@ class Mplug(Backbone):
 
     name = "mplug"
     generates = True
-    objectives: ClassVar[dict[str, dict[str, Any]]] = {"ce": {}, "lpf": {"gamma": 1.0}}
     counting_note = (
         "The published 182M of 350M (52 %) for half of mPLUG is a miscount: what its count leaves out is found by a "
         "part of its name, so that the fusion encoder's `layer.1` takes layers 10 and 11 along. Half of the masked "
@@ -121,7 +121,7 @@ class Mplug(Backbone):
     # --- what it answers ------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def answer(self, batch: VQABatch, output: Output | None = None) -> list[str]:
+    def answer(self, batch: VQABatch) -> list[str]:
         spelling = self.spelling()
         with parametrize.cached():  # masked weights are formed once, not at every word piece
             states, mask = self.encode(batch)

@@ -11,15 +11,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from cdvqa.errors import InputError
+from cdvqa.presets import TieBreak
 from cdvqa.sparsity.selection import bisection, kth
-
-TieBreak = Literal["exact", "strict", "strict_bf16"]
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import orjson
 import pytest
 
 from cdvqa.data import VQADataModule, normalise_answer, write_features
+from cdvqa.data.handshake import DataNeeds
 from cdvqa.metrics import VQAAccuracy, vqa_accuracy
 from cdvqa.presets import preset_protocol
 
@@ -29,7 +30,7 @@ def data_and_annotations(shared, tmp_path_factory):
     )
     tokenizer = str(shared / "data/bert_base_uncased_vocab.txt")
     data = VQADataModule("vqavs", "vqavs", str(root), num_answers=327, tokenizer=tokenizer)
-    data.protocol = preset_protocol("paper", stage=1)
+    data.needs = DataNeeds(preset_protocol("paper", stage=1))
     data.setup("fit")
     return data, annotations
 

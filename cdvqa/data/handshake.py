@@ -1,0 +1,76 @@
+"""What a model needs of the data, and what the data say of themselves: the two meet here, and nowhere else."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from cdvqa.data.datasets.data_set import Distribution
+from cdvqa.data.visual.source import ImageFormat
+from cdvqa.presets import Protocol, TextFormat
+
+
+@dataclass(frozen=True)
+class DataNeeds:
+    """What backbone, objective and preset ask of the data module before anything is read.
+
+    Attributes:
+        protocol: text format, soft score, prior, labels, selection and batch size.
+        image_format: the pictures the backbone takes; None where it takes region features.
+        sequences: whether training batches hold the human answers word piece by word piece.
+        network: for `predict`, what the network that answers says of itself: its answers and text format.
+    """
+
+    protocol: Protocol
+    image_format: ImageFormat | None = None
+    sequences: bool = False
+    network: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What the data module has found, for the stage and what is recorded of a run.
+
+    Attributes:
+        root: folder of the question files.
+        seed: the run's seed, which orders the training questions.
+        answers: the vocabulary's strings in index order.
+        tokenizer, tokenizer_digest: of the questions, and SHA-256 of its word pieces.
+        text_format: how questions are cut.
+        splits: names of the splits that are evaluated or answered, in the order of their loaders.
+        question_id: the questions of each split that has been set up, in its order.
+        question_types, answer_types: index spaces of the batches' fields.
+        question_types_known: False where cached targets of train name no question types.
+        subsets: question ids of the test sets inside each test split, by the set's name.
+        distributions: whether each test set is in (`id`) or out of (`ood`) distribution.
+        means: names of the means over test sets that the data set states, and their sets.
+        visual_path: the feature file, or the folder of images.
+        features: fingerprint of the features or images.
+        files: bytes and SHA-256 of the question files read.
+    """
+
+    root: Path
+    seed: int
+    answers: Sequence[str]
+    tokenizer: Tokenizer
+    tokenizer_digest: str
+    text_format: TextFormat
+    splits: list[str]
+    question_id: Mapping[str, NDArray[np.int64]]
+    question_types: Sequence[str]
+    answer_types: Sequence[str]
+    question_types_known: bool
+    subsets: Mapping[str, Mapping[str, set[int]]]
+    distributions: Mapping[str, Distribution]
+    means: Mapping[str, Sequence[str]]
+    visual_path: Path
+    features: Mapping[str, Any]
+    files: Mapping[str, Any]
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What `run.json` records of the data."""
+        return {"files": self.files, "features": self.features, "tokenizer": self.tokenizer_digest}
