@@ -152,7 +152,7 @@ def test_predict_takes_a_file_of_questions(tmp_path):
     assert [len(batch) for batch in loader] == [2, 2, 1]
     with pytest.raises(InputError, match="only `predict` takes questions without answers"):
         make(root, questions=str(tmp_path / "mine.json")).setup("test")
-    with pytest.raises(RuntimeError, match="DataNeeds.network"):
+    with pytest.raises(RuntimeError, match=r"DataNeeds\.network"):
         make(root).setup("predict")
 
 

@@ -60,7 +60,7 @@ def test_training_batches_of_a_generative_backbone_hold_sequences_and_no_targets
     data = see(root, generates=True)
     data.setup("fit")
     annotations = {annotation["question_id"]: annotation for annotation in train_annotations(root)}
-    trained_on = [annotations[int(q)] for q in data.question_ids("train")]
+    trained_on = [annotations[int(q)] for q in data.facts.question_id["train"]]
     seen = 0
     for batch in data.train_dataloader():
         assert batch.soft_target is batch.label is batch.prior is batch.answers is None
@@ -127,12 +127,12 @@ def test_lineage(root):
     data.setup("fit")
     fingerprint = data.facts.fingerprint()
     assert (
-        fingerprint["features"] == data.feature_fingerprint and orjson.loads(orjson.dumps(fingerprint)) == fingerprint
+        fingerprint["features"] == data.facts.features and orjson.loads(orjson.dumps(fingerprint)) == fingerprint
     )
     theirs = {"extractor": "images, 16 x 16 pixels"}
-    assert list(differences(theirs | {"files": 3}, data.feature_fingerprint)) == []
+    assert list(differences(theirs | {"files": 3}, data.facts.features)) == []
     regions = {"extractor": "a", "images": 64, "norm": {"mean": 1.0}, "boxes": {}, "order": {}}
-    assert [what for what, *_ in differences(regions, data.feature_fingerprint)] == ["extractor"]
+    assert [what for what, *_ in differences(regions, data.facts.features)] == ["extractor"]
 
 
 def test_errors_come_at_set_up_and_are_named(root, tmp_path):
