@@ -126,9 +126,7 @@ def test_lineage(root):
     data = see(root)
     data.setup("fit")
     fingerprint = data.facts.fingerprint()
-    assert (
-        fingerprint["features"] == data.facts.features and orjson.loads(orjson.dumps(fingerprint)) == fingerprint
-    )
+    assert fingerprint["features"] == data.facts.features and orjson.loads(orjson.dumps(fingerprint)) == fingerprint
     theirs = {"extractor": "images, 16 x 16 pixels"}
     assert list(differences(theirs | {"files": 3}, data.facts.features)) == []
     regions = {"extractor": "a", "images": 64, "norm": {"mean": 1.0}, "boxes": {}, "order": {}}
