@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import subprocess
+import sys
 from collections import OrderedDict
 
 import numpy as np
@@ -10,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from cdvqa.data import pickles
 from cdvqa.data.pickles import load_pickle, unpickle
 from cdvqa.errors import InputError
 from tests.conversion.python2 import dumps_python2
@@ -147,12 +150,80 @@ def test_a_pickle_cut_off_anywhere(protocol):
 
 
 @settings(deadline=None)
-@given(st.binary(max_size=40).filter(lambda content: b"r" not in content))  # r: room for any number of references
+@given(st.binary(max_size=40))
 def test_no_pickle_at_all(content):
     try:
         unpickle(content, "here")
     except InputError as error:
         assert str(error).startswith("here: not a pickle")
+
+
+def shared(make, count, first=b"]"):
+    """Values of two references to the one before: 2 ** count of them when they are walked through."""
+    return first + b"q\0" + b"".join(b"h%c" % i + b"h%c" % i + make + b"q%c" % (i + 1) for i in range(count))
+
+
+def empty_lists(count):
+    """Lists that are put into each other twice after all of them have been made, while they were empty."""
+    made = b"".join(b"]q%c" % i for i in range(count))
+    return made + b"".join(b"h%c(h%ch%ce" % (i, i + 1, i + 1) for i in range(count - 1))
+
+
+def arrays_of_arrays(count):
+    rebuild = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\0tC\1btR"
+    state = b"(K\1(K\1tcnumpy\ndtype\n(X\2\0\0\0O8tR\x89]"
+    return (rebuild + state) * count + b"N" + b"atb" * count
+
+
+DEEP = 200_000
+ATTACKS = {  # name: a pickle that crashes pickle.Unpickler or what uses its values, or takes all time or memory
+    "nested tuples as a key": b"}" + b")" + b"\x85" * DEEP + b"Ns",
+    "nested tuples in a set": b"(" + b")" + b"\x85" * DEEP + b"\x91",
+    "nested tuples": b")" + b"\x85" * DEEP,
+    "nested lists": b"]" * DEEP + b"a" * (DEEP - 1),
+    "nested dicts": b"}" + b"N}" * DEEP + b"s" * DEEP,
+    "nested arrays of objects": arrays_of_arrays(20_000),
+    "a tuple graph as a key": b"}" + shared(b"\x86", 80, b")") + b"Ns",
+    "a tuple graph": shared(b"\x86", 80, b")"),
+    "a list graph": empty_lists(80),
+    "one text in a hundred thousand copies": b"\x80\2c_codecs\nencode\nq\1]q\0(X\0\0\1\0" + b"a" * 65536 + b"q\2"
+    + b"X\6\0\0\0latin1q\3" + b"h\1h\2h\3\x86R" * 100_000 + b"e",
+    "bytes of any length": b"\x8e" + (1 << 40).to_bytes(8, "little") + b"a",
+    "a number of any length": b"\x8b" + (1 << 28).to_bytes(4, "little") + b"a" * (1 << 20),
+}  # fmt: skip
+RUN = """
+import pickle, resource, sys
+from cdvqa.data.pickles import unpickle
+from cdvqa.errors import InputError
+resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
+attacks = pickle.load(sys.stdin.buffer)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+assert unpickle(b"Nr" + (1 << 28).to_bytes(4, "little") + b".", "here") is None  # took 4.1 GB
+for name, content in attacks.items():
+    try:
+        unpickle(content + b".", "here")
+    except InputError as error:
+        assert len(str(error)) < 300
+        print(name)
+assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 200_000, "kB"
+"""
+
+
+def test_pickles_that_attack_time_memory_or_the_interpreter():
+    """In a process of their own, with limits: tuples in tuples as a key ended the interpreter, graphs never ended."""
+    done = subprocess.run([sys.executable, "-c", RUN], input=pickle.dumps(ATTACKS), capture_output=True, timeout=90)
+    assert (done.returncode, done.stderr.decode()) == (0, "")
+    assert done.stdout.decode().splitlines() == list(ATTACKS)
+
+
+def test_a_pipe_and_a_file_beyond_the_limit_are_refused(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe.pkl")
+    with pytest.raises(InputError, match=r"pipe\.pkl: cannot be read \(not a file"):
+        load_pickle(tmp_path / "pipe.pkl")
+    (tmp_path / "large.pkl").write_bytes(pickle.dumps(1))
+    monkeypatch.setattr(pickles, "_LARGEST", 4)
+    with pytest.raises(InputError, match=r"large\.pkl: cannot be read \(not a file of at most 4 bytes"):
+        load_pickle(tmp_path / "large.pkl")
 
 
 def test_a_missing_file(tmp_path):

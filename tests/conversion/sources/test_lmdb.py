@@ -147,7 +147,7 @@ def test_other_layouts(tmp_path):
         ({"features": b"not base64!"}, "key '1000': 'features' cannot be read"),
         ({"features": b"AAAA"}, "key '1000': 'features' cannot be read"),
         ({"features": np.full((3, 5), "a")}, "key '1000': 'features' is <U1"),
-        ({"features": np.array([[{}] * 5] * 3)}, r"key '1000': 'features' is object"),
+        ({"features": np.array([[{} for _ in range(5)] for _ in range(3)])}, r"key '1000': 'features' is object"),
     ],
 )
 def test_wrong_entries(tmp_path, change, message):
