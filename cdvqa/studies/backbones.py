@@ -5,11 +5,13 @@ from functools import partial
 from pathlib import Path
 from statistics import fmean
 
+import pandas as pd
+
 from cdvqa.data.questions.official import read_questions
 from cdvqa.metrics import vqa_score
 from cdvqa.studies.command import publish, study_parser
-from cdvqa.studies.jobs import Job, overlay_of, pipeline_job, run_jobs
-from cdvqa.studies.tables import Table, accuracies, accuracy, accuracy_table, gaps, spread, verdict
+from cdvqa.studies.jobs import Job, overlay_of, pipeline_job, run_jobs, run_seeds
+from cdvqa.studies.table import ID, gaps, markdown, named_runs, spread, verdict
 from cdvqa.worlds.scenes import SceneConstants, make_scenes, write_scenes
 
 LOGS = Path("logs/backbones")
@@ -49,12 +51,11 @@ def backbones(names: list[str], seeds: int, at_once: int) -> str:
     """Run what is missing and return the report in Markdown."""
     make_scenes(WORLD)
     write_scenes(BALANCED, 0, SceneConstants().balanced())
-    tables = {name: runs_of(name, seeds) for name in names}
+    studies = {name: runs_of(name, seeds) for name in names}
     ceilings = {name: ceiling(name) for name in names}
-    # Seed by seed: whoever stops early has whole seeds.
-    by_seed = [row[seed] for seed in range(seeds) for table in tables.values() for row in table.values()]
-    run_jobs([*ceilings.values(), *by_seed], at_once)
-    blind = {split: spread([blind_accuracy(WORLD, split)]) for split in ("id", "test")}
+    run_jobs(list(ceilings.values()), at_once)
+    run_seeds({(name, run): row for name, jobs in studies.items() for run, row in jobs.items()}, at_once)
+    blind = {split: f"{blind_accuracy(WORLD, split):.2f}" for split in ("id", "test")}
     lines = [
         "# Every backbone on `scenes`",
         "",
@@ -64,11 +65,11 @@ def backbones(names: list[str], seeds: int, at_once: int) -> str:
         f"question type, whatever the image, scores {blind['id']} in and {blind['test']} out of distribution.",
         "",
     ]
-    return "\n".join([*lines, *(line for name in names for line in section(name, tables[name], ceilings[name]))])
+    return "\n".join([*lines, *(line for name in names for line in section(name, studies[name], ceilings[name]))])
 
 
-def runs_of(backbone: str, seeds: int) -> Table:
-    """A backbone's jobs by name, one a seed."""
+def runs_of(backbone: str, seeds: int) -> dict[str, list[Job]]:
+    """A backbone's jobs by name, one for each seed."""
     overlay = overlay_of(backbone)
     return {
         name: [job(LOGS, seed=seed, overlay=overlay, backbone=backbone) for seed in range(seeds)]
@@ -97,20 +98,19 @@ def blind_accuracy(world: Path, split: str) -> float:
     return 100 * fmean(vqa_score(usual[asked.question_type[row]], asked.answers[row]) for row in rows)
 
 
-def section(backbone: str, table: Table, ceiling: Job) -> list[str]:
-    """What came out for one backbone."""
-    top = accuracy(ceiling.run, "id")
-    plain, *others = table
-    reached = fmean(accuracies(table[plain], "id"))
+def section(backbone: str, jobs: dict[str, list[Job]], ceiling: Job) -> list[str]:
+    """The results of one backbone."""
+    runs, top = named_runs(jobs), named_runs({"ceiling": [ceiling]})[ID].item()
+    plain, *others = jobs
+    reached = runs.loc[runs["name"] == plain, ID].mean()
     learned = "learned" if reached >= LEARNED * top else "**not learned**"
     lines = [f"## {backbone}", "", f"Ceiling {top:.2f}; {plain} reaches {reached / top:.1%} of it: {learned}.", ""]
-    lines += [*accuracy_table(table), ""]
-    gains = {name: gaps(table, name, plain) for name in others if name in FULL}
-    return [*lines, *(gain_line(name, plain, measured) for name, measured in gains.items()), ""]
+    lines += [markdown(runs, ["name"]), ""]
+    return [*lines, *(gain_line(name, plain, gaps(runs, name, plain)) for name in others if name in FULL), ""]
 
 
-def gain_line(debiased: str, plain: str, gains: list[float]) -> str:
-    """By how much a debiased objective helps, and whether that is as much as is asked."""
+def gain_line(debiased: str, plain: str, gains: pd.Series) -> str:
+    """By how much a debiased objective helps, and whether that is enough."""
     better, worse = (name.removeprefix("full ").upper() for name in (debiased, plain))
     return (
         f"- {better} raises accuracy out of distribution over {worse} by {spread(gains)} "

@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
+
 from cdvqa.studies.command import publish, study_parser
 from cdvqa.studies.convergence import convergence
-from cdvqa.studies.jobs import overlay_of, pipeline_job, run_jobs
-from cdvqa.studies.tables import Table, accuracy_table, gaps, spread, verdict
+from cdvqa.studies.jobs import Job, overlay_of, pipeline_job, run_seeds
+from cdvqa.studies.table import gaps, markdown, named_runs, spread, verdict
 from cdvqa.worlds.scenes import make_scenes
 
 LOGS = Path("logs/claims")
@@ -48,33 +50,31 @@ CLAIMS = (
 def claims(seeds: int, at_once: int) -> str:
     """Run what is missing and return the report in Markdown."""
     make_scenes(WORLD)
-    table = {
-        name: [job(LOGS, seed=seed, overlay=overlay_of("lxmert")) for seed in range(seeds)]
-        for name, job in RUNS.items()
-    }
-    # Seed by seed: whoever stops early has whole seeds.
-    run_jobs([row[seed] for seed in range(seeds) for row in table.values()], at_once)
+    overlay = overlay_of("lxmert")
+    jobs = {name: [job(LOGS, seed=seed, overlay=overlay) for seed in range(seeds)] for name, job in RUNS.items()}
+    run_seeds(jobs, at_once)
+    runs = named_runs(jobs)
     lines = [
         "# The paper's claims on `scenes`",
         "",
         f"{seeds} seeds, mean ± standard deviation; accuracy in percent.",
         "",
     ]
-    return "\n".join([*lines, *accuracy_table(table), "", *claim_table(table), "", *converged_lines(table), ""])
+    return "\n".join([*lines, markdown(runs, ["name"]), "", *claim_table(runs), "", *converged_lines(jobs), ""])
 
 
-def claim_table(table: Table) -> list[str]:
+def claim_table(runs: pd.DataFrame) -> list[str]:
     """A line per claim: the difference seed by seed, and whether its mean reaches what is claimed."""
     lines = ["| claim (out of distribution) | source | asked | measured | verdict |", "| --- | --- | --- | --- | --- |"]
     for claim in CLAIMS:
-        measured = gaps(table, claim.better, claim.worse)
+        measured = gaps(runs, claim.better, claim.worse)
         asked = f"≥ {claim.by:g}" if claim.by else "> 0"
         cells = claim.text, claim.source, asked, spread(measured), verdict(measured, claim.by)
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
-def converged_lines(table: Table) -> list[str]:
+def converged_lines(jobs: dict[str, list[Job]]) -> list[str]:
     """Whether the full models had converged."""
     lines = [
         "Converged means: over the last fifth of the epochs the training loss falls by less than 2 %, and development",
@@ -84,7 +84,7 @@ def converged_lines(table: Table) -> list[str]:
         "| --- | --- | --- | --- |",
     ]
     for name in ("full bce", "full lmh"):
-        end = convergence([job.run for job in table[name]])
+        end = convergence([job.run for job in jobs[name]])
         converged = "yes" if end.converged else "**no**"
         lines.append(f"| {name} | {end.loss_fall:.1%} | {end.accuracy_move:.2f} points | {converged} |")
     return lines

@@ -1,72 +1,65 @@
 """Accuracy against kept parameters."""
 
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib
 
-matplotlib.use("Agg")  # no screen is needed, nor asked for
+matplotlib.use("Agg")  # draws without a screen
 
 import pandas as pd
 from matplotlib import pyplot as plt
 
 from cdvqa.files import write_atomically
-from cdvqa.studies.runs_table import ID, OOD, over_seeds
+from cdvqa.studies.table import ID, OOD
 
 MARKERS = {"full": "o", "mask": "s", "omp": "^"}
+LINES = ("-", "--", "-.", ":")
+LEGEND_ROWS = 20
 
 
 def plot_accuracy(runs: pd.DataFrame, path: Path) -> None:
-    """Draw one panel in and one out of distribution; a marker per pipeline, bars of one standard deviation over seeds.
+    """Draw a panel in and one out of distribution: curves over sparsities, bars of one standard deviation over seeds.
 
     Args:
-        runs: from `read_runs`, of one data set and backbone.
+        runs: tested runs of one data set and backbone, from `read_runs`.
         path: a PNG file.
     """
-    means = over_seeds(runs)
-    places = [place for place in (ID, OOD) if place in set(means["place"])]
+    places = [place for place in (ID, OOD) if runs[place].notna().any()]
     figure, axes = plt.subplots(1, len(places), figsize=(4.6 * len(places) + 2.2, 4.2), sharey=True, squeeze=False)
-    curves = sorted({curve_name(row) for _, row in means.iterrows()})
-    colours = dict(zip(curves, plt.get_cmap("tab10").colors * 3, strict=False))  # type: ignore[attr-defined]
-    for axis, place in zip(axes[0], places, strict=True):
-        here = means[means["place"] == place]
-        for name, points in here.groupby(here.apply(curve_name, axis=1)):
-            points = points.sort_values("kept")
+    colours = plt.get_cmap("tab10").colors  # type: ignore[attr-defined]
+    looks = cycle([(colour, line) for line in LINES for colour in colours])
+    for (label, curve), (colour, line) in zip(runs.groupby("curve"), looks, strict=False):
+        points = curve.groupby("run").agg(
+            kept=("kept", "mean"), **{f"{place} {kind}": (place, kind) for place in places for kind in ("mean", "std")}
+        )
+        points = points.sort_values("kept")
+        method = curve["method"].iloc[0]
+        for axis, place in zip(axes[0], places, strict=True):
+            mean = points[f"{place} mean"]
             axis.errorbar(
                 100 * points["kept"],
-                points["mean"],
-                yerr=points["std"].fillna(0),
-                marker=MARKERS[points["method"].iloc[0]],
+                mean,
+                yerr=points[f"{place} std"].fillna(0),
+                marker=MARKERS.get(method, "D"),
                 markersize=7,
                 capsize=3,
-                color=colours[name],
-                label=name,
+                color=colour,
+                linestyle=line,
+                label=label,
                 alpha=0.9,
             )
-        for _, full in here[here["method"] == "full"].iterrows():
-            axis.axhline(full["mean"], color=colours[curve_name(full)], linewidth=0.8, linestyle=":", zorder=0)
+            if method == "full":
+                axis.axhline(mean.mean(), color=colour, linewidth=0.8, linestyle=":", zorder=0)
+    for axis, place in zip(axes[0], places, strict=True):
         axis.set(title=place, xlabel="kept parameters (%)", xlim=(0, 105))
         axis.grid(alpha=0.25)
     axes[0][0].set_ylabel("VQA accuracy (%)")
-    handles, labels = unique_legend(axes[0])
-    figure.legend(handles, labels, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    figure.suptitle(f"{means['data'].iloc[0]}, {means['backbone'].iloc[0]}")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    columns = -(-len(labels) // LEGEND_ROWS)
+    figure.legend(handles, labels, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, ncols=columns)
+    figure.suptitle(f"{runs['data'].iloc[0]}, {runs['backbone'].iloc[0]}")
     figure.tight_layout()
     with write_atomically(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150, bbox_inches="tight")
     plt.close(figure)
-
-
-def curve_name(row: pd.Series) -> str:
-    """What belongs on one curve: all sparsities of one way to train."""
-    if row["method"] == "full":
-        return f"full ({row['pipeline']})"
-    name = f"stage {row['stage']}: {row['pipeline']}, {row['method']}"
-    extra = [row["assignment"]] if row["assignment"] != "uniform" else []
-    extra += ["random start"] if row["initialisation"] == "random" else []
-    return ", ".join([name, *extra])
-
-
-def unique_legend(axes: list) -> tuple[list, list[str]]:
-    """Each curve once, however many panels show it."""
-    entries = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    return list(entries.values()), list(entries)

@@ -4,11 +4,12 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
+from typing import Any
 
 from cdvqa.errors import InputError
 from cdvqa.files import read_json
@@ -60,6 +61,11 @@ def run_jobs(jobs: Sequence[Job], at_once: int) -> None:
                         waiting.cancel()
                     raise error
                 order.done(run)
+
+
+def run_seeds(jobs: Mapping[Any, Sequence[Job]], at_once: int) -> None:
+    """`run_jobs` on rows of one job for each seed, seed by seed: an interrupted study has complete seeds."""
+    run_jobs([job for seed in zip(*jobs.values(), strict=True) for job in seed], at_once)
 
 
 def run_job(job: Job) -> None:

@@ -1,6 +1,7 @@
 """The study of backbones on made-up results, and the demonstration's jobs."""
 
 import json
+import re
 from functools import partial
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from cdvqa.cli import main
 from cdvqa.cli.configs import find_config
+from cdvqa.files import write_json
 from cdvqa.studies import backbones
 from cdvqa.studies.backbones import RUNS, blind_accuracy, ceiling, runs_of, section
 from cdvqa.studies.demo import OBJECTIVES, full_models, three_stages
@@ -21,8 +23,10 @@ def logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def finish(job: Job, in_distribution: float, out: float) -> None:
-    job.run.folder.mkdir(parents=True)
-    job.run.results.write_text(f'{{"splits": {{"id": {{"all": {in_distribution}}}, "test": {{"all": {out}}}}}}}')
+    record = {"stage": 1, "pipeline": ["bce"], "sparsity": None, "finished": "now", "identity": "", "settings": {}}
+    write_json(job.run.record, record | {"parameters": {"full": 4, "kept": 3}})
+    splits = {"id": {"all": in_distribution, "distribution": "id"}, "test": {"all": out, "distribution": "ood"}}
+    write_json(job.run.results, {"selection": "dev", "splits": splits, "means": {}})
 
 
 def test_a_backbone_that_learns_and_is_helped_by_one_objective():
@@ -35,7 +39,7 @@ def test_a_backbone_that_learns_and_is_helped_by_one_objective():
     finish(ceiling("visualbert"), 89, 89)
     text = "\n".join(section("visualbert", table, ceiling("visualbert")))
     assert "Ceiling 89.00; full bce reaches 90.4% of it: learned." in text  # 80.5 of 89
-    assert "| full lmh | 60.50 ± 0.71 | 36.00 ± 1.41 |" in text
+    assert "| full lmh | 75.0 % | 2 | 60.50 ± 0.71 | 36.00 ± 1.41 |" in re.sub(" +", " ", text)
     assert "LMH raises accuracy out of distribution over BCE by 5.00 ± 0.00 (asked ≥ 3): holds" in text
     assert "LPF raises accuracy out of distribution over BCE by 2.00 ± 0.00 (asked ≥ 3): **does not hold here**" in text
     assert text.count("raises") == 2, "subnetworks are in the table only"
