@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import orjson
 
 from cdvqa.errors import Stopped, chain
 
+_HOST = re.sub(r"[^A-Za-z0-9-]", "_", socket.gethostname())  # process ids repeat on nodes that share a file system
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -25,7 +27,7 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
         Stopped: the disk is full.
     """
     path = Path(path)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.{_HOST}.{os.getpid()}.tmp")
     try:
         with naming_full_disk(path):
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -221,7 +221,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     ),
     "no text": ([QUESTION | {"question": 5}], "record 0 (question 7): 'question' must be a string"),
     "an empty question": ([QUESTION | {"question": " "}], "mine.json: record 0 (question 7): 'question' is empty"),
-    "an id twice": ([QUESTION, QUESTION], "mine.json: question 7 stands in it twice"),
+    "an id twice": ([QUESTION, QUESTION], "mine.json: duplicate question 7"),
     "an unknown image": ([QUESTION | {"image_id": 10**6}], "mine.json: f.h5: image 1000000 (question 7) is not in"),
 }
 

@@ -22,6 +22,7 @@ from cdvqa.data.questions.cache import Cache, Content, pack_questions, unpack_qu
 from cdvqa.data.questions.extra_text import ExtraText, word_pieces
 from cdvqa.data.questions.official import Questions
 from cdvqa.data.questions.text import TokenisedQuestions, load_tokenizer, tokenizer_digest
+from cdvqa.errors import InputError
 from cdvqa.presets import Protocol
 
 
@@ -105,6 +106,11 @@ class PreparedQuestions:
                 return AnswerVocabulary(read_answers(self.root / files["answers"])).content()
             counts = count_answers(self._questions("train").annotations)
             kept = {answer: number for answer, number in counts.items() if number >= self._min_count}
+            if not kept:
+                raise InputError(
+                    f"{self.root}: no answer is given to {self._min_count} training questions or more, so that the "
+                    "vocabulary is empty; lower --data.min_count"
+                )
             return AnswerVocabulary(list(kept)).content() | {"questions": list(kept.values())}
 
         origin = {"train": self._origin("train"), "min_count": self._min_count}

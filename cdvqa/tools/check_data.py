@@ -123,6 +123,8 @@ def _size(vocabulary: AnswerVocabulary, has_cached_targets: bool, data: VQADataM
     size = f"train has {len(vocabulary):,} answers{rule}"
     if len(vocabulary) == data.num_answers:
         return Finding("ok", f"{size}, as data.num_answers says")
+    if not len(vocabulary):
+        return Finding("WRONG", f"{size}; lower --data.min_count")
     remedy = f"data.num_answers says {data.num_answers:,}: set --data.num_answers {len(vocabulary)}"
     return Finding("WRONG", f"{size}, but {remedy}")
 

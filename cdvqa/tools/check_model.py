@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from huggingface_hub import try_to_load_from_cache
 
-from cdvqa.data.questions.text import load_tokenizer
+from cdvqa.data.questions.text import load_tokenizer, vocabulary_size
 from cdvqa.errors import InputError
 from cdvqa.runs.folder import Run, network_file, parent_run
 from cdvqa.sparsity import Subnetwork
@@ -38,7 +38,7 @@ def check_tokenizer(source: str, vocab_size: int | None) -> Report:
     if path is None or item.state != "ok":
         return Report([item], [])
     try:
-        pieces = load_tokenizer(path).get_vocab_size()
+        pieces = vocabulary_size(load_tokenizer(path))
     except InputError as error:
         item.problem = reason(error, path)
         return Report([item], [])

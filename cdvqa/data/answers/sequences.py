@@ -78,8 +78,6 @@ def _tokenise(answers: Sequence[str], tokenizer: Tokenizer) -> tuple[NDArray[np.
 
     The first [SEP] ends the answer, as in the authors' code, where it is written behind it.
     """
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
     pieces: list[int] = []
     ends = [0]
     for start in range(0, len(answers), 1 << 14):

@@ -51,14 +51,14 @@ def count_answers(annotations: Annotations | Sequence[JsonRecord]) -> dict[str, 
 
 
 class AnswerVocabulary:
-    """The answers a classifier can give; an answer's index is its place in `answers`."""
+    """The answers a classifier can give; an answer's index is its position in `answers`."""
 
     def __init__(self, answers: Sequence[str]) -> None:
         self.answers = list(answers)
         self._index = {answer: index for index, answer in enumerate(self.answers)}
         if len(self._index) != len(self.answers):
             twice = next(answer for index, answer in enumerate(self.answers) if self._index[answer] != index)
-            raise InputError(f"answer vocabulary: {twice!r} stands in it twice")
+            raise InputError(f"answer vocabulary: duplicate answer {twice!r}")
 
     @classmethod
     def from_annotations(cls, annotations: Annotations | Sequence[JsonRecord], min_count: int = 9) -> AnswerVocabulary:

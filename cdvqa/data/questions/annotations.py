@@ -103,7 +103,7 @@ class Annotations:
             source: what an error names, usually the file.
 
         Raises:
-            InputError: a field is missing or of the wrong kind, a question has no answers, or an id stands twice.
+            InputError: a field is missing or of the wrong kind, a question has no answers, or an id is duplicate.
         """
         if isinstance(annotations, Annotations):
             return annotations
@@ -169,11 +169,11 @@ def check_text(strings: Sequence[str], field: str, source: str) -> None:
 
 
 def check_unique(question_id: NDArray[np.int64], source: str) -> None:
-    """Raise InputError naming the first question id that stands twice."""
+    """Raise InputError naming the first duplicate question id."""
     ids = np.sort(question_id)
     twice = ids[1:][ids[1:] == ids[:-1]]
     if len(twice):
-        raise InputError(f"{source}: question {twice[0]} stands in it twice; remove one of the two records")
+        raise InputError(f"{source}: duplicate question {twice[0]}; remove one of the two records")
 
 
 def _check(record: JsonRecord, number: int, source: str) -> None:

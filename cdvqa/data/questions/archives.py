@@ -2,10 +2,10 @@
 
 import gzip
 import hashlib
+import math
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -56,16 +56,25 @@ def find_file(root: str | Path, name: str) -> Source | None:
     return None
 
 
-@contextmanager
-def unpacked(source: Source) -> Iterator[IO[bytes]]:
-    """A stream of its unpacked bytes.
+def unpacked(source: Source) -> Iterator[bytes]:
+    """Its unpacked bytes, in pieces.
 
     Raises:
-        InputError: it is missing, damaged, or packed in a way that cannot be unpacked.
+        InputError: it is missing, damaged, no regular file, packed in a way that cannot be unpacked, or much larger
+            than its packed size can mean (a bomb).
     """
+    if isinstance(source, Path) and source.exists() and not source.is_file():
+        raise InputError(f"{source}: not a regular file; give a file that can be read twice")
+    read = 0
     try:
-        with source.open("rb") as stream:
-            yield gzip.GzipFile(fileobj=stream) if source.name.endswith(".gz") else stream  # type: ignore[misc]
+        most = _most(source)
+        with source.open("rb") as file:
+            stream: IO[bytes] = gzip.GzipFile(fileobj=file) if source.name.endswith(".gz") else file  # type: ignore[assignment]
+            while piece := stream.read(1 << 22):
+                read += len(piece)
+                if read > most:
+                    raise InputError(f"{source}: unpacks to over {most:,} bytes, no question file does; fetch it again")
+                yield piece
     except FileNotFoundError:
         raise InputError(f"{source}: no such file; check the path") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, gzip.BadGzipFile) as error:
@@ -78,8 +87,22 @@ def unpacked(source: Source) -> Iterator[IO[bytes]]:
 
 def digest(source: Source) -> dict[str, Any]:
     """Bytes and SHA-256 of a file, unpacked: packing makes no difference. InputError if it cannot be read."""
-    with unpacked(source) as stream:
-        return {"sha256": hashlib.file_digest(stream, "sha256").hexdigest(), "bytes": stream.tell()}  # type: ignore[arg-type]
+    sha256, size = hashlib.sha256(), 0
+    for piece in unpacked(source):
+        sha256.update(piece)
+        size += len(piece)
+    return {"sha256": sha256.hexdigest(), "bytes": size}
+
+
+def _most(source: Source) -> float:
+    """Bytes that a file may unpack to: official files shrink to a twentieth, never to a hundredth."""
+    if isinstance(source, zipfile.Path):
+        packed = source.root.getinfo(source.at).compress_size
+    elif source.name.endswith(".gz"):
+        packed = source.stat().st_size
+    else:
+        return math.inf
+    return (1 << 24) + 100 * packed
 
 
 def _archives(root: Path) -> list[Path]:

@@ -61,7 +61,7 @@ class Cache:
             save(path, {"derived_from": derived_from} | content)
         except (OSError, Stopped) as error:
             if self._writable:
-                reason = str(error).removeprefix(f"{path}: ")
+                reason = getattr(error, "strerror", None) or str(error).removeprefix(f"{path}: ").partition(";")[0]
                 rank_zero_warn(f"{self.folder}: cannot be written ({reason}); questions are read again by each run")
             self._writable = False
         return build(content)

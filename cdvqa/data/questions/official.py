@@ -138,8 +138,7 @@ def read_records(source: str | Source, key: str) -> list[Any]:
     Raises:
         InputError: the file is missing, damaged, not in UTF-8 (a byte order mark is fine), no JSON, or has no records.
     """
-    with unpacked(Path(source) if isinstance(source, str) else source) as stream:
-        content = stream.read()
+    content = b"".join(unpacked(Path(source) if isinstance(source, str) else source))
     encoding = json.detect_encoding(content)  # by a byte order mark or zeros
     if not encoding.startswith("utf-8"):
         raise InputError(f"{source}: the text is in {encoding.upper()}; save it as UTF-8")
@@ -151,7 +150,7 @@ def read_records(source: str | Source, key: str) -> list[Any]:
     del content
     try:
         records = json.loads(text, object_hook=_AnswersOnce())
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a ValueError of its own for an integer of thousands of digits
         raise InputError(f"{source}: not valid JSON ({error}); fetch the file again") from None
     if isinstance(records, dict):
         records = records.get(key)

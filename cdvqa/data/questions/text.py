@@ -53,6 +53,8 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
 
     Raises:
         InputError: nothing usable is there, or [PAD] is not piece 0, or [UNK], [CLS] or [SEP] is missing.
+
+    It neither pads nor cuts: `tokenise` does that, for questions alone.
     """
     path = Path(source)
     if path.is_dir():
@@ -62,16 +64,28 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
     if not path.is_file():
         tokenizer = _from_hub(str(source))
     elif path.suffix == ".json":
-        tokenizer = Tokenizer.from_file(str(path))
+        tokenizer = _from_json(path)
     else:
         tokenizer = _from_vocabulary(path)
     if tokenizer.token_to_id("[PAD]") != 0:
         raise InputError(f"{source}: [PAD] must be the first word piece; {_REMEDY}")
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
     return tokenizer
 
 
+def _from_json(path: Path) -> Tokenizer:
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises the base class alone
+        raise InputError(f"{path}: not a tokeniser ({error}); {_REMEDY}") from None
+
+
 def _from_vocabulary(path: Path) -> Tokenizer:
-    pieces = path.read_text(encoding="utf-8").splitlines()
+    try:
+        pieces = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: byte {error.start} is not UTF-8; {_REMEDY}") from None
     missing = {"[PAD]", "[UNK]", "[CLS]", "[SEP]"}.difference(pieces)
     if missing:
         raise InputError(f"{path}: the word-piece vocabulary lacks {sorted(missing)[0]}; {_REMEDY}")
@@ -88,6 +102,11 @@ def _from_hub(name: str) -> Tokenizer:
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"tokeniser {name!r} is neither a local file nor to be had ({reason}); {_REMEDY}") from None
+
+
+def vocabulary_size(tokenizer: Tokenizer) -> int:
+    """How many embeddings its word pieces need: one more than the highest id, for ids may have gaps."""
+    return 1 + max(tokenizer.get_vocab().values())
 
 
 def tokenizer_digest(tokenizer: Tokenizer) -> str:
@@ -109,14 +128,14 @@ def tokenise(
         length: another number of pieces, at most 255.
     """
     length, special = length or LENGTH[text_format], text_format == "standard"
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(length)
-    ids = np.zeros((len(questions), length), np.uint16 if tokenizer.get_vocab_size() <= 1 << 16 else np.uint32)
+    ids = np.zeros((len(questions), length), np.uint16 if vocabulary_size(tokenizer) <= 1 << 16 else np.uint32)
     lengths = np.zeros(len(questions), np.uint8)
     for start in range(0, len(questions), 1 << 14):
         chunk = list(questions[start : start + (1 << 14)])
         for row, encoding in enumerate(tokenizer.encode_batch_fast(chunk, add_special_tokens=special), start):
             pieces = encoding.ids
+            if len(pieces) > length:
+                pieces = [*pieces[: length - 1], pieces[-1]] if special else pieces[:length]
             ids[row, : len(pieces)] = pieces
             lengths[row] = len(pieces)
     return TokenisedQuestions(ids, lengths if special else None)

@@ -94,7 +94,7 @@ def test_answer_types(answer, kind):
         ([target(7, {0: 1}) | {"scores": [float("nan")]}], "score nan, which"),
         ([target(7, {0: 2}, "clark")], r"score 0\.6, which soft score 'third' does not give; .*soft_score clark"),
         ([target(7, {0: 3, 1: 3, 2: 3, 3: 3})], "need more than ten human answers"),
-        ([target(7, {}), target(7, {})], "question 7 stands in it twice"),
+        ([target(7, {}), target(7, {})], "duplicate question 7"),
         ([1], "record 0 is not a"),
     ],
 )

@@ -111,7 +111,7 @@ def test_vocabulary_survives_the_disk(tmp_path):
     for broken in ("other.json", "absent.json"):
         with pytest.raises(InputError, match=broken):
             AnswerVocabulary.load(tmp_path / broken)
-    with pytest.raises(InputError, match="'yes' stands in it twice"):
+    with pytest.raises(InputError, match="duplicate answer 'yes'"):
         AnswerVocabulary(["yes", "no", "yes"])
 
 

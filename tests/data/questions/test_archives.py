@@ -2,7 +2,9 @@
 
 import gzip
 import hashlib
+import os
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -21,8 +23,7 @@ def pack(path, members):
 
 
 def content(source):
-    with unpacked(source) as stream:
-        return stream.read()
+    return b"".join(unpacked(source))
 
 
 def test_the_nearest_form_wins(tmp_path):
@@ -92,6 +93,11 @@ WRONG = {
         lambda path: (path / "z.zip").write_bytes(b"<html>not found</html>"),
         r"a\.json: no such file, plain, .gz, .zip or in a zip archive .*\(z\.zip cannot be read: fetch it again\)",
     ),
+    "a gzip bomb": (
+        lambda path: (path / "a.json.gz").write_bytes(gzip.compress(bytes(30 << 20))),
+        r"a\.json\.gz: unpacks to over \d+,\d+,\d+ bytes",
+    ),
+    "a zip bomb": (lambda path: pack(path / "z.zip", {"a.json": bytes(30 << 20)}), r"z\.zip/a\.json: unpacks to over"),
     "nothing": (lambda path: None, r"a\.json: no such file, plain, .*; --data\.root must hold the official files"),
 }
 
@@ -102,6 +108,14 @@ def test_what_cannot_be_read_is_named_with_archive_and_member(tmp_path, what):
     damage(tmp_path)
     with pytest.raises(InputError, match=message):
         digest(locate(tmp_path, "a.json"))
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir])
+def test_what_is_no_regular_file_is_refused(tmp_path, make):
+    """A named pipe was waited for without end."""
+    make(tmp_path / "mine.json")
+    with pytest.raises(InputError, match=r"mine\.json: not a regular file"):
+        digest(tmp_path / "mine.json")
 
 
 def test_a_zipped_split_is_the_split(tmp_path):

@@ -1,6 +1,9 @@
 """Kept questions, word pieces, targets, vocabulary and prior: equal to what was derived, and never stale."""
 
+import errno
+import os
 import random
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +22,8 @@ from cdvqa.data.questions.annotations import Annotations
 from cdvqa.data.questions.cache import Cache, pack_questions, unpack_questions
 from cdvqa.data.questions.official import Questions, read_questions
 from cdvqa.data.questions.text import load_tokenizer, tokenise
+from cdvqa.errors import InputError
+from cdvqa.files import write_atomically
 from cdvqa.presets import preset_protocol
 from tests.data.toy import PIECES, record, write_toy
 
@@ -85,6 +90,12 @@ def test_what_is_kept_is_what_was_derived(root, made, preset):
     assert set(made) == set(MAKERS)
     made.clear()
     assert contents(prepare(root, protocol)) == first and not made
+
+
+def test_an_empty_vocabulary_is_named(root):
+    """The remedy was --data.num_answers 0."""
+    with pytest.raises(InputError, match=r"no answer is given to 1000 training questions .* lower --data\.min_count"):
+        _ = prepare(root, min_count=1000).vocabulary
 
 
 def test_it_is_what_the_parts_give(root):
@@ -189,13 +200,42 @@ def test_a_file_that_lacks_an_array_is_made_anew(tmp_path):
     assert kept.get("a.npz", {}, lambda: {"wanted": np.ones(1)}, lambda arrays: arrays["wanted"]).tolist() == [1]
 
 
-def test_a_folder_that_cannot_be_written_is_no_hindrance(root):
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_cache_that_cannot_be_written_stops_nothing_and_is_reported_once(root, monkeypatch, recwarn, number):
+    """A full disk stopped training for a cache that is optional."""
     expected = contents(prepare(root))
     for file in (root / ".cdvqa").iterdir():
         file.unlink()
-    (root / ".cdvqa").rmdir()
-    (root / ".cdvqa").write_text("a file where the folder should be")
+
+    def fail(*args, **kwargs):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("cdvqa.data.questions.cache.np.savez", fail)
+    monkeypatch.setattr("cdvqa.files.Path.write_bytes", fail)
+    recwarn.clear()
     assert contents(prepare(root)) == expected
+    assert [str(warning.message) for warning in recwarn] == [
+        f"{root}/.cdvqa: cannot be written ({os.strerror(number)}); questions are read again by each run"
+    ]
+    assert not list((root / ".cdvqa").iterdir())
+
+
+def test_a_file_where_the_folder_should_be_stops_nothing(root):
+    expected = contents(prepare(root))
+    shutil.rmtree(root / ".cdvqa")
+    (root / ".cdvqa").write_text("a file where the folder should be")
+    with pytest.warns(UserWarning, match="cannot be written"):
+        assert contents(prepare(root)) == expected
+
+
+def test_two_nodes_never_share_a_temporary_name(root, monkeypatch):
+    names = []
+    for host in ("node1", "node2"):
+        monkeypatch.setattr("cdvqa.files._HOST", host)
+        with write_atomically(root / "a.json") as temporary:
+            names.append(temporary.name)
+            temporary.write_text("{}")
+    assert len(set(names)) == 2 and all(str(os.getpid()) in name for name in names)
 
 
 @settings(deadline=None)

@@ -57,8 +57,8 @@ def broken(part: str, change) -> tuple[list, list]:
 @pytest.mark.parametrize(
     ("part", "change", "message"),
     [
-        ("q", lambda rows: rows.append(rows[0]), "q.json: question 105 stands in it twice"),
-        ("a", lambda rows: rows.append(rows[0]), "a.json: question 100 stands in it twice"),
+        ("q", lambda rows: rows.append(rows[0]), "q.json: duplicate question 105"),
+        ("a", lambda rows: rows.append(rows[0]), "a.json: duplicate question 100"),
         ("q", lambda rows: rows.pop(), "a.json: question 100 is not in .*q.json"),
         ("a", lambda rows: rows.pop(), "q.json: question 105 is not in .*a.json"),
         ("a", lambda rows: rows[2].update(answers="yes"), r"record 2 \(question 102\): 'answers' must be a list"),
@@ -92,6 +92,7 @@ def test_broken_records_are_named(tmp_path, part, change, message):
         (b"3", "a.json: holds neither"),
         (b"", "a.json: not valid JSON"),
         (b"[" * 100_000, "a.json: not valid JSON"),
+        (b"[" + b"1" * 5000 + b"]", "a.json: not valid JSON .*5000 digits"),
         (None, "a.json: no such file"),
     ],
 )

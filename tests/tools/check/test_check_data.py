@@ -45,6 +45,12 @@ def test_another_number_of_answers(check):
     assert "set --data.num_answers 6" in output
 
 
+def test_an_empty_vocabulary(check):
+    """The remedy was --data.num_answers 0."""
+    status, output = check(**{"data.min_count": 1000})
+    assert status == 1 and "WRONG train has 0 answers with at least 1000 questions; lower --data.min_count" in output
+
+
 def test_vqa_vs_lists_its_ood_sets_and_finds_foreign_questions(check, world):
     for folder, first_id in (("Training", 0), ("Val", 1000), ("IID-Test", 2000)):
         questions, annotations = split(60, first_id)
