@@ -99,14 +99,14 @@ def test_damaged_archives(check, world):
     assert status == 1 and output.endswith("\nproblems: 3\n")
 
 
-def test_a_question_that_stands_twice(check, world):
+def test_a_duplicate_question(check, world):
     path = world / "vqacp_v2_test_questions.json"
     questions = json.loads(path.read_bytes())
     dump(path, [*questions, questions[3]])
     status, output = check()
     assert status == 1 and row(output, "test questions")[1] == "unusable"
     number = questions[3]["question_id"]
-    assert f"WRONG test questions: question {number} stands in it twice; remove one of the two records" in output
+    assert f"WRONG test questions: duplicate question {number}; remove one of the two records" in output
 
 
 def test_answer_types_are_counted_and_foreign_ones_noted(check, world):
