@@ -68,7 +68,7 @@ def measure(model: Lxmert, case: str, with_baseline: bool) -> list[Record]:
     """Selection and whole reset against passes over the same scores."""
     scores = [mask.score.detach() for mask in binary_masks(model).values()]
     arrays = [score.numpy() for score in scores]
-    ranked = rankings(masked_matrices(model))
+    ranked = [ranking for _, ranking in rankings(masked_matrices(model))]
 
     def each(function: Callable[[Any], Any], parts: list[Any]) -> Callable[[], Any]:
         return lambda: [function(part) for part in parts]

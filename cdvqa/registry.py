@@ -37,3 +37,22 @@ def find_class(option: str, name: str, known: Mapping[str, type[T]], base: type[
         lacking = getattr(found, "__abstractmethods__", ())
         raise InputError(f"{option} {name}: does not define {', '.join(sorted(lacking))}")
     return found
+
+
+def make(
+    option: str, name: str, known: Mapping[str, type[T]], base: type[T], options: Mapping[str, Any] | None = None
+) -> T:
+    """An instance of the class that `name` stands for, built with `options`; arguments as in `find_class`.
+
+    Raises:
+        InputError: as `find_class`, or an option that the class does not take or refuses.
+    """
+    found, given = find_class(option, name, known, base), dict(options or {})
+    accepted = inspect.signature(found).parameters
+    if unknown := sorted(given.keys() - accepted.keys()):
+        known_options = ", ".join(accepted) or "none"
+        raise InputError(f"{option}_options: {name} does not take {', '.join(unknown)} (it takes: {known_options})")
+    try:
+        return found(**given)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{option}_options: {name} cannot be built: {error}") from error

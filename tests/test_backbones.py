@@ -137,7 +137,7 @@ def test_the_authors_presets_run(cdvqa: Command, backbone: str):
     objective, conf = PRETRAINED[backbone], f"{backbone}.yaml"
     flags = ["--model.preset=authors", "--model.warmup=2", "--model.global_batch=64"]
     assert cdvqa("fit", f"stage1_{objective}.yaml", conf, *flags) == 0
-    start = ["--model.sparsity.initialisation=weight"] if backbone == "mplug" else []
+    start = ["--model.sparsity.scores=weight"] if backbone == "mplug" else []
     assert cdvqa("fit", f"stage2_{objective}.yaml", conf, "tiny_masks.yaml", *flags, *start) == 0
     suffix = "_weight" if backbone == "mplug" else ""
     run = runs(backbone) / f"stage2_{objective}+{objective}_mask_uniform_s50{suffix}" / "seed0"

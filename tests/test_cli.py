@@ -89,6 +89,7 @@ def test_a_bare_config_name_and_flags_compose_left_to_right(config: str, capsys:
         ("--model.objectiv=lmh", "--model.objectiv: Option 'objectiv' is not accepted"),
         ("--model.backbone=Nothing", "--model.backbone: no class is called 'Nothing'"),
         ("--model.lr=fast", "--model.lr: Expected a <class 'float'>. Got value: fast"),
+        ("--model.sparsity.initialisation=random", "use --model.sparsity.criterion (magnitude, random, first_order)"),
         ("--model.sparsity.overall=1.5", "--model.sparsity.overall is 1.5; a share of zeros lies between 0 and 1"),
         ("--model.warmup=1.5", "--model.warmup: 1.5 is neither a share from 0.0 to 1.0 nor a whole number of steps"),
         ("--data.nothing=1", "unrecognized arguments: --data.nothing=1"),

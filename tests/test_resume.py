@@ -70,7 +70,7 @@ def test_a_killed_run_on_augmented_pictures_resumes_to_the_same_end(cdvqa: Comma
     assert cdvqa("fit", "stage1_ce.yaml", "mplug.yaml", "--trainer.max_epochs=1") == 0
     configs = ["stage2_ce.yaml", str(CONF / "mplug.yaml"), str(CONF / "tiny_masks.yaml")]
     args = ["fit", "--config", configs[0], *overlay(scenes), "--config", configs[1], "--config", configs[2]]
-    args += ["--model.global_batch=16", "--model.sparsity.initialisation=weight", "--data.augmentation=mplug"]
+    args += ["--model.global_batch=16", "--model.sparsity.scores=weight", "--data.augmentation=mplug"]
     args += ["--data.num_workers=1", "--checkpoint_every_n_steps=4"]
     assert run(args)[0] == 0
     folder = Path("logs/scenes/mplug/stage2_ce+ce_mask_uniform_s50_weight/seed0")

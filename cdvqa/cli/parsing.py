@@ -11,13 +11,19 @@ from cdvqa.errors import InputError
 NOISE = re.compile(
     r"Does not validate against|Subtypes: |Errors:$|Given value|Expected a <class 'NoneType'>|Expected a path but|^tip:"
 )
+# Options of earlier versions, and what replaced them.
+REPLACED = {
+    "initialisation": "--model.sparsity.initialisation: use --model.sparsity.criterion (magnitude, random, "
+    "first_order) and, in place of `weight`, --model.sparsity.scores weight"
+}
 
 
 class OneLineParser(LightningArgumentParser):
     """LightningArgumentParser whose errors are one line instead of two screens of usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise InputError(one_line(message)) from ex
+        replaced = next((text for name, text in REPLACED.items() if name in message), None)
+        raise InputError(replaced or one_line(message)) from ex
 
 
 def one_line(message: str) -> str:

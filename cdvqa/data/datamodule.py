@@ -238,6 +238,27 @@ class VQADataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> BatchLoader:
         """The training questions, shuffled anew in each epoch by the run's seed."""
+        return training_loader(
+            self._datasets["train"],
+            self._batch_size()[0],
+            seed=self._seed(),
+            epoch=self._epoch(),
+            rank=self._rank(),
+            world_size=self._world_size(),
+            num_workers=self.num_workers,
+        )
+
+    def first_batches(self) -> tuple[BatchLoader, int]:
+        """The training questions in the order of the first epoch, the same on every process.
+
+        Returns:
+            A loader, and how many of its batches hold `global_batch` questions together.
+        """
+        batch_size, parts = self._batch_size()
+        return training_loader(self._datasets["train"], batch_size, seed=self._seed()), parts
+
+    def _batch_size(self) -> tuple[int, int]:
+        """Questions that one process takes at once, and how many such batches make an optimiser step."""
         processes = self._world_size() * (self.trainer.accumulate_grad_batches if self.trainer else 1)
         batch_size, rest = divmod(self._needs.protocol.global_batch, processes)
         if rest or not batch_size:
@@ -245,15 +266,7 @@ class VQADataModule(pl.LightningDataModule):
                 f"model.global_batch {self._needs.protocol.global_batch} is not a multiple of {processes} "
                 "(processes times accumulated batches); change one of them"
             )
-        return training_loader(
-            self._datasets["train"],
-            batch_size,
-            seed=self._seed(),
-            epoch=self._epoch(),
-            rank=self._rank(),
-            world_size=self._world_size(),
-            num_workers=self.num_workers,
-        )
+        return batch_size, processes
 
     def val_dataloader(self) -> BatchLoader:
         """The split that selects the model."""

@@ -2,8 +2,8 @@
 
 `logs/<data>/<backbone>/<run>/seed<k>/`, with run = `stage1_<obj>`,
 `stage2_<obj1>+<obj2>_<mask|omp>_<assignment>_s<percent zeros>` or `stage3_<obj1>+<obj2>+<obj3>_…`;
-parts that do not apply are left out (`stage2_bce_omp_uniform_s50`). Mask training from a random start adds `_random`,
-from the weights themselves `_weight`, so that it never shares a folder with the same run from magnitudes.
+parts that do not apply are left out (`stage2_bce_omp_uniform_s50`). A criterion other than `magnitude` is added, such
+as `_random`, and scores that start from the weights as `_weight`.
 """
 
 from dataclasses import dataclass
@@ -87,9 +87,10 @@ def run_name(stage: int, pipeline: list[str], sparsity: Sparsity | None = None) 
     name = f"stage{stage}_{'+'.join(pipeline)}"
     if sparsity is None:
         return name
-    usual = sparsity.method == "omp" or sparsity.initialisation == "magnitude"
-    start = "" if usual else f"_{sparsity.initialisation}"
-    return f"{name}_{sparsity.method}_{sparsity.assignment}_s{percent(sparsity.overall)}{start}"
+    assignment, criterion = (path.rpartition(".")[2] for path in (sparsity.assignment, sparsity.criterion))
+    start = "" if criterion == "magnitude" else f"_{criterion}"
+    start += "_weight" if sparsity.method == "mask" and sparsity.scores == "weight" else ""
+    return f"{name}_{sparsity.method}_{assignment}_s{percent(sparsity.overall)}{start}"
 
 
 def percent(share: float) -> str:

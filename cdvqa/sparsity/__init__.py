@@ -1,8 +1,8 @@
 """Masks, thresholds and sparsity budgets: which weights become zero, and how the rest is kept."""
 
-from cdvqa.sparsity.assignment import LXMERT_COUNTS, Sparsity, solve_budget
-from cdvqa.sparsity.attach import attach_fixed_masks, attach_masks, dense_state, fold_masks
-from cdvqa.sparsity.initialise import omp_masks
+from cdvqa.sparsity.assignment import LXMERT_COUNTS, Assignment, Group, Matrix, Sparsity, solve_budget
+from cdvqa.sparsity.attach import attach_fixed_masks, attach_masks, dense_state, fold_masks, one_shot_masks
+from cdvqa.sparsity.criteria import Criterion
 from cdvqa.sparsity.masks.mask import BinaryMask, FixedMask
 from cdvqa.sparsity.masks.matrices import binary_masks, masks
 from cdvqa.sparsity.reset import reset_thresholds
@@ -26,8 +26,12 @@ from cdvqa.sparsity.subnetwork import Subnetwork
 
 __all__ = [
     "LXMERT_COUNTS",
+    "Assignment",
     "BinaryMask",
+    "Criterion",
     "FixedMask",
+    "Group",
+    "Matrix",
     "MatrixReset",
     "Rule",
     "Selection",
@@ -42,7 +46,7 @@ __all__ = [
     "fold_masks",
     "magnitude_scores",
     "masks",
-    "omp_masks",
+    "one_shot_masks",
     "reset_thresholds",
     "select_global_threshold",
     "select_threshold",

@@ -1,13 +1,18 @@
-"""How sparse each modality is: the options of `model.sparsity` and the budget that ties them together."""
+"""How zeros are shared out: assignments, the budget over the modalities, and the options of `model.sparsity`."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, Optional
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, NamedTuple, Optional
+
+from torch import Tensor
 
 from cdvqa.errors import InputError
+from cdvqa.registry import make
+from cdvqa.sparsity.criteria import CRITERIA, Criterion
 
 LXMERT_COUNTS: Mapping[str, int] = {"language": 87_141_888, "vision": 36_965_376, "cross": 82_575_360}
-"""Prunable weights of LXMERT-base per modality; the pooler (589,824) always takes the overall sparsity."""
+"""Prunable weights of LXMERT-base per modality; the pooler's 589,824 are not part of the budget (paper Eq. 10)."""
 
 MODALITIES = ("language", "vision", "cross")
 
@@ -68,34 +73,124 @@ def solve_budget(
     return {name: solved[name] for name in MODALITIES}
 
 
+class Matrix(NamedTuple):
+    """A matrix to mask, as an assignment sees it."""
+
+    name: str
+    modality: str
+    weight: Tensor
+    share: float
+    """Share of zeros of its modality: the overall share, unless the options give the modality its own."""
+
+
+class Group(NamedTuple):
+    """Matrices whose entries are ranked together."""
+
+    names: Sequence[str]
+    share: float
+    """Share of zeros over the entries of all these matrices, 0 to 1."""
+
+
+class Assignment(ABC):
+    """How the zeros are shared out among the matrices, at the start and at every reset.
+
+    An example, used by `--model.sparsity.assignment my_file.SpareSmall --model.sparsity.assignment_options.size 1000`:
+
+        class SpareSmall(Assignment):
+            def __init__(self, size: int = 1000) -> None:
+                self.size = size
+
+            def groups(self, matrices, overall):
+                return [Group([m.name], 0 if m.weight.numel() < self.size else overall) for m in matrices]
+    """
+
+    by_modality: ClassVar[bool] = False
+    """Whether it uses `Matrix.share`, so that the options language, vision, cross and pooler may be given."""
+
+    @abstractmethod
+    def groups(self, matrices: Sequence[Matrix], overall: float) -> list[Group]:
+        """Groups that hold every matrix once. `matrices` come in the order that decides ties between them."""
+
+
+class Uniform(Assignment):
+    """Every matrix has the overall share of zeros."""
+
+    def groups(self, matrices: Sequence[Matrix], overall: float) -> list[Group]:
+        return [Group([matrix.name], matrix.share) for matrix in matrices]
+
+
+class Modality(Uniform):
+    """Every matrix has the share of zeros of its modality (paper Eq. 10)."""
+
+    by_modality = True
+
+
+class Global(Assignment):
+    """All entries are ranked together."""
+
+    def groups(self, matrices: Sequence[Matrix], overall: float) -> list[Group]:
+        return [Group([matrix.name for matrix in matrices], overall)]
+
+
+class ModalityGlobal(Assignment):
+    """All entries of a modality are ranked together."""
+
+    by_modality = True
+
+    def groups(self, matrices: Sequence[Matrix], overall: float) -> list[Group]:
+        shares = {matrix.modality: matrix.share for matrix in matrices}
+        return [Group([m.name for m in matrices if m.modality == key], share) for key, share in shares.items()]
+
+
+ASSIGNMENTS: dict[str, type[Assignment]] = {
+    "uniform": Uniform,
+    "modality": Modality,
+    "global": Global,
+    "modality_global": ModalityGlobal,
+}
+
+
 @dataclass
 class Sparsity:
     """Which weights become zero, and how many. Every sparsity is a share of zeros; 0.9 keeps one weight in ten."""
 
     method: Literal["mask", "omp"] = "mask"
-    """`mask` trains the masks; `omp` takes the smallest weights away at once (one-shot magnitude pruning)."""
+    """`mask` trains the masks; `omp` prunes once by the criterion (one-shot pruning)."""
 
-    assignment: Literal["uniform", "modality", "global"] = "uniform"
-    """Who takes how much: every matrix the same, each modality its own, or one threshold over all matrices."""
+    assignment: str = "uniform"
+    """How zeros are shared out: `uniform` (every matrix the same), `modality` (each modality its own share), `global`
+    (all matrices ranked together), `modality_global` (ranked together within a modality), or package.module.Class."""
+
+    assignment_options: Optional[dict[str, Any]] = None
+    """Options of an assignment that is a class."""
 
     overall: float = 0.5
-    """Share of zeros over all prunable weights."""
+    """Share of zeros over all prunable weights; follows from the three shares below where all are given."""
 
     language: Optional[float] = None
-    """Share of zeros of the language modules (assignment `modality`: give two of the three, or all)."""
+    """Share of zeros of the language modules (assignments `modality`, `modality_global`: give two or all three)."""
 
     vision: Optional[float] = None
-    """Share of zeros of the vision modules (assignment `modality`)."""
+    """Share of zeros of the vision modules."""
 
     cross: Optional[float] = None
-    """Share of zeros of the cross-modality modules (assignment `modality`)."""
+    """Share of zeros of the cross-modality modules."""
 
-    initialisation: Literal["magnitude", "random", "weight"] = "magnitude"
-    """Which entries start at zero: those of the smallest weights, or as many drawn at random. `weight` is `magnitude`
-    with every score starting at its own |weight|, as in the authors' mPLUG."""
+    pooler: Optional[float] = None
+    """Share of zeros of the pooler; the overall share where null."""
+
+    criterion: str = "magnitude"
+    """What picks the first mask: `magnitude`, `random`, `first_order` (|weight x mean gradient|), or
+    package.module.Class."""
+
+    criterion_options: Optional[dict[str, Any]] = None
+    """Options of the criterion, such as `batches` of `first_order`."""
+
+    scores: Literal["two_level", "weight"] = "two_level"
+    """How scores start: at 0 or alpha x threshold by the first mask, or at |weight|, as in the authors' mPLUG."""
 
     alpha: float = 2.0
-    """A kept entry starts with the score alpha x threshold."""
+    """A kept entry starts with the score alpha x threshold; alpha >= 1."""
 
     threshold: float = 0.01
     """Threshold of the scores until the first reset."""
@@ -104,19 +199,25 @@ class Sparsity:
     """Optimiser steps between two resets of the thresholds."""
 
     def __post_init__(self) -> None:
-        for name in ("overall", *MODALITIES):
+        self.make_criterion()
+        by_modality = self.make_assignment().by_modality
+        for name in ("overall", *MODALITIES, "pooler"):
             share = getattr(self, name)
             if share is not None and not 0 <= share <= 1:
                 raise InputError(f"--model.sparsity.{name} is {share:g}; a share of zeros lies between 0 and 1")
-        if self.assignment != "modality":
-            for name in MODALITIES:
-                if getattr(self, name) is not None:
-                    raise InputError(
-                        f"--model.sparsity.{name} needs --model.sparsity.assignment modality, not {self.assignment}"
-                    )
-        if not self.alpha > 1:
+            if share is not None and name != "overall" and not by_modality:
+                raise InputError(
+                    f"--model.sparsity.{name} needs --model.sparsity.assignment modality or modality_global, "
+                    f"not {self.assignment}"
+                )
+        if self.scores == "weight" and self.criterion != "magnitude":
             raise InputError(
-                f"--model.sparsity.alpha is {self.alpha:g}; kept scores start above the threshold: alpha > 1"
+                f"--model.sparsity.scores weight starts from the mask of the largest |weight|, not from that of "
+                f"--model.sparsity.criterion {self.criterion}; use criterion magnitude or scores two_level"
+            )
+        if not self.alpha >= 1:
+            raise InputError(
+                f"--model.sparsity.alpha is {self.alpha:g}; kept scores start at or above the threshold: alpha >= 1"
             )
         if not self.threshold > 0:
             raise InputError(f"--model.sparsity.threshold is {self.threshold:g}; it must be greater than 0")
@@ -125,22 +226,43 @@ class Sparsity:
                 f"--model.sparsity.reset_every is {self.reset_every}; it counts optimiser steps, from 1 on"
             )
 
+    def make_assignment(self) -> Assignment:
+        """The assignment that the options name."""
+        options = self.assignment_options
+        return make("--model.sparsity.assignment", self.assignment, ASSIGNMENTS, Assignment, options)  # type: ignore[type-abstract]
+
+    def make_criterion(self) -> Criterion:
+        """The criterion that the options name."""
+        return make("--model.sparsity.criterion", self.criterion, CRITERIA, Criterion, self.criterion_options)  # type: ignore[type-abstract]
+
+    def settled(self, counts: Mapping[str, int]) -> "Sparsity":
+        """These options with the overall share that follows from language, vision and cross where all are given.
+
+        Args:
+            counts: prunable weights per modality, as the backbone names them.
+        """
+        given = [(getattr(self, name), counts.get(name, 0)) for name in MODALITIES]
+        total = sum(count for _, count in given)
+        if not total or any(share is None for share, _ in given):
+            return self
+        return replace(self, overall=round(sum(share * count for share, count in given) / total, 12))
+
     def rates(self, counts: Mapping[str, int]) -> dict[str, float]:
         """Share of zeros of each modality in `counts` (prunable weights per modality, as the backbone names them).
 
-        Under `uniform` and `global` each takes the overall share. Under `modality` the budget over language, vision
-        and cross decides, and any other module (the pooler) takes the overall share.
+        Each takes the overall share; where shares are given, the budget over language, vision and cross decides.
 
         Raises:
-            InputError: assignment `modality` on a backbone without the three, or shares that do not add up.
+            InputError: shares for a backbone without the modality, or shares that do not add up.
         """
         rates = dict.fromkeys(counts, self.overall)
-        if self.assignment == "modality":
-            missing = [name for name in MODALITIES if not counts.get(name)]
-            if missing:
-                raise InputError(
-                    f"--model.sparsity.assignment modality needs a backbone with language, vision and cross modules; "
-                    f"this one has no {missing[0]} (it has {', '.join(counts)})"
-                )
-            rates |= solve_budget(self.overall, self.language, self.vision, self.cross, counts)
-        return rates
+        budget = any(getattr(self, name) is not None for name in MODALITIES)
+        needed = [*(MODALITIES if budget else ()), *(["pooler"] if self.pooler is not None else ())]
+        if missing := [name for name in needed if not counts.get(name)]:
+            raise InputError(
+                f"--model.sparsity: the shares need a backbone with {', '.join(needed)} modules; this one has no "
+                f"{missing[0]} (it has {', '.join(counts)})"
+            )
+        if budget:
+            rates |= solve_budget(self.settled(counts).overall, self.language, self.vision, self.cross, counts)
+        return rates if self.pooler is None else rates | {"pooler": self.pooler}

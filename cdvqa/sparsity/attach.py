@@ -1,25 +1,32 @@
 """Put masks on a model's own weights, and take them off again."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from cdvqa.errors import InputError
-from cdvqa.sparsity.initialise import (
-    Assignment,
-    Initialisation,
-    check_names,
-    fixed_matrices,
-    initial_masks,
-    matrix_rates,
-)
+from cdvqa.registry import make
+from cdvqa.sparsity.assignment import ASSIGNMENTS, Assignment, Group, Matrix
+from cdvqa.sparsity.criteria import CRITERIA, Criterion, Gradients, Magnitude
 from cdvqa.sparsity.masks.lookup import mask_rows_only
 from cdvqa.sparsity.masks.mask import BinaryMask, FixedMask, Placement
 from cdvqa.sparsity.masks.matrices import masked_matrices, owner
-from cdvqa.sparsity.reset import first_thresholds
-from cdvqa.sparsity.selection.threshold import TieBreak, initial_scores
+from cdvqa.sparsity.reset import first_thresholds, live_zeros
+from cdvqa.sparsity.selection.threshold import Ranking, TieBreak, count_zeros, initial_scores, select_each
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which matrices are masked, in which groups, and which of them keep a fixed magnitude mask."""
+
+    matrices: dict[str, Matrix]
+    groups: list[Group]
+    fixed: Collection[str]
+    tie_break: TieBreak
 
 
 def attach_masks(
@@ -27,62 +34,196 @@ def attach_masks(
     groups: Mapping[str, Sequence[str]],
     sparsity: Mapping[str, float],
     *,
-    assignment: Assignment = "uniform",
+    assignment: str | Assignment = "uniform",
     overall: float | None = None,
-    initialisation: Initialisation = "magnitude",
+    criterion: str | Criterion = "magnitude",
+    gradients: Iterable[Gradients] = (),
+    scores: Literal["two_level", "weight"] = "two_level",
     alpha: float = 2.0,
     threshold: float = 0.01,
     tie_break: TieBreak = "exact",
     dead: Collection[str] = (),
-    generator: torch.Generator | None = None,
 ) -> None:
     """Mask the matrices of `groups` for mask training and freeze their weights; nothing else of the model changes.
 
     Args:
         groups: parameter names per modality, relative to `model`. Their order is the order of matrices everywhere.
-        sparsity: share of zeros per modality; under `global` assignment `overall` counts instead.
-        initialisation: start from the mask of one-shot magnitude pruning, or from as many zeros drawn at random.
-            `weight` starts from the former too, but every score from its own |weight| (the authors' mPLUG).
-        alpha, threshold: kept entries start at alpha x threshold, the others at 0 (paper Eq. 3); not for `weight`.
-        dead: matrices that cannot reach the answer. They keep a fixed magnitude mask at their rate (global: at the
-            overall rate, the others taking the exact remainder), except that `strict` global ranks them with the rest.
-        generator: CPU generator of the random initialisation.
+        sparsity: share of zeros per modality.
+        assignment: how the zeros are shared out, by name or as an object.
+        overall: share of zeros over all matrices; follows from `sparsity` where None.
+        criterion: what picks the first mask, by name or as an object.
+        gradients: one item for each batch that the criterion asks for.
+        scores: kept entries start at alpha x threshold and the others at 0 (paper Eq. 3); or all at |weight|.
+        alpha, threshold: of the scores `two_level`; with alpha 1 the kept scores are tied with the threshold, and stay
+            kept until the first reset.
+        dead: matrices that cannot reach the answer. They keep a fixed magnitude mask at the share of their group, whose
+            other matrices take the exact remainder; under `strict` a group of several ranks them with the others.
 
     Raises:
-        InputError: a name that is no parameter, listed twice or masked already; a modality without a sparsity.
+        InputError: a name that is no parameter, listed twice or masked already; a modality without a sparsity; groups
+            that do not hold every matrix once; importance that cannot be ranked.
     """
-    if not (alpha > 1 and threshold > 0):
-        raise InputError(f"alpha {alpha:g}, threshold {threshold:g}: kept scores must start above a positive threshold")
-    kept = initial_masks(
-        model,
-        groups,
-        sparsity,
-        assignment=assignment,
-        overall=overall,
-        initialisation=initialisation,
-        tie_break=tie_break,
-        dead=dead,
-        generator=generator,
-    )
-    rates = matrix_rates(groups, sparsity, assignment, overall)
-    fixed = fixed_matrices(dead, assignment, tie_break)
-    modality_of = {name: modality for modality, names in groups.items() for name in names}
+    check_levels(alpha, threshold, tie_break)
+    layout = lay_out(model, groups, sparsity, assignment, overall, tie_break, dead)
+    kept = first_masks(layout, criterion, gradients)
+    group_of = {name: number for number, group in enumerate(layout.groups) for name in group.names}
     for order, (name, mask) in enumerate(kept.items()):
-        placement = Placement(order, modality_of[name], rates[name], assignment, tie_break)
+        group = group_of[name]
+        placement = Placement(order, layout.matrices[name].modality, group, layout.groups[group].share, tie_break)
         module, tensor = owner(model, name)
         getattr(module, tensor).requires_grad_(False)
-        if name in fixed:
+        if name in layout.fixed:
             parametrize.register_parametrization(module, tensor, FixedMask(mask, placement))
-        else:
-            weight = getattr(module, tensor).detach()
-            scores = weight.abs().float() if initialisation == "weight" else initial_scores(mask, alpha, threshold)
-            trained = BinaryMask(scores, threshold, placement)
-            trained.score.requires_grad_(name not in dead)
-            parametrize.register_parametrization(module, tensor, trained)
-            if isinstance(module, nn.Embedding):
-                mask_rows_only(module)
-    if initialisation == "weight":
+            continue
+        weight = getattr(module, tensor).detach()
+        start = weight.abs().float() if scores == "weight" else initial_scores(mask, alpha, threshold)
+        trained = BinaryMask(start, threshold, placement, keep_ties=levels_meet(alpha, threshold))
+        trained.score.requires_grad_(name not in dead)
+        parametrize.register_parametrization(module, tensor, trained)
+        if isinstance(module, nn.Embedding):
+            mask_rows_only(module)
+    if scores == "weight":
         first_thresholds(model)
+
+
+def one_shot_masks(
+    model: nn.Module,
+    groups: Mapping[str, Sequence[str]],
+    sparsity: Mapping[str, float],
+    *,
+    assignment: str | Assignment = "uniform",
+    overall: float | None = None,
+    criterion: str | Criterion = "magnitude",
+    gradients: Iterable[Gradients] = (),
+    tie_break: TieBreak = "exact",
+    dead: Collection[str] = (),
+) -> dict[str, Tensor]:
+    """The masks of one-shot pruning, for `attach_fixed_masks`: the very masks that mask training starts from.
+
+    The model is only read. Arguments, errors and order are those of `attach_masks`.
+    """
+    return first_masks(lay_out(model, groups, sparsity, assignment, overall, tie_break, dead), criterion, gradients)
+
+
+def lay_out(
+    model: nn.Module,
+    groups: Mapping[str, Sequence[str]],
+    sparsity: Mapping[str, float],
+    assignment: str | Assignment,
+    overall: float | None,
+    tie_break: TieBreak,
+    dead: Collection[str],
+) -> Layout:
+    """Check the names and let the assignment form its groups; arguments and errors as in `attach_masks`."""
+    check_names(model, [name for names in groups.values() for name in names], dead)
+    for modality in groups:
+        if modality not in sparsity:
+            raise InputError(f"no sparsity is given for the {modality} matrices")
+    matrices = {
+        name: Matrix(name, modality, getattr(*owner(model, name)).detach(), sparsity[modality])
+        for modality, names in groups.items()
+        for name in names
+    }
+    if isinstance(assignment, str):
+        assignment = make("assignment", assignment, ASSIGNMENTS, Assignment)  # type: ignore[type-abstract]
+    if overall is None:
+        zeros = sum(matrix.share * matrix.weight.numel() for matrix in matrices.values())
+        overall = round(zeros / max(sum(matrix.weight.numel() for matrix in matrices.values()), 1), 12)
+    formed = assignment.groups(list(matrices.values()), overall)
+    what = type(assignment).__name__
+    if sorted(name for group in formed for name in group.names) != sorted(matrices):
+        raise InputError(f"assignment {what}: its groups must hold each of the {len(matrices)} matrices exactly once")
+    for group in formed:
+        if not 0 <= group.share <= 1:
+            raise InputError(f"assignment {what}: sparsity is {group.share:g} for {group.names[0]}; it must be 0 to 1")
+    fixed = {
+        name
+        for group in formed
+        for name in group.names
+        if name in dead and (tie_break == "exact" or len(group.names) == 1)
+    }
+    return Layout(matrices, formed, fixed, tie_break)
+
+
+def first_masks(layout: Layout, criterion: str | Criterion, gradients: Iterable[Gradients]) -> dict[str, Tensor]:
+    """Bool masks by parameter name (True = kept), in the order of the matrices: the least important are zero."""
+    if isinstance(criterion, str):
+        criterion = make("criterion", criterion, CRITERIA, Criterion)  # type: ignore[type-abstract]
+    weights = {name: matrix.weight for name, matrix in layout.matrices.items()}
+    live = {name: weight for name, weight in weights.items() if name not in layout.fixed}
+    importance = {name: weights[name].abs().float() for name in layout.fixed}
+    importance |= check_importance(criterion, criterion.importance(live, gradients), live)
+    # `strict` prunes every entry tied with the threshold, which is the authors' rule for magnitudes alone.
+    tie_break = layout.tie_break if isinstance(criterion, Magnitude) else "exact"
+    ranked, rankings = [], []
+    for group in layout.groups:
+        fixed = [name for name in group.names if name in layout.fixed]
+        for name in fixed:
+            zeros = count_zeros(group.share, weights[name].numel(), layout.tie_break)
+            ranked.append([name])
+            rankings.append(Ranking([importance[name]], zeros, [weights[name]], layout.tie_break))
+        names = [name for name in layout.matrices if name in group.names and name not in layout.fixed]
+        if names:
+            sizes = [weights[name].numel() for name in names], [weights[name].numel() for name in fixed]
+            zeros = live_zeros(group.share, *sizes, layout.tie_break)
+            ranked.append(names)
+            rankings.append(
+                Ranking([importance[name] for name in names], zeros, [weights[name] for name in names], tie_break)
+            )
+    kept = {
+        name: rule.mask(importance[name], weights[name])
+        for names, rules in zip(ranked, select_each(rankings), strict=True)
+        for name, rule in zip(names, rules, strict=True)
+    }
+    return {name: kept[name] for name in layout.matrices}
+
+
+def check_importance(
+    criterion: Criterion, importance: Mapping[str, Tensor], weights: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """What the criterion returned, in fp32 (or fp64), or an InputError that names the first wrong matrix."""
+    what, checked = type(criterion).__name__, {}
+    for name, weight in weights.items():
+        values = importance.get(name)
+        if values is None or values.shape != weight.shape:
+            found = "nothing" if values is None else f"a tensor of shape {tuple(values.shape)}"
+            raise InputError(f"criterion {what} returned {found} for {name} of shape {tuple(weight.shape)}")
+        checked[name] = values.detach() if values.dtype == torch.float64 else values.detach().float()
+        if checked[name].isnan().any():
+            raise InputError(f"criterion {what} returned NaN for {name}")
+    return checked
+
+
+def levels_meet(alpha: float, threshold: float) -> bool:
+    """Whether kept scores start at the very threshold, in fp32."""
+    return bool(torch.tensor(alpha * threshold, dtype=torch.float32) == torch.tensor(threshold, dtype=torch.float32))
+
+
+def check_levels(alpha: float, threshold: float, tie_break: TieBreak) -> None:
+    """Raise InputError where kept scores would start below the threshold, or be pruned by it."""
+    if not (alpha >= 1 and threshold > 0):
+        raise InputError(f"alpha {alpha:g}, threshold {threshold:g}: alpha must be >= 1 and the threshold positive")
+    if tie_break != "exact" and levels_meet(alpha, threshold):
+        raise InputError(
+            f"--model.sparsity.alpha {alpha:g}: kept scores start at the threshold, and --model.tie_break {tie_break} "
+            "would prune all of them; use tie_break exact or a greater alpha"
+        )
+
+
+def check_names(model: nn.Module, names: Sequence[str], dead: Collection[str] = ()) -> None:
+    """Refuse names that cannot be masked, before anything is changed."""
+    parameters, masked = dict(model.named_parameters()), {matrix.name for matrix in masked_matrices(model)}
+    for name in names:
+        if name in masked:
+            raise InputError(f"{name} has a mask already; fold the masks before attaching others")
+        if name not in parameters:
+            raise InputError(f"the model has no parameter {name} to mask")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if list(names).count(name) > 1)
+        raise InputError(f"{twice} is listed twice among the matrices to mask")
+    unknown = set(dead) - set(names)
+    if unknown:
+        raise InputError(f"the dead matrix {min(unknown)} is not among the matrices to mask")
 
 
 def attach_fixed_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:

@@ -1,35 +1,36 @@
-"""Re-select the thresholds of the masks in training."""
+"""Re-select the thresholds of the masks in training, and count what that changes."""
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cdvqa.errors import InputError
-from cdvqa.sparsity.initialise import remainder
-from cdvqa.sparsity.masks.mask import BinaryMask, FixedMask
+from cdvqa.sparsity.masks.bits import pack, unpack
+from cdvqa.sparsity.masks.mask import BinaryMask
 from cdvqa.sparsity.masks.matrices import MaskedMatrix, masked_matrices
-from cdvqa.sparsity.recount import take_over
-from cdvqa.sparsity.selection.threshold import Ranking, Rule, count_zeros, select_each
+from cdvqa.sparsity.selection.blocks import BLOCK, places, read_blocks, read_sizes
+from cdvqa.sparsity.selection.threshold import Ranking, Rule, TieBreak, count_zeros, select_each
 from cdvqa.sparsity.statistics import MatrixReset
 
 
 @torch.no_grad()
 def reset_thresholds(model: nn.Module) -> dict[str, MatrixReset]:
-    """Re-select every threshold in place, per matrix or over all as attached, and report by parameter name.
+    """Re-select every threshold in place, group by group, and report by parameter name.
 
-    Right after it the zeros are exactly ⌊s·n + ½⌋ per matrix, or over all matrices under global assignment (`exact`).
+    Right after it each group of the assignment has exactly ⌊s·n + ½⌋ zeros (`exact`).
 
     Raises:
         InputError: the model has no masks in training, or a score is NaN.
     """
     matrices = masked_matrices(model)
-    rules = iter(rule for ranked in select_each(rankings(matrices)) for rule in ranked)
+    rules = select_all(matrices)
     thresholds: list[float | None] = []
     counts = []
-    for _, _, _, mask, weight in matrices:
+    for name, _, _, mask, weight in matrices:
         if isinstance(mask, BinaryMask):
-            rule = rounded(next(rules), mask)
+            rule = rounded(rules[name], mask)
             thresholds.append(rule.threshold)
             counts.append(take_over(mask, rule, weight))
         else:
@@ -52,10 +53,49 @@ def reset_thresholds(model: nn.Module) -> dict[str, MatrixReset]:
 def first_thresholds(model: nn.Module) -> None:
     """Select the thresholds of scores that start as they are, rather than around a threshold given beforehand."""
     matrices = masked_matrices(model)
-    rules = iter(rule for ranked in select_each(rankings(matrices)) for rule in ranked)
-    for _, _, _, mask, weight in matrices:
+    rules = select_all(matrices)
+    for name, _, _, mask, weight in matrices:
         if isinstance(mask, BinaryMask):
-            take_over(mask, next(rules), weight)
+            take_over(mask, rules[name], weight)
+
+
+def select_all(matrices: Sequence[MaskedMatrix]) -> dict[str, Rule]:
+    """The rule of every matrix in training, by name."""
+    names, ranked = zip(*rankings(matrices), strict=True)
+    selected = zip(names, select_each(ranked), strict=True)
+    return {name: rule for members, rules in selected for name, rule in zip(members, rules, strict=True)}
+
+
+def rankings(matrices: Sequence[MaskedMatrix]) -> list[tuple[list[str], Ranking]]:
+    """What a reset ranks: of each group, the names of its matrices in training, and their scores and weights.
+
+    Raises:
+        InputError: no matrix is in training.
+    """
+    groups: dict[int, list[MaskedMatrix]] = {}
+    for matrix in matrices:
+        groups.setdefault(matrix.mask.placement.group, []).append(matrix)
+    ranked = []
+    for members in groups.values():
+        place = members[0].mask.placement
+        live = [(m.name, m.mask.score, m.weight) for m in members if isinstance(m.mask, BinaryMask)]
+        fixed = [m.weight.numel() for m in members if not isinstance(m.mask, BinaryMask)]
+        if live:
+            names, scores, weights = (list(column) for column in zip(*live, strict=True))
+            zeros = live_zeros(place.share, [w.numel() for w in weights], fixed, place.tie_break, reset=True)
+            ranked.append((names, Ranking(scores, zeros, weights, place.tie_break)))
+    if not ranked:
+        raise InputError("the model has no masks in training whose thresholds could be reset; attach masks first")
+    return ranked
+
+
+def live_zeros(
+    share: float, live: Sequence[int], fixed: Sequence[int], tie_break: TieBreak, reset: bool = False
+) -> int:
+    """Zeros of a group that are left to its `live` matrices beside its `fixed` ones (numbers of weights)."""
+    total = count_zeros(share, sum(live) + sum(fixed), tie_break, reset)
+    left = total - sum(count_zeros(share, weights, tie_break) for weights in fixed)
+    return min(max(left, 0), sum(live))
 
 
 def rounded(rule: Rule, mask: BinaryMask) -> Rule:
@@ -69,27 +109,54 @@ def rounded(rule: Rule, mask: BinaryMask) -> Rule:
     return Rule(mask.threshold.item() if threshold == mask.score.max().item() else threshold)
 
 
-def rankings(matrices: Sequence[MaskedMatrix]) -> list[Ranking]:
-    """What is ranked at a reset, by assignment: each matrix in training by itself, or all of them together.
+def take_over(mask: BinaryMask, rule: Rule, weight: Tensor) -> Tensor:
+    """Let `mask` follow `rule`, and bring the mask that it remembers from the latest selection up to date.
 
-    Raises:
-        InputError: none of the matrices is in training.
+    Returns:
+        int64 (3,) on the mask's device: the zeros of the live mask before, the zeros after, and the entries whose mask
+        is not what the latest selection left.
     """
-    live = [(matrix.mask, matrix.weight) for matrix in matrices if isinstance(matrix.mask, BinaryMask)]
-    if not live:
-        raise InputError("the model has no masks in training whose thresholds could be reset; attach masks first")
-    place = live[0][0].placement
-    if place.assignment == "global":
-        fixed = [matrix.mask.kept for matrix in matrices if isinstance(matrix.mask, FixedMask)]
-        total = sum(matrix.weight.numel() for matrix in matrices)
-        zeros = remainder(count_zeros(place.sparsity, total, place.tie_break, reset=True), fixed, total)
-        return [Ranking([mask.score for mask, _ in live], zeros, [weight for _, weight in live], place.tie_break)]
-    return [
-        Ranking(
-            [mask.score],
-            count_zeros(mask.placement.sparsity, weight.numel(), mask.placement.tie_break, reset=True),
-            [weight],
-            mask.placement.tie_break,
-        )
-        for mask, weight in live
-    ]
+    recount = by_block if weight.device.type == "cpu" else at_once
+    return recount(mask, rule, weight)
+
+
+@torch.no_grad()
+def at_once(mask: BinaryMask, rule: Rule, weight: Tensor) -> Tensor:
+    """`take_over` on any device, without a wait for the host."""
+    before = mask.mask(weight)
+    mask.follow(rule)
+    after = mask.mask(weight)
+    flips = (unpack(mask.selected, weight.shape) != after).sum()
+    mask.selected.copy_(pack(after))
+    return torch.stack([(~before).sum(), (~after).sum(), flips])
+
+
+@torch.no_grad()
+def by_block(mask: BinaryMask, rule: Rule, weight: Tensor) -> Tensor:
+    """`take_over` on the CPU: scores and weights are read once, and no mask is larger than a block."""
+    before = Rule(mask.threshold.item(), mask.tie_weight.item(), int(mask.tie_index))
+    mask.follow(rule)
+    score, weight, packed = mask.score.detach().reshape(-1), weight.detach().reshape(-1), mask.selected.numpy()
+    every_size, buffers = torch.empty(BLOCK, dtype=score.dtype).numpy(), np.empty((3, BLOCK), np.bool_)
+
+    def keep(rule: Rule, values: np.ndarray, start: int) -> np.ndarray:
+        kept, tied, above = buffers[:, : len(values)]
+        np.greater(values, rule.threshold, out=kept)
+        if np.equal(values, rule.threshold, out=tied).any():
+            sizes = read_sizes(weight, start, every_size[: len(values)])
+            # Up to the position of the last zero a tie must be larger to be kept; beyond it, as large will do.
+            cut = min(max(rule.tie_index + 1 - start, 0), len(values))
+            np.greater(sizes[:cut], rule.tie_weight, out=above[:cut])
+            np.greater_equal(sizes[cut:], rule.tie_weight, out=above[cut:])
+            kept |= np.logical_and(tied, above, out=above)
+        return kept
+
+    kept_before = kept_after = flips = 0
+    for (_, start), values in read_blocks([score], places([score])):
+        kept_before += int(np.count_nonzero(keep(before, values, start)))
+        kept = keep(rule, values, start)
+        kept_after += int(np.count_nonzero(kept))
+        remembered = packed[start // 8 : (start + len(values) + 7) // 8]
+        flips += int(np.count_nonzero(np.unpackbits(remembered, count=len(values)) != kept))
+        remembered[:] = np.packbits(kept)
+    return torch.tensor([len(score) - kept_before, len(score) - kept_after, flips])

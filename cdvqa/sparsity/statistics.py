@@ -19,7 +19,7 @@ class MatrixReset:
     zeros_before: int
     """Zeros right before it; what they differ by had drifted since the last reset."""
     flips: int
-    """Entries whose mask is not what the previous reset (or the initialisation) left."""
+    """Entries whose mask is not what the previous reset (or the start) left."""
     threshold: float | None
     """The new threshold; -inf where nothing is pruned, None for the fixed mask of a dead matrix."""
 

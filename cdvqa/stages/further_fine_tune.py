@@ -21,6 +21,7 @@ class FurtherFineTune(VQAStage):
     def __init__(self, *args: Any, sparsity: Sparsity = Sparsity(), **kwargs: Any) -> None:  # noqa: B008 (immutable use)
         self.sparsity = sparsity
         super().__init__(*args, **kwargs)
+        self.sparsity = sparsity.settled(self.counts)
 
     def shape_model(self, network: Subnetwork | None) -> None:
         if network is not None and not network.masks:

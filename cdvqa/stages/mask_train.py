@@ -1,18 +1,23 @@
 """Stage 2: find a sparse subnetwork of the fine-tuned model."""
 
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import torch
+from pytorch_lightning.utilities import rank_zero_info
 
-from cdvqa.sparsity import Sparsity, Subnetwork, attach_fixed_masks, attach_masks, omp_masks
+from cdvqa.sparsity import Sparsity, Subnetwork, attach_fixed_masks, attach_masks, one_shot_masks
+from cdvqa.sparsity.attach import check_levels
+from cdvqa.sparsity.criteria import Criterion, Gradients, Magnitude
 from cdvqa.stages.stage import VQAStage
 
 
 class MaskTrain(VQAStage):
-    """Stage 2. Trains masks over frozen weights, and the classifier; or prunes by magnitude in one shot (OMP).
+    """Stage 2. Trains masks over frozen weights, and the classifier; or prunes once by a criterion (one-shot).
 
     Args:
-        sparsity: method, assignment and share of zeros.
+        sparsity: method, assignment, criterion and share of zeros.
     """
 
     stage = 2
@@ -20,38 +25,65 @@ class MaskTrain(VQAStage):
     def __init__(self, *args: Any, sparsity: Sparsity = Sparsity(), **kwargs: Any) -> None:  # noqa: B008 (immutable use)
         self.sparsity = sparsity
         super().__init__(*args, **kwargs)
+        self.sparsity = plan = sparsity.settled(self.counts)
+        if plan.overall != sparsity.overall:
+            rank_zero_info(f"the three shares give an overall sparsity of {plan.overall:g}, not {sparsity.overall:g}")
+        self.rates = plan.rates(self.counts)
+        if plan.method == "mask" and plan.scores == "two_level":
+            check_levels(plan.alpha, plan.threshold, self.protocol.tie_break)
 
     def shape_model(self, network: Subnetwork | None) -> None:
-        assert self.sparsity is not None
-        groups = self.backbone.matrices()
-        rates = self.sparsity.rates(self.counts)
+        plan, groups = self.sparsity, self.backbone.matrices()
+        assert plan is not None
         self.backbone.requires_grad_(False)
         self.backbone.classifier.requires_grad_(self.protocol.train_classifier)
         for name in self.backbone.authors_also_train() if self.preset == "authors" else ():
             self.backbone.get_parameter(name).requires_grad_(True)
-        plan, dead, tie_break = self.sparsity, self.backbone.dead(), self.protocol.tie_break
+        # A checkpoint fills in the masks, so its run need not compute them again.
+        criterion: Criterion = Magnitude() if self.resumes else plan.make_criterion()
+        options: dict[str, Any] = {
+            "assignment": plan.make_assignment(),
+            "overall": plan.overall,
+            "criterion": criterion,
+            "gradients": self.gradients(criterion.batches),
+            "tie_break": self.protocol.tie_break,
+            "dead": self.backbone.dead(),
+        }
         if plan.method == "omp":
-            masks = omp_masks(
-                self.backbone,
-                groups,
-                rates,
-                assignment=plan.assignment,
-                overall=plan.overall,
-                tie_break=tie_break,
-                dead=dead,
-            )
-            attach_fixed_masks(self.backbone, masks)
+            attach_fixed_masks(self.backbone, one_shot_masks(self.backbone, groups, self.rates, **options))
             return
-        attach_masks(
-            self.backbone,
-            groups,
-            rates,
-            assignment=plan.assignment,
-            overall=plan.overall,
-            initialisation=plan.initialisation,
-            alpha=plan.alpha,
-            threshold=plan.threshold,
-            tie_break=tie_break,
-            dead=dead,
-            generator=torch.Generator().manual_seed(torch.initial_seed()),
-        )
+        options |= {"scores": plan.scores, "alpha": plan.alpha, "threshold": plan.threshold}
+        attach_masks(self.backbone, groups, self.rates, **options)
+
+    def gradients(self, batches: int) -> Iterator[Gradients]:
+        """The gradient of the objective on each of the first training batches, by matrix name.
+
+        Dropout is off, and every process computes the same: a batch holds `global_batch` questions, in the order of the
+        first epoch, and is formed in parts of the size that one process takes at once.
+        """
+        if not batches:
+            return
+        data, device = self.trainer.datamodule, self.trainer.strategy.root_device  # type: ignore[attr-defined]
+        self.to(device)
+        names = [name for members in self.backbone.matrices().values() for name in members]
+        weights = [self.backbone.get_parameter(name).requires_grad_(True) for name in names]
+        training = [module for module in self.modules() if module.training]
+        self.eval()
+        loader, parts = data.first_batches()
+        pieces = iter(loader)
+        for _ in range(batches):
+            total, questions = [torch.zeros_like(weight) for weight in weights], 0
+            for piece in islice(pieces, parts):
+                batch = data.on_after_batch_transfer(piece.to(device), 0)
+                loss = self._loss(self.backbone(batch), batch)
+                for gradient, part in zip(
+                    total, torch.autograd.grad(loss.total, weights, allow_unused=True), strict=True
+                ):
+                    if part is not None:
+                        gradient.add_(part, alpha=len(batch))
+                questions += len(batch)
+            if not questions:
+                break
+            yield dict(zip(names, [gradient / questions for gradient in total], strict=True))
+        for module in training:
+            module.training = True

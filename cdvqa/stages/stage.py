@@ -123,7 +123,8 @@ class VQAStage(pl.LightningModule):
             self.evaluated = self._fill(self.evaluates).metadata
         else:
             network = None if self.resumes else self.load_start()
-            self.shape_model(network)
+            with torch.device("cpu"):  # Lightning makes the GPU the default here, but the weights are still on the CPU
+                self.shape_model(network)
         if self.gradient_checkpointing:
             self.backbone.checkpoint_gradients()
         if self.compiled:

@@ -20,7 +20,7 @@ RUNS = {
     "full lmh": partial(pipeline_job, stage=1, pipeline=["lmh"]),
     "OMP of bce 50 %": partial(pipeline_job, stage=2, pipeline=["bce"], method="omp"),
     "bce+lmh 50 %": partial(pipeline_job, stage=2, pipeline=["bce", "lmh"]),
-    "bce+lmh 50 % random start": partial(pipeline_job, stage=2, pipeline=["bce", "lmh"], initialisation="random"),
+    "bce+lmh 50 % random start": partial(pipeline_job, stage=2, pipeline=["bce", "lmh"], criterion="random"),
     "bce+lmh 95 %": partial(pipeline_job, stage=2, pipeline=["bce", "lmh"], zeros=0.95),
 }
 

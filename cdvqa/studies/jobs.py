@@ -108,7 +108,7 @@ def pipeline_job(
     backbone: str = "lxmert",
     method: str = "mask",
     zeros: float = 0.5,
-    initialisation: str = "magnitude",
+    criterion: str = "magnitude",
 ) -> Job:
     """The job of one stage of a pipeline, with the run it starts from.
 
@@ -122,9 +122,9 @@ def pipeline_job(
         backbone: what its runs are called.
         method: `mask` or `omp` (stages 2 and 3).
         zeros: share of zeros (stages 2 and 3).
-        initialisation: `magnitude` or `random` (mask training).
+        criterion: `magnitude` or `random`: what picks the first mask.
     """
-    sparsity = Sparsity(method=method, overall=zeros, initialisation=initialisation) if stage > 1 else None  # type: ignore[arg-type]
+    sparsity = Sparsity(method=method, overall=zeros, criterion=criterion) if stage > 1 else None  # type: ignore[arg-type]
     folder = logs / data / backbone
     objectives = list(pipeline)
     one_shot = stage == 2 and method == "omp"
@@ -134,6 +134,6 @@ def pipeline_job(
     if sparsity is not None:
         parents = objectives if one_shot else objectives[:-1]
         args += [f"--model.parent_objective={'+'.join(parents)}", f"--model.sparsity.method={method}"]
-        args += [f"--model.sparsity.overall={zeros}", f"--model.sparsity.initialisation={initialisation}"]
+        args += [f"--model.sparsity.overall={zeros}", f"--model.sparsity.criterion={criterion}"]
         after = Run(folder / parent_run_name(stage, objectives, sparsity) / f"seed{seed}")
     return Job(Run(folder / run_name(stage, objectives, sparsity) / f"seed{seed}"), tuple(args), after)

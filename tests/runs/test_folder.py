@@ -18,7 +18,7 @@ MASK, OMP = Sparsity(), Sparsity(method="omp")
         (2, ["lpf", "lmh"], MASK, "stage2_lpf+lmh_mask_uniform_s50"),
         (2, ["bce"], OMP, "stage2_bce_omp_uniform_s50"),
         (2, ["bce", "lmh"], Sparsity(assignment="global", overall=0.975), "stage2_bce+lmh_mask_global_s97.5"),
-        (2, ["bce", "bce"], Sparsity(initialisation="random"), "stage2_bce+bce_mask_uniform_s50_random"),
+        (2, ["bce", "bce"], Sparsity(criterion="random"), "stage2_bce+bce_mask_uniform_s50_random"),
         (3, ["bce", "lmh", "lmh"], MASK, "stage3_bce+lmh+lmh_mask_uniform_s50"),
         (3, ["bce", "lmh"], OMP, "stage3_bce+lmh_omp_uniform_s50"),
     ],

@@ -73,8 +73,25 @@ def test_rates_follow_the_assignment():
     assert overall_of(rates) == pytest.approx(0.5)
 
 
+def test_three_shares_decide_the_overall_share_whatever_the_config_says():
+    plan = Sparsity(assignment="modality", overall=0.9, language=0.5, vision=0, cross=0).settled(WITH_POOLER)
+    assert plan.overall == round(0.5 * 87_141_888 / 206_682_624, 12)
+    assert plan.rates(WITH_POOLER) == {"language": 0.5, "vision": 0, "cross": 0, "pooler": plan.overall}
+    even = Sparsity(assignment="modality_global", overall=0.9, language=0.3, vision=0.3, cross=0.3)
+    assert even.settled(WITH_POOLER).overall == 0.3
+    two = Sparsity(assignment="modality", overall=0.5, language=0.5, vision=0.5)
+    assert two.settled(WITH_POOLER) == two
+
+
+def test_the_pooler_has_a_share_of_its_own():
+    assert Sparsity(assignment="modality", pooler=0.1).rates(WITH_POOLER)["pooler"] == 0.1
+    assert Sparsity(assignment="modality_global", overall=0.3).rates({"language": 4}) == {"language": 0.3}
+    with pytest.raises(InputError, match="this one has no pooler"):
+        Sparsity(assignment="modality", pooler=0.1).rates(LXMERT_COUNTS)
+
+
 def test_modality_assignment_needs_the_three_modalities():
-    with pytest.raises(InputError, match="no vision"):
+    with pytest.raises(InputError, match="this one has no vision"):
         Sparsity(assignment="modality", language=0.3, cross=0.6).rates({"cross": 10, "language": 5})
 
 
@@ -84,7 +101,14 @@ def test_modality_assignment_needs_the_three_modalities():
         ({"overall": 1.2}, "--model.sparsity.overall"),
         ({"assignment": "modality", "vision": -0.1}, "--model.sparsity.vision"),
         ({"language": 0.3}, "--model.sparsity.language needs --model.sparsity.assignment modality"),
-        ({"alpha": 1.0}, "--model.sparsity.alpha"),
+        ({"pooler": 0.3}, "--model.sparsity.pooler needs --model.sparsity.assignment modality"),
+        ({"assignment": "modal"}, "--model.sparsity.assignment 'modal' is unknown"),
+        ({"assignment_options": {"size": 1}}, "--model.sparsity.assignment_options: uniform does not take size"),
+        ({"criterion": "biggest"}, "--model.sparsity.criterion 'biggest' is unknown"),
+        ({"criterion_options": {"batches": 2}}, "--model.sparsity.criterion_options: magnitude does not take batches"),
+        ({"criterion": "first_order", "criterion_options": {"batches": 0}}, "criterion_options.batches is 0"),
+        ({"criterion": "random", "scores": "weight"}, "--model.sparsity.scores weight"),
+        ({"alpha": 0.9}, "--model.sparsity.alpha"),
         ({"threshold": 0.0}, "--model.sparsity.threshold"),
         ({"reset_every": 0}, "--model.sparsity.reset_every"),
     ],

@@ -17,9 +17,11 @@ from cdvqa.sparsity import (
     dense_state,
     fold_masks,
     masks,
-    omp_masks,
+    one_shot_masks,
     reset_thresholds,
 )
+from cdvqa.sparsity.assignment import ASSIGNMENTS
+from cdvqa.sparsity.criteria import Random
 from cdvqa.sparsity.masks.matrices import masked_matrices
 from tests.sparsity.reference import sorted_masks, zeros_asked
 from tests.sparsity.toy import DEAD, GROUPS, NAMES, Toy, train
@@ -41,24 +43,22 @@ def attached(sparsity="0.5", model=None, **options):
 # Exact counts
 
 
-@settings(max_examples=40, deadline=None)
-@given(
-    st.sampled_from(SPARSITIES),
-    st.sampled_from(["uniform", "global"]),
-    st.sampled_from(["magnitude", "random", "weight"]),
-    st.booleans(),
-)
-def test_zeros_are_exact_at_the_start_and_after_every_reset(sparsity, assignment, initialisation, tied):
-    model = attached(sparsity, Toy(tied=tied), assignment=assignment, initialisation=initialisation)
+STARTS = [{}, {"criterion": "random"}, {"scores": "weight"}, {"alpha": 1.0}]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(SPARSITIES), st.sampled_from(list(ASSIGNMENTS)), st.sampled_from(STARTS), st.booleans())
+def test_zeros_are_exact_at_the_start_and_after_every_reset(sparsity, assignment, start, tied):
+    model = attached(sparsity, Toy(tied=tied), assignment=assignment, **start)
     sizes = {name: matrix.weight.numel() for name, matrix in zip(NAMES, masked_matrices(model), strict=True)}
+    groups = {"global": [NAMES], "modality_global": list(GROUPS.values())}.get(assignment, [[name] for name in NAMES])
 
     def check():
         counts = zeros(model)
         assert counts["dead.weight"] == zeros_asked(sparsity, sizes["dead.weight"])
-        if assignment == "global":
-            assert sum(counts.values()) == zeros_asked(sparsity, sum(sizes.values()))
-        else:
-            assert counts == {name: zeros_asked(sparsity, size) for name, size in sizes.items()}
+        for names in groups:
+            total = sum(sizes[name] for name in names)
+            assert sum(counts[name] for name in names) == zeros_asked(sparsity, total)
 
     check()
     for seed in (1, 2):
@@ -119,14 +119,14 @@ def test_between_resets_the_mask_follows_the_scores():
 @pytest.mark.parametrize("assignment", ["uniform", "global"])
 def test_mask_training_starts_from_one_shot_pruning(tie_break, assignment):
     options = {"assignment": assignment, "tie_break": tie_break}
-    pruned = omp_masks(Toy(tied=True), GROUPS, dict.fromkeys(GROUPS, 0.6), overall=0.6, dead=DEAD, **options)
+    pruned = one_shot_masks(Toy(tied=True), GROUPS, dict.fromkeys(GROUPS, 0.6), overall=0.6, dead=DEAD, **options)
     model = attached("0.6", Toy(tied=True), **options)
     assert list(pruned) == list(masks(model)) == NAMES
     assert all(torch.equal(pruned[name], mask) for name, mask in masks(model).items())
 
 
 def test_magnitude_start_prunes_the_smallest_weights():
-    model = attached("0.5", initialisation="magnitude")
+    model = attached("0.5", criterion="magnitude")
     for matrix in masked_matrices(model):
         size, kept = matrix.weight.abs(), masks(model)[matrix.name]
         assert size[kept].min() >= size[~kept].max()
@@ -136,7 +136,7 @@ def test_magnitude_start_prunes_the_smallest_weights():
 
 def test_random_start_depends_on_the_generator_and_leaves_dead_matrices_alone():
     def start(seed):
-        return masks(attached("0.5", initialisation="random", generator=torch.Generator().manual_seed(seed)))
+        return masks(attached("0.5", criterion=Random(seed)))
 
     one, same, other, magnitude = start(0), start(0), start(1), masks(attached("0.5"))
     assert all(torch.equal(one[name], same[name]) for name in NAMES)
@@ -149,8 +149,7 @@ def test_random_start_prunes_every_entry_equally_often():
     counts = torch.zeros(6, 6)
     for seed in range(300):
         model = nn.Sequential(nn.Linear(6, 6))
-        generator = torch.Generator().manual_seed(seed)
-        attach_masks(model, {"cross": ["0.weight"]}, {"cross": 0.5}, initialisation="random", generator=generator)
+        attach_masks(model, {"cross": ["0.weight"]}, {"cross": 0.5}, criterion=Random(seed))
         counts += masks(model)["0.weight"]
     assert counts.sum() == 300 * 18
     assert (counts / 300 - 0.5).abs().max() < 0.12  # four standard deviations
@@ -237,7 +236,7 @@ def test_folding_leaves_a_plain_model_and_twice_is_once():
 
 def test_fixed_masks_keep_zeros_while_the_rest_trains():
     model = Toy()
-    pruned = omp_masks(model, GROUPS, dict.fromkeys(GROUPS, 0.5))
+    pruned = one_shot_masks(model, GROUPS, dict.fromkeys(GROUPS, 0.5))
     model.dead.weight.requires_grad_(False)
     attach_fixed_masks(model, pruned)
     before = dense_state(model)
@@ -270,9 +269,11 @@ def test_a_model_that_is_one_layer():
         ({"groups": {"cross": ["nowhere.weight"]}}, "no parameter nowhere.weight"),
         ({"groups": {"cross": ["cross.weight", "cross.weight"]}}, "cross.weight is listed twice"),
         ({"sparsity": {"language": 0.5}}, "no sparsity is given for the vision"),
-        ({"assignment": "global", "overall": None}, "global assignment needs the overall"),
         ({"dead": ["classifier.bias"]}, "dead matrix classifier.bias"),
-        ({"alpha": 1.0}, "above a positive threshold"),
+        ({"alpha": 0.9}, "alpha must be >= 1"),
+        ({"alpha": 1.0, "tie_break": "strict"}, "would prune all of them"),
+        ({"criterion": "nearest"}, "criterion 'nearest' is unknown"),
+        ({"assignment": "nowhere"}, "assignment 'nowhere' is unknown"),
         ({"sparsity": dict.fromkeys(GROUPS, 1.5)}, "sparsity is 1.5"),
     ],
 )
@@ -330,7 +331,7 @@ def test_a_start_from_the_weights_is_mplugs(golden, percent):
     layer = nn.Linear(36, 24, bias=False)
     layer.weight.data = torch.from_numpy(arrays["W_linear"])
     groups, shares = {"cross": ["weight"]}, {"cross": percent / 100}
-    attach_masks(layer, groups, shares, initialisation="weight", tie_break="strict_bf16")
+    attach_masks(layer, groups, shares, scores="weight", tie_break="strict_bf16")
     mask = binary_masks(layer)["weight"]
     np.testing.assert_array_equal(mask.score.detach(), arrays[f"mplug_soft_s{percent}_mhat"])
     assert mask.threshold.item() == arrays[f"mplug_soft_s{percent}_threshold"]
@@ -340,7 +341,7 @@ def test_a_start_from_the_weights_is_mplugs(golden, percent):
 def test_mplugs_resets_round_the_threshold_to_bfloat16(golden):
     arrays = golden("mask_threshold")
     layer = nn.Linear(36, 24, bias=False)
-    options = {"initialisation": "weight", "tie_break": "strict_bf16"}
+    options = {"scores": "weight", "tie_break": "strict_bf16"}
     attach_masks(layer, {"cross": ["weight"]}, {"cross": float(arrays["mplug_sparsity"])}, **options)
     mask = binary_masks(layer)["weight"]
     mask.score.data.copy_(torch.from_numpy(arrays["mplug_mhat"]))
@@ -351,7 +352,7 @@ def test_mplugs_resets_round_the_threshold_to_bfloat16(golden):
 
 def test_mplugs_resets_leave_a_threshold_that_would_prune_everything():
     layer = nn.Linear(4, 4, bias=False)
-    attach_masks(layer, {"cross": ["weight"]}, {"cross": 0.5}, initialisation="weight", tie_break="strict_bf16")
+    attach_masks(layer, {"cross": ["weight"]}, {"cross": 0.5}, scores="weight", tie_break="strict_bf16")
     mask = binary_masks(layer)["weight"]
     before = mask.threshold.item()
     mask.score.data.fill_(0.25)
@@ -362,6 +363,6 @@ def test_mplugs_resets_leave_a_threshold_that_would_prune_everything():
 def test_a_start_from_the_weights_has_the_masks_of_one_shot_pruning():
     model, other = Toy(), Toy()
     other.load_state_dict(model.state_dict())
-    pruned = omp_masks(model, GROUPS, dict.fromkeys(GROUPS, 0.7), dead=DEAD)
-    for name, mask in masks(attached("0.7", other, initialisation="weight")).items():
+    pruned = one_shot_masks(model, GROUPS, dict.fromkeys(GROUPS, 0.7), dead=DEAD)
+    for name, mask in masks(attached("0.7", other, scores="weight")).items():
         assert torch.equal(mask, pruned[name]), name

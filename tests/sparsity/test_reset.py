@@ -9,7 +9,7 @@ from torch import nn
 from cdvqa.sparsity import Rule, attach_masks, binary_masks, masks, reset_thresholds
 from cdvqa.sparsity.masks.bits import pack, pack_by_shifts, unpack, unpack_by_shifts
 from cdvqa.sparsity.masks.matrices import masked_matrices
-from cdvqa.sparsity.recount import at_once, by_block
+from cdvqa.sparsity.reset import at_once, by_block
 from cdvqa.sparsity.selection.blocks import BLOCK
 from tests.sparsity.reference import sorted_masks, zeros_asked
 

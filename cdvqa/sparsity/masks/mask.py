@@ -17,11 +17,12 @@ class Placement:
     """Where a matrix stands among all masked matrices, and how its sparsity is assigned."""
 
     order: int
-    """Position in the backbone's list; decides ties between matrices under global assignment."""
+    """Position in the backbone's list; decides ties between the matrices of a group."""
     modality: str = ""
-    sparsity: float = math.nan
-    """Share of zeros of this matrix; under global assignment of all matrices together."""
-    assignment: str = "uniform"
+    group: int = 0
+    """Number of its group in the assignment: the matrices that are ranked together."""
+    share: float = math.nan
+    """Share of zeros of that group."""
     tie_break: TieBreak = "exact"
 
 
@@ -37,6 +38,7 @@ class BinaryMask(nn.Module):
     Args:
         score: real-valued mask m̂ of the weight's shape, fp32; becomes the parameter `score`.
         threshold: the initial φ.
+        keep_ties: until the first reset, keep the entries whose score is the threshold.
     """
 
     threshold: Tensor
@@ -44,16 +46,19 @@ class BinaryMask(nn.Module):
     tie_index: Tensor
     selected: Tensor
 
-    def __init__(self, score: Tensor, threshold: float = 0.01, placement: Placement = UNPLACED) -> None:
+    def __init__(
+        self, score: Tensor, threshold: float = 0.01, placement: Placement = UNPLACED, keep_ties: bool = False
+    ) -> None:
         super().__init__()
         self.placement = placement
         self.score = nn.Parameter(score)
         self.slot = Slot()
         self.register_buffer("threshold", score.new_tensor(threshold))
-        self.register_buffer("tie_weight", score.new_tensor(math.inf))
+        self.register_buffer("tie_weight", score.new_tensor(-1.0 if keep_ties else math.inf))  # every |weight| is > -1
         self.register_buffer("tie_index", torch.tensor(-1, device=score.device))
         # The mask of the latest selection, one bit an entry: flips are counted from it, also after a resume.
-        self.register_buffer("selected", pack(score.detach() > self.threshold))
+        kept = score.detach() >= self.threshold if keep_ties else score.detach() > self.threshold
+        self.register_buffer("selected", pack(kept))
 
     def mask(self, weight: Tensor) -> Tensor:
         """The live mask (bool, True = kept) for the unmasked `weight`."""
