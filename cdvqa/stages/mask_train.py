@@ -1,7 +1,7 @@
 """Stage 2: find a sparse subnetwork of the fine-tuned model."""
 
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -59,7 +59,7 @@ class MaskTrain(VQAStage):
         """The gradient of the objective on each of the first training batches, by matrix name.
 
         Dropout is off, and every process computes the same: a batch holds `global_batch` questions, in the order of the
-        first epoch, and is formed in parts of the size that one process takes at once.
+        first epoch, and is read in parts of the size that one process takes at once.
         """
         if not batches:
             return
@@ -71,19 +71,16 @@ class MaskTrain(VQAStage):
         self.eval()
         loader, parts = data.first_batches()
         pieces = iter(loader)
-        for _ in range(batches):
+        while batches and (first := next(pieces, None)) is not None:
             total, questions = [torch.zeros_like(weight) for weight in weights], 0
-            for piece in islice(pieces, parts):
-                batch = data.on_after_batch_transfer(piece.to(device), 0)
-                loss = self._loss(self.backbone(batch), batch)
-                for gradient, part in zip(
-                    total, torch.autograd.grad(loss.total, weights, allow_unused=True), strict=True
-                ):
+            for piece in chain([first], islice(pieces, parts - 1)):
+                loss = self.loss(data.on_after_batch_transfer(piece.to(device), 0))
+                found = torch.autograd.grad(loss.total, weights, allow_unused=True)
+                for gradient, part in zip(total, found, strict=True):
                     if part is not None:
-                        gradient.add_(part, alpha=len(batch))
-                questions += len(batch)
-            if not questions:
-                break
-            yield dict(zip(names, [gradient / questions for gradient in total], strict=True))
+                        gradient.add_(part, alpha=loss.count)
+                questions += loss.count
+            yield dict(zip(names, [gradient / max(questions, 1) for gradient in total], strict=True))
+            batches -= 1
         for module in training:
             module.training = True

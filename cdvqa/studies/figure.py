@@ -63,22 +63,3 @@ def plot_accuracy(runs: pd.DataFrame, path: Path) -> None:
     with write_atomically(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150, bbox_inches="tight")
     plt.close(figure)
-<<<<<<< HEAD
-=======
-
-
-def curve_name(row: pd.Series) -> str:
-    """What belongs on one curve: all sparsities of one way to train."""
-    if row["method"] == "full":
-        return f"full ({row['pipeline']})"
-    name = f"stage {row['stage']}: {row['pipeline']}, {row['method']}"
-    extra = [row["assignment"]] if row["assignment"] != "uniform" else []
-    extra += [f"{row['criterion']} start"] if row["criterion"] not in ("", "magnitude") else []
-    return ", ".join([name, *extra])
-
-
-def unique_legend(axes: list) -> tuple[list, list[str]]:
-    """Each curve once, however many panels show it."""
-    entries = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    return list(entries.values()), list(entries)
->>>>>>> b85af5d (Criterion and Assignment are extension points; criterion and scores replace initialisation)

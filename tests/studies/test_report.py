@@ -66,7 +66,6 @@ def test_report_without_runs_says_what_makes_one(tmp_path: Path, capsys: pytest.
     assert list(tmp_path.iterdir()) == []
 
 
-<<<<<<< HEAD
 def make_run(logs: Path, name: str, seed: int = 0, results: dict | None = None, **record: Any) -> Run:
     """A run folder with records alone."""
     run = Run(logs / "d" / "b" / name / f"seed{seed}")
@@ -76,12 +75,6 @@ def make_run(logs: Path, name: str, seed: int = 0, results: dict | None = None, 
     if results is not None:
         write_json(run.results, results)
     return run
-=======
-def rows(accuracies: dict[int, float]) -> pd.DataFrame:
-    shared = {"data": "d", "backbone": "b", "run": "r", "stage": 1, "pipeline": "bce", "method": "full"}
-    shared |= {"assignment": "", "criterion": "", "zeros": 0.0, "kept": 1.0, "place": OOD}
-    return pd.DataFrame([shared | {"seed": seed, "accuracy": value} for seed, value in accuracies.items()])
->>>>>>> b85af5d (Criterion and Assignment are extension points; criterion and scores replace initialisation)
 
 
 def scored(ood: float, name: str = "test", distribution: str = "ood", **more: Any) -> dict:
