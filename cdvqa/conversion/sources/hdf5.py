@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from cdvqa.conversion.sources.record import shares
 from cdvqa.conversion.sources.source import FeatureIndex, FeatureSource, ImageRegions, Progress
 from cdvqa.data.pickles import load_pickle
+from cdvqa.data.visual.rows import opened, own_dataset
 from cdvqa.errors import InputError
 
 _BLOCK = 1 << 26  # bytes of features in memory at once
-_LARGEST_CHUNK = 1 << 28  # bytes that HDF5 needs besides to take a chunk apart
 
 
 class Hdf5Features(FeatureSource):
@@ -47,7 +47,7 @@ class Hdf5Features(FeatureSource):
             raise InputError(f"{path}: no such file")
         self.bytes = self.path.stat().st_size
         with self._opened() as file:
-            self._own = "features" in file
+            self._own = file.get("features", getlink=True) is not None
             self._names = ("features", "boxes") if self._own else ("image_features", "spatial_features")
             self._adaptive = not self._own and "pos_boxes" in file
             self._check_layout(file)
@@ -121,15 +121,12 @@ class Hdf5Features(FeatureSource):
         for name in (*self._names, *tables):
             if name not in file and name in ("size", "num_boxes"):
                 continue
-            if not isinstance(file.get(name), h5py.Dataset):
+            if own_dataset(self.path, file, name) is None:
                 there = ", ".join(map(str, file)) or "nothing"
                 raise InputError(f"{self.path}: holds no {name!r} but {there[:200]}; convert the TSV it was made from")
             kind = "floating-point numbers" if name in self._names else "integers"
             if file[name].dtype.kind not in ("f" if name in self._names else "iu"):
                 raise InputError(f"{self.path}: {name} holds {file[name].dtype}, not {kind}")
-            chunk = math.prod(file[name].chunks or ()) * file[name].dtype.itemsize
-            if chunk > _LARGEST_CHUNK:
-                raise InputError(f"{self.path}: a chunk of {name} has {chunk:,} bytes; make them smaller with h5repack")
         shape = file[features].shape
         if len(shape) != (2 if self._adaptive else 3) or 0 in shape:
             raise InputError(
@@ -142,13 +139,8 @@ class Hdf5Features(FeatureSource):
             if file[name].shape != wanted[name]:
                 raise InputError(f"{self.path}: {name} is {file[name].shape}, not {wanted[name]} as {features} wants")
 
-    @contextmanager
-    def _opened(self) -> Iterator[h5py.File]:
-        try:
-            with h5py.File(self.path, "r") as file:
-                yield file
-        except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:  # all of them for damaged files
-            raise InputError(f"{self.path}: not a readable HDF5 file ({error}); fetch it again") from None
+    def _opened(self) -> AbstractContextManager[h5py.File]:
+        return opened(self.path, remedy="fetch it again")
 
 
 class _Blocks:

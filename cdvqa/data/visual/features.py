@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cdvqa.data.visual.fingerprint import measure, sample_rows
-from cdvqa.data.visual.rows import open_file, open_rows
+from cdvqa.data.visual.rows import open_rows, opened, own_dataset
 from cdvqa.errors import InputError
 from cdvqa.files import write_atomically
 
@@ -43,14 +43,14 @@ class RegionFeatures:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        with open_file(self.path) as file:
+        with opened(self.path) as file:
             _check_version(self.path, file)
             self.shape = _check_shapes(self.path, file)
             self.image_id: NDArray[np.int64] = file["image_id"][:].astype(np.int64)
             self._num_boxes: NDArray[np.int64] | None = file["num_boxes"][:] if "num_boxes" in file else None
             self._stored_fingerprint: dict[str, Any] | None = None
             if file.attrs.get("format") == FORMAT:
-                self._stored_fingerprint = json.loads(file.attrs["fingerprint"])
+                self._stored_fingerprint = dict(json.loads(file.attrs["fingerprint"]))
         self._by_id = np.argsort(self.image_id)
         self._sorted_id = self.image_id[self._by_id]
         self._known_finite = np.zeros(len(self.image_id), bool)
@@ -92,8 +92,11 @@ class RegionFeatures:
         rows = self._rows_of(np.asarray(image_ids, np.int64), question_ids)
         features = np.empty((len(rows), *self.shape[1:]), self.dtype) if out is None else out
         boxes = np.empty((len(rows), self.shape[1], 4), self._boxes.dtype)
-        self._read_features(rows, features)
         self._boxes.read(rows, boxes)
+        if not np.isfinite(boxes).all():
+            image = self.image_id[rows[~np.isfinite(boxes).all((1, 2))][0]]
+            raise InputError(f"{self.path}: image {image} has NaN or infinite boxes")
+        self._read_features(rows, features)
         mask = None if self._num_boxes is None else np.arange(self.shape[1]) < self._num_boxes[rows, None]
         return features, boxes.astype(np.float32, copy=False), mask
 
@@ -205,22 +208,21 @@ def _check_version(path: Path, file: h5py.File) -> None:
 
 
 def _check_shapes(path: Path, file: h5py.File) -> tuple[int, int, int]:
+    found = {name: own_dataset(path, file, name) for name in ("features", "boxes", "image_id", "num_boxes")}
+    stored = {name: dataset for name, dataset in found.items() if dataset is not None}
     for name in ("features", "boxes", "image_id"):
-        if not isinstance(file.get(name), h5py.Dataset):
+        if name not in stored:
             raise InputError(f"{path}: lacks the data set {name!r}; make the file with `cdvqa prepare`")
-    if file["features"].ndim != 3 or 0 in file["features"].shape or file["features"].dtype.kind != "f":
-        raise InputError(f"{path}: features must be (images, regions, width) floats, not {_describe(file['features'])}")
-    n, regions, width = file["features"].shape
-    if file["boxes"].shape != (n, regions, 4):
-        raise InputError(f"{path}: boxes must be {(n, regions, 4)} like features, not {file['boxes'].shape}")
-    for name in ("image_id", "num_boxes"):
-        if name in file and (file[name].shape != (n,) or file[name].dtype.kind not in "iu"):
-            raise InputError(f"{path}: {name} must be {n} integers, one per image, not {_describe(file[name])}")
-    return n, regions, width
-
-
-def _describe(dataset: h5py.Dataset) -> str:
-    return f"{dataset.shape} {dataset.dtype}"
+    kinds = {name: (dataset.shape, dataset.dtype) for name, dataset in stored.items()}
+    shape, dtype = kinds["features"]
+    if len(shape) != 3 or 0 in shape or dtype.kind != "f":
+        raise InputError(f"{path}: features must be (images, regions, width) floats, not {shape} {dtype}")
+    if kinds["boxes"][0] != (*shape[:2], 4) or kinds["boxes"][1].kind != "f":
+        raise InputError(f"{path}: boxes must be {(*shape[:2], 4)} floats like features, not {kinds['boxes'][0]}")
+    for name in stored.keys() - {"features", "boxes"}:
+        if kinds[name][0] != shape[:1] or kinds[name][1].kind not in "iu":
+            raise InputError(f"{path}: {name} must be {shape[0]} integers, one per image, not {kinds[name][0]}")
+    return shape  # type: ignore[return-value]
 
 
 def _check_image_ids(path: Path, sorted_id: NDArray[np.int64]) -> None:

@@ -2,20 +2,23 @@
 
 import os
 import re
-import struct
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from cdvqa.errors import InputError
 
 IMAGE_ID = r"(?:\w+_)?(\d{1,18})"
 """A name or field that tells an image: its number, alone or at the end as in COCO_train2014_000000318556."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-_ORIENTATION = 0x0112  # of EXIF; from 5 on, width and height are swapped
+_ORIENTATION = 0x0112  # of EXIF
+_TURN = Image.Transpose
+_TURNS = {2: _TURN.FLIP_LEFT_RIGHT, 3: _TURN.ROTATE_180, 4: _TURN.FLIP_TOP_BOTTOM}
+_TURNS |= {5: _TURN.TRANSPOSE, 6: _TURN.ROTATE_270, 7: _TURN.TRANSVERSE, 8: _TURN.ROTATE_90}  # swap width and height
 
 
 class ImageFile(NamedTuple):
@@ -47,6 +50,8 @@ def image_files(folder: Path) -> list[ImageFile]:
                     status = os.stat(path)
                 except OSError as error:
                     refuse(error)
+                if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for its writer
+                    raise InputError(f"{path}: not a file; remove it")
                 files.append(ImageFile(os.path.relpath(path, folder), status.st_size, status.st_mtime_ns))
     return sorted(files)
 
@@ -82,15 +87,16 @@ def opened(path: Path) -> Iterator[Image.Image]:
             if image.mode.startswith(("I", "F")):  # as RGB, all but its darkest parts would be white
                 raise InputError(f"{path}: has more than 8 bits a pixel of grey; store it with 8")
             yield image
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        reason = "no JPEG, PNG or WebP" if isinstance(error, UnidentifiedImageError) else str(error)
+    except InputError:
+        raise
+    except Exception as error:  # decoders raise whatever damaged bytes lead to
+        reason = "no JPEG, PNG or WebP" if isinstance(error, UnidentifiedImageError) else f"{error!s:.200}"
         raise InputError(f"{path}: not a readable image ({reason}); fetch it again or remove it") from None
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """Width and height once the image is turned as its EXIF orientation says; its pixels are not read."""
-    swapped = image.getexif().get(_ORIENTATION, 1) >= 5
-    return image.size[::-1] if swapped else image.size
+    return image.size[::-1] if _orientation(image) >= 5 else image.size
 
 
 def upright(path: Path) -> Image.Image:
@@ -100,4 +106,14 @@ def upright(path: Path) -> Image.Image:
         InputError: see `opened`.
     """
     with opened(path) as image:
-        return ImageOps.exif_transpose(image).convert("RGB")
+        turn = _TURNS.get(_orientation(image))
+        return (image if turn is None else image.transpose(turn)).convert("RGB")
+
+
+def _orientation(image: Image.Image) -> int:
+    """1 to 8; 1, upright, where EXIF data are absent, damaged or of another type."""
+    try:
+        orientation = image.getexif().get(_ORIENTATION)
+    except Exception:  # a damaged block of EXIF data says nothing of the pixels
+        return 1
+    return orientation if isinstance(orientation, int) and orientation in _TURNS else 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import weakref
 from abc import ABC, abstractmethod
@@ -14,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdvqa.errors import InputError
+
+LARGEST = 1 << 28  # bytes of an image, and of a chunk, which HDF5 needs besides to take it apart
 
 
 class Rows(ABC):
@@ -36,8 +39,10 @@ class Rows(ABC):
     def _naming_errors(self) -> Iterator[None]:
         try:
             yield
-        except OSError as error:
-            raise InputError(f"{self.path}: {self.name} cannot be read ({error}); make the file again") from None
+        except InputError:
+            raise
+        except Exception as error:  # as in `opened`
+            raise InputError(f"{self.path}: {self.name} cannot be read ({error!s:.200}); make the file again") from None
 
     @abstractmethod
     def read(self, rows: NDArray[np.intp], out: NDArray[np.floating]) -> None:
@@ -73,31 +78,64 @@ class LibraryRows(Rows):
 
     def read(self, rows: NDArray[np.intp], out: NDArray[np.floating]) -> None:
         if self._process != os.getpid():  # a forked process must not share the library's state with its parent
-            self._dataset, self._process = open_file(self.path)[self.name], os.getpid()
-        assert self._dataset is not None
+            self._dataset, self._process = None, os.getpid()
         with self._naming_errors():
+            self._dataset = self._dataset or h5py.File(self.path, "r")[self.name]
             for place in np.argsort(rows).tolist():  # rows of one chunk follow each other
                 self._dataset.read_direct(out, np.s_[int(rows[place])], np.s_[place])
 
 
-def open_file(path: Path) -> h5py.File:
-    """The HDF5 file, for reading.
+@contextmanager
+def opened(path: Path, remedy: str = "make it again with `cdvqa prepare`") -> Iterator[h5py.File]:
+    """An HDF5 file, for reading.
 
     Raises:
-        InputError: it is missing, no HDF5 or cut off.
+        InputError: it is missing, no HDF5, cut off or damaged; also inside the context.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such feature file; make it with `cdvqa prepare` or point --data.features at it")
     try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise InputError(f"{path}: not a readable HDF5 file ({error}); make it again with `cdvqa prepare`") from None
+        with h5py.File(path, "r") as file:
+            yield file
+    except InputError:
+        raise
+    except Exception as error:  # h5py raises whatever damaged bytes lead to
+        raise InputError(f"{path}: not a readable HDF5 file ({error!s:.200}); {remedy}") from None
+
+
+def own_dataset(path: Path, file: h5py.File, name: str) -> h5py.Dataset | None:
+    """A data set that is stored in this file, of a size that the file can have; None where there is none.
+
+    Raises:
+        InputError: it is a link or lies in other files (its offset would be another file's), or its size is absurd.
+    """
+    link = file.get(name, getlink=True)
+    if link is None:
+        return None
+    if not isinstance(link, h5py.HardLink):  # an external one is not even opened
+        raise InputError(f"{path}: {name} is a link; store the data set itself in this file, for example with h5copy")
+    dataset = file[name]
+    if not isinstance(dataset, h5py.Dataset) or not dataset.shape:
+        return None
+    if dataset.is_virtual or dataset.external:
+        raise InputError(f"{path}: {name} is stored in other files; store it in this one, for example with h5repack")
+    chunk = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
+    if chunk > LARGEST:
+        raise InputError(f"{path}: a chunk of {name} has {chunk:,} bytes; make them smaller with h5repack")
+    size, offset = path.stat().st_size, dataset.id.get_offset()
+    row = math.prod(dataset.shape[1:]) * dataset.dtype.itemsize
+    end = row * dataset.shape[0] + offset if offset is not None else dataset.shape[0]  # a row takes a byte at least
+    if end > size or row > LARGEST:
+        raise InputError(f"{path}: {name} cannot be {dataset.shape} in a file of {size:,} bytes; make the file again")
+    return dataset
 
 
 def open_rows(path: Path, name: str) -> Rows:
     """The fastest way to read a data set's rows from the file."""
-    with open_file(path) as file:
-        dataset = file[name]
-        plain = dataset.chunks is None and not dataset.external and dataset.dtype in (np.float16, np.float32)
+    with opened(path) as file:
+        dataset = own_dataset(path, file, name)
+        if dataset is None:
+            raise InputError(f"{path}: lacks the data set {name!r}; make the file with `cdvqa prepare`")
+        plain = dataset.chunks is None and dataset.dtype in (np.float16, np.float32)
         in_one_piece = plain and dataset.id.get_offset() is not None
         return FileRows(path, dataset) if in_one_piece else LibraryRows(path, dataset)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from cdvqa.conversion.sources import hdf5
 from cdvqa.conversion.sources.hdf5 import Hdf5Features
+from cdvqa.data.visual import rows
 from cdvqa.errors import InputError
 from tests.conversion.sources.foreign import (
     assert_reads,
@@ -228,5 +229,5 @@ def test_our_own_layout_gone_wrong(tmp_path):
 
 def test_a_chunk_that_would_fill_the_memory(tmp_path, monkeypatch):
     path = write_own(tmp_path / "f.h5", sample_images(), chunks=(7, 3, 4))
-    monkeypatch.setattr(hdf5, "_LARGEST_CHUNK", 100)
+    monkeypatch.setattr(rows, "LARGEST", 100)
     refused(path, "a chunk of features has 336 bytes; make them smaller with h5repack")

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cdvqa.conversion.sources.hdf5 import Hdf5Features
 from cdvqa.data.visual import features as features_module
 from cdvqa.data.visual.features import RegionFeatures, write_features
 from cdvqa.errors import InputError
@@ -212,7 +213,7 @@ def _cut(path, by):
         (lambda path: write_h5(path, boxes=None), "lacks the data set 'boxes'"),
         (lambda path: write_h5(path, features=np.zeros((4, 6))), "features must be .images, regions, width. floats"),
         (lambda path: write_h5(path, features=np.zeros((4, 3, 2), int)), "features must be .* not .*int64"),
-        (lambda path: write_h5(path, boxes=np.zeros((4, 3, 5))), r"boxes must be \(4, 3, 4\) like features"),
+        (lambda path: write_h5(path, boxes=np.zeros((4, 3, 5))), r"boxes must be \(4, 3, 4\) floats like features"),
         (lambda path: write_h5(path, image_id=np.arange(3)), "image_id must be 4 integers"),
         (lambda path: write_h5(path, image_id=np.array([1, 2, 1, 3])), "image 1 stands in it twice"),
     ],
@@ -223,6 +224,76 @@ def test_broken_files_are_named(tmp_path, damage, message):
     damage(path)
     with pytest.raises(InputError, match=message):
         RegionFeatures(path)
+
+
+def _external_link(path, other):
+    with h5py.File(path, "r+") as file:
+        del file["features"]
+        file["features"] = h5py.ExternalLink(other, "/features")
+    return "features is a link"
+
+
+def _soft_link(path, other):
+    with h5py.File(path, "r+") as file:
+        file.move("features", "elsewhere")
+        file["features"] = h5py.SoftLink("/elsewhere")
+    return "features is a link"
+
+
+def _external_storage(path, other):
+    with h5py.File(path, "r+") as file:
+        shape, size = file["features"].shape, file["features"].nbytes
+        del file["features"]
+        file.create_dataset("features", shape, "f4", external=[(other, 0, size)])
+    return "features is stored in other files"
+
+
+def _virtual(path, other):
+    with h5py.File(path, "r+") as file:
+        layout = h5py.VirtualLayout(file["features"].shape, "f4")
+        layout[:] = h5py.VirtualSource(other, "features", file["features"].shape)
+        del file["features"]
+        file.create_virtual_dataset("features", layout)
+    return "features is stored in other files"
+
+
+def _absurd_chunk(path, other):
+    with h5py.File(path, "r+") as file:
+        del file["features"]
+        file.create_dataset("features", (IMAGES, 1 << 14, 1 << 14), "f2", chunks=(1, 1 << 14, 1 << 14))
+    return "a chunk of features has 536,870,912 bytes"
+
+
+def _absurd_length(path, other):
+    with h5py.File(path, "r+") as file:
+        del file["image_id"]
+        file.create_dataset("image_id", (1 << 60,), "i8", chunks=(8,))
+    return "image_id cannot be"
+
+
+def _boxes_not_finite(path, other):
+    with h5py.File(path, "r+") as file:
+        file["boxes"][IMAGES - 1, 1, 2] = np.inf
+    return "image 0 has NaN or infinite boxes"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [_external_link, _soft_link, _external_storage, _virtual, _absurd_chunk, _absurd_length, _boxes_not_finite],
+)
+@pytest.mark.parametrize("name", ["features.h5", "pipe"])
+def test_data_sets_of_other_files_and_absurd_sizes_are_refused(tmp_path, spoil, name):
+    """The first were read at the other file's offset in this file; a pipe behind a link would be waited for."""
+    path, other = tmp_path / "features.h5", tmp_path / f"other-{name}"
+    write_toy_features(path)
+    os.mkfifo(other) if name == "pipe" else write_toy_features(other)
+    message = spoil(path, str(other))
+    with pytest.raises(InputError, match=message) as error:
+        RegionFeatures(path).read(np.arange(IMAGES))
+    assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
+    if spoil is not _boxes_not_finite:
+        with pytest.raises(InputError, match=message):
+            Hdf5Features(path)
 
 
 def write_h5(path, **changes):
@@ -251,5 +322,5 @@ def test_a_file_cut_off_while_open_is_named(tmp_path):
     write_toy_features(path)
     reader = RegionFeatures(path)
     os.truncate(path, 2500)
-    with pytest.raises(InputError, match="the file ends inside /features"):
+    with pytest.raises(InputError, match=r"the file ends inside /(features|boxes)"):
         reader.read(np.arange(IMAGES))

@@ -1,14 +1,17 @@
 """Pictures from a folder: found by their names, upright, squeezed, normalised; the same however they are read."""
 
+import os
 import re
+import struct
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from cdvqa.data.visual.augmentation import mplug
+from cdvqa.data.visual.image_files import opened, upright_size
 from cdvqa.data.visual.images import ImageFolder
 from cdvqa.data.visual.source import ImageFormat
 from cdvqa.errors import InputError
@@ -61,15 +64,33 @@ def test_names_and_kinds_of_files(tmp_path):
     np.testing.assert_allclose(pictures[2], expected(clear.convert("RGB")), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("orientation", [3, 6, 8])
-def test_pictures_are_turned_upright(tmp_path, orientation):
+def exif(kind, value):
+    """EXIF data with an orientation of a TIFF type: 3 a short, 2 text, 12 a double (behind the entry)."""
+    head = struct.pack("<2sHIHHHI", b"II", 42, 8, 1, 0x0112, kind, {3: 1, 2: 2, 12: 1}[kind])
+    return (
+        b"Exif\0\0"
+        + head
+        + {3: struct.pack("<HHI", value, 0, 0), 2: b"6\0\0\0" + bytes(4)}.get(kind, struct.pack("<IId", 26, 0, 6.0))
+    )
+
+
+@pytest.mark.parametrize(("kind", "orientation"), [*((3, number) for number in range(10)), (2, "6"), (12, 6.0)])
+def test_pictures_are_turned_upright(tmp_path, kind, orientation):
+    """As Pillow turns them; an orientation of another type, over which it stumbles, is none."""
     values = np.random.default_rng(1).integers(0, 256, (10, 24, 3), dtype=np.uint8)
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    Image.fromarray(values).save(tmp_path / "1.png", exif=exif)
-    turns = {3: 2, 6: 3, 8: 1}[orientation]  # quarter turns to the left
-    upright = Image.fromarray(np.rot90(values, turns))
+    upright = Image.fromarray(values)
+    upright.save(tmp_path / "1.png", exif=exif(kind, orientation))
+    with opened(tmp_path / "1.png") as image:
+        assert image.getexif()[0x0112] == orientation
+        upright = ImageOps.exif_transpose(image) if kind == 3 else upright
+        assert upright_size(image) == upright.size
     np.testing.assert_allclose(ImageFolder(tmp_path, FORMAT).read([1])[0], expected(upright), rtol=1e-6, atol=1e-6)
+
+
+def test_a_pipe_is_refused(tmp_path, pixels):
+    os.mkfifo(tmp_path / "images" / "77.png")
+    with pytest.raises(InputError, match=r"77\.png: not a file; remove it"):
+        ImageFolder(tmp_path / "images", FORMAT)
 
 
 def test_what_is_no_folder_of_images_is_refused(tmp_path, pixels):
