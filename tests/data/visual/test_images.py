@@ -66,12 +66,10 @@ def test_names_and_kinds_of_files(tmp_path):
 
 def exif(kind, value):
     """EXIF data with an orientation of a TIFF type: 3 a short, 2 text, 12 a double (behind the entry)."""
-    head = struct.pack("<2sHIHHHI", b"II", 42, 8, 1, 0x0112, kind, {3: 1, 2: 2, 12: 1}[kind])
-    return (
-        b"Exif\0\0"
-        + head
-        + {3: struct.pack("<HHI", value, 0, 0), 2: b"6\0\0\0" + bytes(4)}.get(kind, struct.pack("<IId", 26, 0, 6.0))
-    )
+    head = struct.pack("<2sHIHHHI", b"II", 42, 8, 1, 0x0112, kind, 2 if kind == 2 else 1)
+    if kind == 3:
+        return b"Exif\0\0" + head + struct.pack("<HHI", value, 0, 0)
+    return b"Exif\0\0" + head + (b"6" + bytes(7) if kind == 2 else struct.pack("<IId", 26, 0, value))
 
 
 @pytest.mark.parametrize(("kind", "orientation"), [*((3, number) for number in range(10)), (2, "6"), (12, 6.0)])
