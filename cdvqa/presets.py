@@ -38,6 +38,8 @@ class Protocol:
         text_format: [CLS] … [SEP] in 20 tokens with a mask, or 14 bare word pieces without one.
         no_answer: what RUBi and LPF take as the label of a question without an answer in the vocabulary.
         selection: which model of a run is kept: the best on the development split, the last, the best on test.
+        dev_share: linked to data.dev_share: part of train that is held out as development split where the data set has
+            none of its own.
         tie_break: exact sparsity at every reset, or the authors' strict comparison, with thresholds rounded to
             bfloat16 in their code for mPLUG.
         reset_before_evaluation: whether thresholds are re-selected before each validation.
@@ -56,6 +58,7 @@ class Protocol:
     text_format: TextFormat
     no_answer: NoAnswer
     selection: Selection
+    dev_share: float
     tie_break: TieBreak
     reset_before_evaluation: bool
     schedule: Schedule
@@ -97,6 +100,7 @@ def preset_protocol(preset: Preset, stage: int, has_dev: bool = False) -> Protoc
             text_format="standard",
             no_answer="skip",
             selection="dev",
+            dev_share=0.0 if has_dev else 0.05,
             tie_break="exact",
             reset_before_evaluation=True,
             **shared,  # type: ignore[arg-type]
@@ -109,6 +113,7 @@ def preset_protocol(preset: Preset, stage: int, has_dev: bool = False) -> Protoc
         text_format="authors",
         no_answer="random",
         selection="dev" if has_dev else "test",
+        dev_share=0.0,
         tie_break="strict",
         reset_before_evaluation=False,
         **shared,  # type: ignore[arg-type]
@@ -138,4 +143,23 @@ def settle(
     if wanted.get("global_batch", 1) < 1:
         raise InputError(f"--model.global_batch: {wanted['global_batch']} is no number of questions")
     departures = {field: value for field, value in wanted.items() if value != own[field]}
-    return Protocol(**(own | wanted)), departures
+    return Protocol(**(own | wanted | {"dev_share": _dev_share(own | wanted, wanted, has_dev)})), departures
+
+
+def _dev_share(settled: dict[str, Any], given: dict[str, Any], has_dev: bool) -> float:
+    """The part of train that is held out: none where the data set has its own split, or the test split selects."""
+    share, selection = settled["dev_share"], settled["selection"]
+    if not 0 <= share < 1:
+        raise InputError(f"--data.dev_share: {share} is no share from 0 up to 1")
+    if has_dev:
+        return 0.0
+    if selection == "test":
+        if given.get("dev_share"):
+            raise InputError(f"--data.dev_share {share}: --model.selection test holds nothing out; leave it null, or 0")
+        return 0.0
+    if selection == "dev" and not share:
+        raise InputError(
+            "--model.selection dev: --data.dev_share is 0, so there is no development split; give a share such as "
+            "0.05, or take --model.selection last"
+        )
+    return float(share)

@@ -84,6 +84,23 @@ def test_every_assignment_goes_through_stages_2_and_3(cdvqa: Command, assignment
             assert n == int(0.2 * masked.masks[name].numel() + 0.5), name
 
 
+def test_training_on_all_questions_keeps_the_last_state(cdvqa: Command, capsys: pytest.CaptureFixture[str]):
+    """data.dev_share 0 is the paper's full training set: no validation, and nothing to validate on afterwards."""
+    flags = ["--data.dev_share=0", "--model.selection=last", "--trainer.max_epochs=1"]
+    assert cdvqa("fit", "stage1_bce.yaml", *flags) == 0
+    (folder,) = Path("logs/scenes/lxmert").glob("stage1_bce*/seed0")
+    assert (
+        json.loads((folder / "run.json").read_text())["departures"].items()
+        >= {"selection": "last", "dev_share": 0}.items()
+    )
+    assert "val/accuracy/all" not in (folder / "metrics.csv").read_text()
+    assert cdvqa("test", "stage1_bce.yaml", *flags) == 0
+    assert cdvqa("validate", "stage1_bce.yaml", *flags) == 2
+    assert "--data.dev_share is 0" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert cdvqa("fit", "stage1_bce.yaml", "--data.dev_share=0", "--overwrite") == 2
+    assert "take --model.selection last" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
 def test_one_shot_pruning_is_a_stage_2_and_stage_3_starts_from_it(cdvqa: Command):
     assert cdvqa("fit", "stage1_lmh.yaml") == 0
     assert cdvqa("prune", "--model.parent_objective=lmh", "--model.sparsity.overall=0.7") == 0

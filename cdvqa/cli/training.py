@@ -83,6 +83,7 @@ class VQACLI(LightningCLI):
         )
         parser.link_arguments("data.num_answers", "model.init_args.backbone.init_args.num_answers")
         parser.link_arguments("data.layout", "model.init_args.layout")
+        parser.link_arguments("data.dev_share", "model.init_args.dev_share")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add what every run logs and calls back; `trainer.callbacks` and `trainer.logger` stay the user's."""

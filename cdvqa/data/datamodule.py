@@ -57,7 +57,8 @@ class VQADataModule(pl.LightningDataModule):
         tokenizer: vocab.txt, a folder with one, or a hub name; where null <root>/vocab.txt, or without that
             bert-base-uncased.
         dev_split: how the development split is drawn from train where the data set has none: ood (answers of each
-            question type near uniform) or iid.
+            question type near uniform, but at most a quarter of the questions of any answer) or iid.
+        dev_share: part of train that is drawn, as the preset says where null (0.05 for `paper`); 0 holds nothing out.
         split_seed: seed of that draw.
         min_count: training questions an answer needs to be in the vocabulary.
         num_workers: threads per training process that read ahead; 0 reads between the steps.
@@ -77,6 +78,7 @@ class VQADataModule(pl.LightningDataModule):
         extra_text: Optional[str] = None,
         tokenizer: Optional[str] = None,
         dev_split: DevSplit = "ood",
+        dev_share: Optional[float] = None,
         split_seed: int = 0,
         min_count: int = 9,
         num_workers: int = 0,
@@ -96,6 +98,7 @@ class VQADataModule(pl.LightningDataModule):
         self.tokenizer_source = tokenizer or (str(own_vocabulary) if own_vocabulary.is_file() else "bert-base-uncased")
         self.dev_split: DevSplit = dev_split
         self.split_seed = split_seed
+        self.dev_share = dev_share
         self.min_count = min_count
         self.num_workers = num_workers
         self.eval_batch_size = eval_batch_size
@@ -125,7 +128,9 @@ class VQADataModule(pl.LightningDataModule):
         prepared = self._read()
         if stage == "fit":
             self._make(prepared, "train")
-        self.splits = [self._selection_split()] if stage in ("fit", "validate") else self.test_splits
+        if stage == "validate" and "dev" not in prepared.splits:
+            raise InputError("--data.dev_share is 0, so there is no development split to validate on; use `cdvqa test`")
+        self.splits = self._selection_splits() if stage in ("fit", "validate") else self.test_splits
         for split in self.splits:
             self._make(prepared, split)
             if stage == "test":
@@ -227,12 +232,17 @@ class VQADataModule(pl.LightningDataModule):
             )
         return answers
 
-    def _selection_split(self) -> str:
-        """The split that chooses the model; on test it is the last one that is out of distribution, if there is one."""
+    def _selection_splits(self) -> list[str]:
+        """The split that validates during `fit`: on test the last that is out of distribution, if there is one.
+
+        None where nothing is held out and the last state is kept.
+        """
+        assert self.prepared is not None
         if self._needs.protocol.selection != "test":
-            return "dev"
+            return [name for name in self.prepared.splits if name == "dev"]
         distributions = self.data_set.distributions()
-        return max(self.test_splits, key=lambda name: (distributions[name] == "ood", self.test_splits.index(name)))
+        by_role = sorted(self.test_splits, key=lambda name: distributions[name] == "ood")
+        return by_role[-1:]
 
     # --- loaders --------------------------------------------------------------------------------------------------
 
@@ -268,9 +278,9 @@ class VQADataModule(pl.LightningDataModule):
             )
         return batch_size, processes
 
-    def val_dataloader(self) -> BatchLoader:
-        """The split that selects the model."""
-        return self._evaluation_loader(self._selection_split())
+    def val_dataloader(self) -> list[BatchLoader]:
+        """The split that selects the model, if there is one."""
+        return [self._evaluation_loader(split) for split in self._selection_splits()]
 
     def test_dataloader(self) -> list[BatchLoader]:
         """One loader for each of `test_splits`."""
@@ -285,6 +295,11 @@ class VQADataModule(pl.LightningDataModule):
         return batch.widened()
 
     def _evaluation_loader(self, split: str) -> BatchLoader:
+        if len(self._datasets[split]) < self._world_size():
+            raise InputError(
+                f"{split}: {len(self._datasets[split])} questions are fewer than {self._world_size()} processes; "
+                "run it on fewer with --trainer.devices 1"
+            )
         return evaluation_loader(
             self._datasets[split], self.eval_batch_size, self._rank(), self._world_size(), self.num_workers
         )

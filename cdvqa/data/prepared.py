@@ -56,7 +56,7 @@ class PreparedQuestions:
 
     Attributes:
         splits, test_splits: names of all splits and of the test splits.
-        held_out: whether `dev` is a part of train.
+        held_out: whether `dev` is a part of train; without it, and without its own, the data set has no `dev`.
         digests: bytes and SHA-256 of the files read so far.
         question_types, answer_types: names in all splits read so far, in order of first appearance.
 
@@ -81,7 +81,7 @@ class PreparedQuestions:
         self.tokenizer = load_tokenizer(tokenizer_source)
         self.tokenizer_digest = tokenizer_digest(self.tokenizer)
         self.test_splits = [name for name in data_set.present(root) if name not in ("train", "dev")]
-        self.held_out = not data_set.has_dev and protocol.selection != "test"
+        self.held_out = protocol.dev_share > 0 and not data_set.has_dev
         self.splits = ["train", *(["dev"] if data_set.has_dev or self.held_out else []), *self.test_splits]
         self.digests: dict[str, dict[str, Any]] = {}
         self.question_types: list[str] = []
@@ -152,7 +152,9 @@ class PreparedQuestions:
 
     @cached_property
     def _is_dev(self) -> NDArray[np.bool_]:
-        return development_split(self._questions("train").annotations, self._dev_split, self._split_seed)
+        return development_split(
+            self._questions("train").annotations, self._dev_split, self._split_seed, self.protocol.dev_share
+        )
 
     # --- what is kept ---------------------------------------------------------------------------------------------
 

@@ -53,7 +53,10 @@ def test_a_training_batch_is_complete(tmp_path):
         given = [answer["answer"] for answer in annotation["answers"]]
         wanted = [min(given.count(answer) / 3, 1.0) for answer in data.vocabulary.answers]
         np.testing.assert_allclose(batch.soft_target[i], wanted, rtol=1e-6)
-        assert batch.label[i] == (np.argmax(wanted) if max(wanted) else -1) or wanted[batch.label[i]] == max(wanted)
+        # The label is the answer of the largest score, of several the one that the question's humans gave first.
+        best = [answer for answer in given if answer in data.vocabulary.answers]
+        scores = dict(zip(data.vocabulary.answers, wanted, strict=True))
+        assert batch.label[i] == (data.vocabulary.index(max(best, key=scores.get)) if best else -1)
         assert data.question_types[batch.question_type[i]] == annotation["question_type"]
         assert data.answer_types[batch.answer_type[i]] == annotation["answer_type"]
         np.testing.assert_array_equal(batch.prior[i], data.prepared.prior.row(annotation["question_type"]))
@@ -62,9 +65,9 @@ def test_a_training_batch_is_complete(tmp_path):
 def test_development_questions_are_neither_trained_on_nor_in_the_prior(tmp_path):
     data = make(write_toy(tmp_path, train=200))
     data.setup("fit")
-    train, dev = question_ids(data.train_dataloader()), question_ids(data.val_dataloader())
+    train, dev = question_ids(data.train_dataloader()), question_ids(data.val_dataloader()[0])
     assert len(dev) == 10 and sorted(train + dev) == list(range(1000, 1200))
-    assert all(batch.answers for batch in data.val_dataloader())
+    assert all(batch.answers for batch in data.val_dataloader()[0])
 
     held_out = set(dev)
     kept = [
@@ -86,15 +89,32 @@ def test_fit_reads_no_test_split_unless_the_model_is_selected_on_it(tmp_path):
         selected_on_test.setup("fit")
 
 
+def test_a_share_of_zero_holds_nothing_out_and_has_nothing_to_validate_on(tmp_path):
+    data = make(write_toy(tmp_path), replace(PAPER, selection="last", dev_share=0.0))
+    data.setup("fit")
+    assert sorted(question_ids(data.train_dataloader())) == list(range(1000, 1060)) and data.val_dataloader() == []
+    with pytest.raises(InputError, match=r"--data\.dev_share is 0, .* use `cdvqa test`"):
+        data.setup("validate")
+
+
+def test_fewer_questions_than_processes_are_refused(tmp_path, monkeypatch):
+    """Lightning said that a loader has zero length, and named no split."""
+    data = make(write_toy(tmp_path, test=3))
+    data.setup("test")
+    monkeypatch.setattr(data, "_world_size", lambda: 4)
+    with pytest.raises(InputError, match=r"^test: 3 questions are fewer than 4 processes; .*--trainer\.devices 1"):
+        data.test_dataloader()
+
+
 def test_selection_on_test_holds_nothing_out(tmp_path):
     data = make(write_toy(tmp_path, id_test=5), AUTHORS)
     data.setup("fit")
     assert sorted(question_ids(data.train_dataloader())) == list(range(1000, 1060))
-    assert question_ids(data.val_dataloader()) == list(range(5000, 5023))
+    assert question_ids(data.val_dataloader()[0]) == list(range(5000, 5023))
     batch = next(iter(data.train_dataloader()))
     assert batch.input_ids.shape == (60, 14) and batch.attention_mask is None
     assert batch.label.min() >= 0  # the authors draw a random class where no answer is known
-    assert all((b.label >= -1).all() and (b.label == -1).any() for b in data.val_dataloader())
+    assert all((b.label >= -1).all() and (b.label == -1).any() for b in data.val_dataloader()[0])
 
 
 def test_test_splits_keep_every_question_and_index_types_seen_only_there(tmp_path):
@@ -187,7 +207,7 @@ def test_vqa_vs_has_its_own_development_split_and_one_test_split(tmp_path):
     data = make(write_vqavs(tmp_path), layout="vqavs")
     data.setup("fit")
     assert sorted(question_ids(data.train_dataloader())) == list(range(60))
-    assert question_ids(data.val_dataloader()) == list(range(1000, 1011))
+    assert question_ids(data.val_dataloader()[0]) == list(range(1000, 1011))
     assert not data.subsets
     data.setup("test")
     assert data.test_splits == ["iid"] and question_ids(data.test_dataloader()[0]) == list(range(2000, 2019))
@@ -212,10 +232,10 @@ def test_wrong_inputs_are_named_with_the_remedy(tmp_path):
 def test_another_protocol_is_read_anew(tmp_path):
     data = make(write_toy(tmp_path))
     data.setup("fit")
-    assert next(iter(data.val_dataloader())).input_ids.shape[1] == 20
+    assert next(iter(data.val_dataloader()[0])).input_ids.shape[1] == 20
     data.needs = DataNeeds(replace(PAPER, text_format="authors"))
     data.setup("fit")
-    assert next(iter(data.val_dataloader())).input_ids.shape[1] == 14
+    assert next(iter(data.val_dataloader()[0])).input_ids.shape[1] == 14
 
 
 def test_fingerprint_follows_the_files(tmp_path):

@@ -46,7 +46,7 @@ def test_batches_hold_pictures_and_no_regions(root):
     data = see(root)
     for stage in ("fit", "test"):
         data.setup(stage)
-    loaders = [data.train_dataloader(), data.val_dataloader(), *data.test_dataloader()]
+    loaders = [data.train_dataloader(), data.val_dataloader()[0], *data.test_dataloader()]
     for batch in (batch for loader in loaders for batch in loader):
         assert batch.region_features is batch.boxes is batch.region_mask is batch.sequences is None
         assert batch.image.dtype == torch.float32
@@ -78,7 +78,7 @@ def test_training_batches_of_a_generative_backbone_hold_sequences_and_no_targets
             seen += 1
     assert seen == len(trained_on) < len(annotations)  # nothing of the development split is in the prior
     assert data.tokenizer.token_to_id("[SEP]") == 3
-    evaluation = next(iter(data.val_dataloader()))
+    evaluation = next(iter(data.val_dataloader()[0]))
     assert evaluation.sequences is None and evaluation.answers and evaluation.soft_target is not None
 
 
@@ -100,7 +100,7 @@ def test_augmented_pictures_are_the_same_in_any_order_and_number_of_threads(root
     for question, picture in first.items():
         assert torch.equal(picture, threads[question]) and torch.equal(picture, others[0][question])
         assert not torch.equal(picture, others[1][question])
-    for batch in datas[0].val_dataloader():  # measured on the pictures as they are
+    for batch in datas[0].val_dataloader()[0]:  # measured on the pictures as they are
         wanted = [squeezed(root, question % IMAGES) for question in batch.question_id.tolist()]
         np.testing.assert_allclose(batch.image, wanted, rtol=1e-6, atol=1e-6)
 

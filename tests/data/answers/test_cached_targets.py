@@ -171,7 +171,7 @@ def replace_annotations(root, rule="third", typed=True, splits=("train", "test")
 
 
 def prepare(root, rule="third"):
-    protocol = replace(preset_protocol("paper", 1), soft_score=rule, selection="test")
+    protocol = replace(preset_protocol("paper", 1), soft_score=rule, selection="test", dev_share=0.0)
     return PreparedQuestions(VQACP(), root, str(root / "vocab.txt"), 1, "ood", 0, protocol)
 
 

@@ -60,7 +60,7 @@ def test_batches_give_the_accuracy_of_always_answering_yes(data_and_annotations)
     data, annotations = data_and_annotations
     metric = VQAAccuracy(data.question_types, data.answer_types)
     yes = data.vocabulary.index("yes")
-    for batch in data.val_dataloader():
+    for batch in data.val_dataloader()[0]:
         metric.update(batch.soft_target[:, yes], batch.question_type, batch.answer_type)
     result = metric.compute()
     expected = vqa_accuracy([{"question_id": a["question_id"], "answer": "yes"} for a in annotations], annotations)
