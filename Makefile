@@ -20,33 +20,33 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	touch $@
 
 BACKBONE ?= lxmert
-demo: $(VENV)/ready ## the three stages on the embedded world, BACKBONE=visualbert, mplug or updn too: table, figure
+demo: $(VENV)/ready ## the three stages on the embedded world; BACKBONE=lxmert, visualbert, mplug or updn
 	$(PYTHON) -m cdvqa.studies.demo $(BACKBONE)
 
-backbones: $(VENV)/ready ## the other backbones on the embedded world over four seeds
+backbones: $(VENV)/ready ## every other backbone on the embedded world, four seeds
 	$(PYTHON) -m cdvqa.studies.backbones --jobs $(JOBS)
 
-claims: $(VENV)/ready ## the paper's claims on the embedded world over four seeds
+claims: $(VENV)/ready ## the paper's claims on the embedded world, four seeds
 	$(PYTHON) -m cdvqa.studies.claims --jobs $(JOBS)
 
 BENCHMARKS := data threshold mask_step scaling
-benchmarks: $(VENV)/ready ## cdvqa against baselines and limits: docs/benchmarks.md
+benchmarks: $(VENV)/ready ## compare cdvqa with baselines and limits: docs/benchmarks.md
 	for topic in $(BENCHMARKS); do $(PYTHON) -m benchmarks.$$topic || exit 1; done
 	$(PYTHON) -m benchmarks.page
 
-torture: $(VENV)/ready ## kill -9 runs of every stage at random moments, resume and compare: docs/torture.md
+torture: $(VENV)/ready ## kill runs of every stage at random moments, resume, compare: docs/torture.md
 	$(PYTHON) -m tests.torture
 
 test: $(VENV)/ready ## the whole suite
 	$(PYTHON) -m pytest -n $(JOBS)
 
-lint: $(VENV)/ready ## ruff, mypy, and the layers of the package
-	$(VENV)/bin/ruff check cdvqa tests benchmarks
-	$(VENV)/bin/ruff format --check cdvqa tests benchmarks
+lint: $(VENV)/ready ## ruff, mypy and the import layers
+	$(VENV)/bin/ruff check cdvqa tests benchmarks pretraining
+	$(VENV)/bin/ruff format --check cdvqa tests benchmarks pretraining
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
 ci: lint test ## what every change must pass
 
-clean: ## remove the environment and caches; logs and data stay
+clean: ## remove the environment and caches, but no logs or data
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 class Bf16Exchange(DDPStrategy):
     """DDP that sends gradients in bf16, half the bytes; they are fp32 again where they are used.
 
-    Registered here and not by `ddp_comm_hook`, which Lightning passes over wherever there is no GPU.
+    Registered here and not by `ddp_comm_hook`, which Lightning ignores without a GPU.
     """
 
     def configure_ddp(self) -> None:
@@ -23,5 +23,5 @@ class Bf16Exchange(DDPStrategy):
 
 
 def compress(state: Any, bucket: GradBucket) -> torch.futures.Future[Tensor]:
-    """torch's hook under another name: by its own, torch allows it with NCCL alone, and gloo sums bf16 too."""
+    """torch's hook under another name: under its own, torch allows it with NCCL only, but gloo can sum bf16 too."""
     return bf16_compress_hook(state, bucket)

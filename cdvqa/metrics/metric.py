@@ -1,4 +1,4 @@
-"""The metric that adds up accuracies over batches and processes."""
+"""The metric that accumulates accuracies over batches and processes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -47,5 +47,5 @@ class VQAAccuracy(Metric):
 
 
 def percent(score: float, count: int) -> float:
-    """Mean in percent, without the last digits, which hang on the order in which processes add up."""
+    """Mean in percent, without the last digits, which depend on the order of the processes."""
     return round(100 * score / count, 10)

@@ -53,7 +53,7 @@ class SplitAccuracy(nn.Module):
         return entries
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Reset all counts."""
         for metric in (*self.accuracy, *self.official):
             metric.reset()  # type: ignore[operator]
 

@@ -30,8 +30,8 @@ DASHBOARD = {
 class EventLog(TensorBoardLogger):
     """TensorBoard's events in the run folder itself.
 
-    The trainer asks every logger for its writer before data and model are set up, which would leave an event file
-    behind wherever they turn out to be wrong. This one has no writer until something is logged.
+    The trainer asks every logger for its writer before data and model are set up. That would leave an event file
+    behind when they are wrong, so this one has no writer until something is logged.
 
     Args:
         folder: the run folder.
@@ -70,7 +70,7 @@ class EventLog(TensorBoardLogger):
 
 
 def once(failure: threading.ExceptHookArgs) -> None:
-    """Print what ended a thread, but not for the event writer's: it also raises its error at the next call."""
+    """Report the exception that ended a thread, except the event writer's: it raises the same at its next call."""
     if type(failure.thread).__module__ != "tensorboard.summary.writer.event_file_writer":
         threading.__excepthook__(failure)
 
@@ -109,7 +109,7 @@ class MetricsLog(Logger):
                 file.write(lines if file.tell() else HEADER + lines)
 
     def flush(self) -> int:
-        """Bring the file to the disk, and tell its size; 0 where there is none yet."""
+        """Flush the file to disk and return its size in bytes; 0 if it does not exist."""
         if not self.path.is_file():
             return 0
         with self.path.open("rb+") as file:
@@ -118,7 +118,7 @@ class MetricsLog(Logger):
 
     @rank_zero_only
     def cut(self, size: int) -> None:
-        """Cut the file at `size` bytes: what an interrupted run logged after its last checkpoint will come again."""
+        """Cut the file at `size` bytes: what was logged after the last checkpoint will be logged again."""
         present = self.path.stat().st_size if self.path.is_file() else 0
         if present < size:
             rank_zero_warn(f"{self.path}: {size - present} bytes shorter than at the checkpoint; rows are missing")

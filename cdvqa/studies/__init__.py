@@ -1,1 +1,1 @@
-"""What is made of many runs: tables and figures."""
+"""Many runs: jobs, tables, figures and reports."""

@@ -33,7 +33,7 @@ def mask(*objectives: str) -> partial[Job]:
 
 FULL = {f"full {objective}": full(objective) for objective in ("bce", "lmh", "lpf")}
 OMP = partial(pipeline_job, stage=2, pipeline=["bce"], method="omp")
-# What is run of each backbone, by the names in the table; the first is the plain objective.
+# The runs of each backbone by name; the first has the plain objective.
 RUNS: dict[str, dict[str, partial[Job]]] = {
     "lxmert": {**FULL, "OMP of bce 50 %": OMP, "bce+lmh 50 %": mask("bce", "lmh")},
     "visualbert": {**FULL, "OMP of bce 50 %": OMP, "bce+lmh 50 %": mask("bce", "lmh")},
@@ -59,10 +59,10 @@ def backbones(names: list[str], seeds: int, at_once: int) -> str:
     lines = [
         "# Every backbone on `scenes`",
         "",
-        f"{seeds} seeds, mean ± standard deviation; accuracy in percent. A backbone's ceiling is what the same small",
-        "model reaches in distribution on the balanced world without noise (one seed); it has learned `scenes` where",
-        f"its plain full model reaches {LEARNED:.0%} of that. The priors help there: the usual training answer to each",
-        f"question type, whatever the image, scores {blind['id']} in and {blind['test']} out of distribution.",
+        f"{seeds} seeds, mean ± standard deviation; accuracy in percent. A backbone's ceiling is the accuracy of",
+        "the same small model in distribution on the balanced world without noise (one seed). It has learned `scenes` if",
+        f"its plain full model reaches {LEARNED:.0%} of that. The priors alone, that is the most frequent training answer",
+        f"of each question type, score {blind['id']} in and {blind['test']} out of distribution.",
         "",
     ]
     return "\n".join([*lines, *(line for name in names for line in section(name, studies[name], ceilings[name]))])
@@ -85,7 +85,7 @@ def ceiling(backbone: str) -> Job:
 
 
 def blind_accuracy(world: Path, split: str) -> float:
-    """The accuracy of each question type's most frequent training answer; no image is looked at."""
+    """The accuracy of each question type's most frequent training answer, without the image."""
     train, asked = (
         read_questions(*(world / f"vqacp_v2_{part}_{kind}.json" for kind in ("questions", "annotations"))).annotations
         for part in ("train", split)

@@ -14,7 +14,7 @@ from cdvqa.worlds.scenes import make_scenes
 
 LOGS = Path("logs/claims")
 WORLD = Path("data/scenes")
-# The runs by the name that the claims below use.
+# The runs by the names that CLAIMS uses.
 RUNS = {
     "full bce": partial(pipeline_job, stage=1, pipeline=["bce"]),
     "full lmh": partial(pipeline_job, stage=1, pipeline=["lmh"]),
@@ -64,7 +64,7 @@ def claims(seeds: int, at_once: int) -> str:
 
 
 def claim_table(runs: pd.DataFrame) -> list[str]:
-    """A line per claim: the difference seed by seed, and whether its mean reaches what is claimed."""
+    """A line per claim: the mean difference over seeds, and whether it is as large as claimed."""
     lines = ["| claim (out of distribution) | source | asked | measured | verdict |", "| --- | --- | --- | --- | --- |"]
     for claim in CLAIMS:
         measured = gaps(runs, claim.better, claim.worse)

@@ -1,4 +1,4 @@
-"""What the command lines of studies over several seeds share."""
+"""Command lines and pages of studies over several seeds."""
 
 import argparse
 from pathlib import Path

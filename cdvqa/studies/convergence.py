@@ -16,11 +16,11 @@ ACCURACY_MOVE = 0.5  # points
 
 @dataclass(frozen=True)
 class Convergence:
-    """What the epochs of the last fifth of a training did.
+    """Training curves over the last fifth of the epochs.
 
     Attributes:
-        loss_fall: how far the epoch's mean training loss fell from the first to the last of them, as a share.
-        accuracy_move: range of the development accuracy after each of them, in points.
+        loss_fall: relative fall of the mean training loss from the first to the last of these epochs.
+        accuracy_move: range of the development accuracy, in points.
     """
 
     loss_fall: float
@@ -33,7 +33,7 @@ class Convergence:
 
 
 def convergence(runs: Sequence[Run]) -> Convergence:
-    """Judge the curves of the same training under several seeds, averaged; each has at least ten epochs."""
+    """Judge the curves of one training, averaged over its seeds; it has at least ten epochs."""
     loss, accuracy = (np.mean([curve(run, name) for run in runs], axis=0) for name in CURVES)
     last = len(loss) // 5
     loss, accuracy = loss[-last:], accuracy[-last:]

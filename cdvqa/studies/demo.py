@@ -17,7 +17,7 @@ BACKBONES = (*OBJECTIVES, "updn")
 
 
 def demo(backbone: str, epochs: int | None, seed: int = 0, at_once: int = 2) -> None:
-    """Make the world, run and test every pipeline of the demonstration, and report.
+    """Make the world, train and test every pipeline of the demonstration, and report.
 
     Args:
         backbone: one of `BACKBONES`.
@@ -37,7 +37,7 @@ def demo(backbone: str, epochs: int | None, seed: int = 0, at_once: int = 2) -> 
 
 
 def three_stages(job: partial[Job], plain: str, debiased: str) -> list[Job]:
-    """Full models, subnetworks by mask training and by magnitude, and one of them fine-tuned further."""
+    """Full models, subnetworks by mask training and by magnitude, and one that is fine-tuned further."""
     return [
         job(stage=1, pipeline=[plain]),
         job(stage=1, pipeline=[debiased]),
@@ -50,7 +50,7 @@ def three_stages(job: partial[Job], plain: str, debiased: str) -> list[Job]:
 
 
 def full_models(job: partial[Job]) -> list[Job]:
-    """All there is of UpDn, which is compared with compressed models and not compressed itself."""
+    """The runs of UpDn, a small baseline that has no matrices to mask."""
     return [job(stage=1, pipeline=[objective]) for objective in ("bce", "lmh", "lpf")]
 
 

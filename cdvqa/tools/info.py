@@ -1,4 +1,4 @@
-"""`cdvqa info`: what a config's model is made of, and what is left of it at each sparsity."""
+"""`cdvqa info`: counts the matrices of a config's model and the parameters kept at each sparsity."""
 
 import textwrap
 
@@ -53,13 +53,13 @@ def describe(backbone: Backbone, sparsity: Sparsity | None) -> list[str]:
 
 
 def true_share(kept: float, masked: int, everything: int) -> str:
-    """What is left of all parameters where the share `kept` of those that can be masked is: "50 % 203.1 M (61.3 %)"."""
+    """What is left of all parameters if the share `kept` of the masked ones is kept: "50 % 203.1 M (61.3 %)"."""
     left = everything - (1 - kept) * masked
     return f"{percent(kept)} % {left / MEGA:.1f} M ({100 * left / everything:.1f} %)"
 
 
 def describe_dead(backbone: Backbone) -> list[str]:
-    """What is masked and cannot reach the answer."""
+    """Masked matrices that cannot change the answer."""
     dead = backbone.dead()
     if not dead:
         return []

@@ -54,7 +54,7 @@ def make_easyvqa(output: Path, seed: int = 0) -> None:
     fixed projection of the cell's 16 x 16 x 3 pixels.
 
     Raises:
-        InputError: easy-VQA is not installed, or `output` exists and is not this very world, complete.
+        InputError: easy-VQA is not installed, or `output` exists and is not this world, complete.
     """
     training, testing = read_package()
     identity = {"world": "easyvqa", "version": VERSION, "seed": seed}
@@ -62,7 +62,7 @@ def make_easyvqa(output: Path, seed: int = 0) -> None:
 
 
 def read_package() -> tuple[list[Source], list[Source]]:
-    """The package's training and test questions (it also installs a package named `test`, which is left alone)."""
+    """The package's training and test questions (it also installs a package named `test`, which is never imported)."""
     try:
         import easy_vqa
     except ImportError:
@@ -84,7 +84,7 @@ def question_type(text: str) -> str:
 
 
 def resample(questions: list[Source], inverted: bool, rng: np.random.Generator) -> list[Source]:
-    """Keep as many questions of each type as follow its prior: answers fall off evenly, `SKEW` times in all.
+    """Keep questions so that the answers of each type follow a geometric prior, `SKEW` times from first to last.
 
     The order of a type's answers is alphabetical, so every split has the same; `inverted` reverses the prior, which is
     the same as inverting its probabilities.
@@ -130,7 +130,7 @@ def _fill(folder: Path, seed: int, training: list[Source], testing: list[Source]
 
 
 def _write_images(folder: Path, paths: list[Path]) -> dict[Path, int]:
-    """Copy the images, write their features, and give them the ids 1, 2, ... in order of appearance."""
+    """Copy the images and write their features; return image ids, numbered from 1 in order of appearance."""
     ids = {path: number for number, path in enumerate(dict.fromkeys(paths), 1)}
     (folder / "images").mkdir()
     features, boxes = [], []

@@ -19,7 +19,7 @@ MARKER = "world.json"
 
 
 def build_world(output: Path, identity: dict[str, Any], build: Callable[[Path], None]) -> None:
-    """Let `build` fill a temporary folder beside `output`, then rename it, so that `output` is whole or absent.
+    """Let `build` fill a temporary folder beside `output`, then rename it: `output` is complete or absent.
 
     `identity` (name, version, seed, ...) is kept in `world.json` with the size of every file. A complete folder of the
     same identity is kept; anything else that exists there raises `InputError`.
@@ -46,14 +46,14 @@ def build_world(output: Path, identity: dict[str, Any], build: Callable[[Path], 
 def _check_existing(output: Path, identity: dict[str, Any]) -> None:
     marker = output / MARKER
     if not marker.is_file():
-        raise InputError(f"{output} exists and is no world made by cdvqa; name another folder or remove it")
+        raise InputError(f"{output} exists and is not a world made by cdvqa; name another folder or remove it")
     found = orjson.loads(marker.read_bytes())
     sizes = found.pop("files", {})
     if found != orjson.loads(orjson.dumps(identity)):
         raise InputError(f"{output} holds another world (seed or version differ); name another folder or remove it")
-    present = _file_sizes(output)  # and what the data module keeps beside them
+    present = _file_sizes(output)  # with the cache of the data module beside them
     if any(present.get(file) != size for file, size in sizes.items()):
-        raise InputError(f"{output} is incomplete or was changed; remove it and make it again")
+        raise InputError(f"{output} is incomplete or was changed; remove it and repeat the command")
 
 
 def _file_sizes(folder: Path) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Scenes written one after the other: their images, regions, and annotated questions."""
+"""Writes scenes one by one: their images, regions and annotated questions."""
 
 import shutil
 from pathlib import Path
@@ -10,20 +10,20 @@ from cdvqa.worlds.drawing import HEIGHT, WIDTH, Regions, Thing, cut_regions, dra
 from cdvqa.worlds.layout import annotation_record, question_record, write_features, write_vocabulary
 from cdvqa.worlds.scene_questions import LANGUAGE, QUESTION_TYPES, Question, annotate
 
-# The small pre-trained models, made by `pretrain.py`.
+# The small pre-trained models, made by `python -m pretraining.pretrain`.
 SHIPPED = {name: Path(__file__).parent / f"scenes_{name}" for name in ("lxmert", "visualbert", "mplug")}
 ID_STEP = 1000  # question_id = image_id * 1000 + position, as in VQA
 
 
 class AskedScene(NamedTuple):
-    """A scene, and the questions asked about it."""
+    """A scene and its questions."""
 
     things: list[Thing]
     questions: list[Question]
 
 
 class SceneFolder:
-    """A world's folder while it is filled. Images are numbered from 1 in the order they are added."""
+    """Fills a world's folder. Images are numbered from 1 in the order in which they are added."""
 
     def __init__(self, folder: Path, noise: float, hard_share: float, rng: np.random.Generator) -> None:
         self.folder, self.noise, self.hard_share, self.rng = folder, noise, hard_share, rng
@@ -31,7 +31,7 @@ class SceneFolder:
         (folder / "images").mkdir()
 
     def add(self, scene: AskedScene) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-        """Draw a scene and have its questions answered: one (question, annotation) record for each."""
+        """Draw a scene and annotate its questions: one (question, annotation) record for each."""
         image = draw_scene(scene.things)
         self.regions.append(cut_regions(image, scene.things, self.noise, self.rng))
         image_id = len(self.regions)
@@ -49,7 +49,7 @@ class SceneFolder:
         return records
 
     def finish(self) -> None:
-        """Write the features of every image and the vocabulary, and put the small pre-trained models beside them."""
+        """Write the features of every image and the vocabulary, and copy the small pre-trained models."""
         for name, shipped in SHIPPED.items():
             shutil.copytree(shipped, self.folder / name)
         write_features(

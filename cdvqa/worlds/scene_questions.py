@@ -1,4 +1,4 @@
-"""Questions about a scene, their answer priors, and the ten annotators who answer them."""
+"""Questions about a scene, their answer priors, and their ten simulated annotators."""
 
 import re
 from collections import defaultdict
@@ -26,17 +26,17 @@ TEMPLATES = {
     "where is the": "where is the {name}?",
     "what size is the": "what size is the {name}?",
 }
-# Every text whose words a question can hold: the whole language of this world.
+# Texts that together contain every word of every question.
 LANGUAGE = (
     *(re.sub(r"{.*?}", "", template) for template in TEMPLATES.values()),
     *COLOURS, *PLURALS, *PLURALS.values(), *SIDES, "thing", "things",
 )  # fmt: skip
-MARGIN = 8  # pixels by which a thing must be further out than the next, so that no answer hangs on a pixel
+MARGIN = 8  # pixels between a thing and the next one further in, so that no answer depends on one pixel
 ANNOTATORS = 10
 
 
 class QuestionType(NamedTuple):
-    """A question prefix, asked as often as any other: its possible answers, and those that train favours."""
+    """A question prefix, as frequent as any other: its possible answers, and those that train favours."""
 
     answer_type: str
     answers: tuple[str, ...]
@@ -73,7 +73,7 @@ def answer_prior(question_type: str, strength: float, shifted: bool) -> np.ndarr
 
 
 def candidate_questions(things: list[Thing]) -> dict[tuple[str, str], list[str]]:
-    """Every question the scene allows: (question type, answer) -> question texts."""
+    """Every possible question about the scene: (question type, answer) -> question texts."""
     candidates: dict[tuple[str, str], list[str]] = defaultdict(list)
     for text, question_type, answer in _enumerate(things):
         candidates[question_type, answer].append(text)
@@ -123,7 +123,7 @@ def _yes_no(truth: bool) -> str:
 
 
 def _unique_names(things: list[Thing]) -> dict[str, Thing]:
-    """Names that fit exactly one thing: "red thing" where no other is red, "cone" where no other is a cone."""
+    """Names of exactly one thing: "red thing" if no other is red, "cone" if no other is a cone."""
     owners: dict[str, list[Thing]] = defaultdict(list)
     for thing in things:
         owners[f"{thing.colour} thing"].append(thing)
@@ -144,7 +144,7 @@ def annotate(question: Question, rng: np.random.Generator, hard_share: float) ->
 
 
 def _mistake(truth: str, answers: tuple[str, ...], rng: np.random.Generator) -> str:
-    """Any other answer of the type; counts are missed by one."""
+    """Any other answer of the type; a wrong count is one too high or too low."""
     if answers is COUNTS:
         others = [count for count in COUNTS if abs(int(count) - int(truth)) == 1]
     else:

@@ -17,9 +17,9 @@ VERSION = 2
 
 @dataclass(frozen=True)
 class SceneConstants:
-    """What makes a world hard.
+    """Sizes of the world and what makes it hard.
 
-    The defaults were chosen once, from full models alone: BCE learns the world (92.9 % in distribution) but falls back
+    The defaults were chosen once, from full models alone: BCE learns the world (92.9 % in distribution) but relies
     on the priors where they shift (44.5 %), and LMH does not (78.5 %); means over four seeds of `make claims`.
     """
 
@@ -43,13 +43,13 @@ def make_scenes(output: Path, seed: int = 0) -> None:
     out-of-distribution test. Images are never shared between splits. The same seed gives the same files.
 
     Raises:
-        InputError: `output` exists and is not this very world, complete.
+        InputError: `output` exists and is not this world, complete.
     """
     write_scenes(output, seed, SceneConstants())
 
 
 def write_scenes(output: Path, seed: int, constants: SceneConstants) -> None:
-    """`make_scenes` with other constants: the balanced world without noise, or a small one."""
+    """`make_scenes` with other constants, such as the balanced world without noise."""
     identity = {"world": "scenes", "version": VERSION, "seed": seed, "constants": asdict(constants)}
     build_world(output, identity, lambda folder: _fill(folder, seed, constants))
 
@@ -71,7 +71,7 @@ def _fill(folder: Path, seed: int, constants: SceneConstants) -> None:
 def ask_scenes(
     count: int, strength: float, shifted: bool, per_image: int, rng: np.random.Generator
 ) -> Iterator[AskedScene]:
-    """Sample scenes, and at most `per_image` questions on each, until `count` questions follow the wanted prior."""
+    """Sample scenes with at most `per_image` questions each, until `count` questions follow the prior."""
     wanted: Counter[tuple[str, str]] = Counter()
     types = rng.multinomial(count, np.full(len(QUESTION_TYPES), 1 / len(QUESTION_TYPES)))
     for question_type, number in zip(QUESTION_TYPES, types, strict=True):
@@ -91,7 +91,7 @@ def _take(
     per_image: int,
     rng: np.random.Generator,
 ) -> list[Question]:
-    """Take questions that are still wanted, the most wanted most often, each once; `wanted` is counted down."""
+    """Draw questions that are still wanted, each at most once, in proportion to their number in `wanted`; reduce it."""
     taken: list[Question] = []
     for _ in range(per_image):
         keys = [key for key in wanted if candidates.get(key)]

@@ -1,6 +1,6 @@
 """`scenes-vs`: the scenes with several shortcuts at once and one OOD test for each, in the files of VQA-VS.
 
-A shortcut is a concept that a question or its image shows and that goes with one answer far too often. Three are
+A shortcut is a concept of a question or its image that coincides with one answer far too often. Three are
 planted: the question type (QT), the keyword (KW: the colour or thing asked about) and the key object (KO: the most
 frequent shape of the image). The others of VQA-VS are pairs (KWP, KOP) and combinations of these.
 """
@@ -27,7 +27,7 @@ SHORTCUTS = ("QT", "KW", "KWP", "QT+KW", "KO", "KOP", "QT+KO", "KW+KO", "QT+KW+K
 
 @dataclass(frozen=True)
 class ShortcutConstants:
-    """Numbers of questions, and how many times likelier an answer gets for each planted shortcut that suggests it."""
+    """Numbers of questions, and how many times likelier a planted shortcut makes the answer that it suggests."""
 
     train_questions: int = 16_000
     val_questions: int = 1_500
@@ -38,11 +38,11 @@ class ShortcutConstants:
 def make_scenes_vs(output: Path, seed: int = 0) -> None:
     """Write the world into the folder `output`: Training, Val, IID-Test, and nine OOD tests that are parts of IID-Test.
 
-    OOD-Test/<S> holds the questions of IID-Test whose answer is rarer than even odds in training, among the questions
-    of the same type that show the same concept of shortcut S; for a combination such as QT+KW, of each of its parts.
+    OOD-Test/<S> holds the questions of IID-Test whose answer is rarer than uniform in training, among the questions
+    of the same type with the same concept of shortcut S; for a combination such as QT+KW, of each of its parts.
 
     Raises:
-        InputError: `output` exists and is not this very world, complete.
+        InputError: `output` exists and is not this world, complete.
     """
     write_scenes_vs(output, seed, ShortcutConstants())
 
@@ -54,7 +54,7 @@ def write_scenes_vs(output: Path, seed: int, constants: ShortcutConstants) -> No
 
 
 def concepts(question: Question, things: list[Thing]) -> dict[str, tuple[str, ...]]:
-    """What the question and its image show: shortcut -> concept. Combined shortcuts have none of their own."""
+    """Concepts of the question and its image by shortcut. Combined shortcuts have none of their own."""
     keywords = _keywords(question)
     objects = _shapes_by_number(things)
     return {
@@ -107,7 +107,7 @@ def ask_with_shortcuts(count: int, boost: float, per_image: int, rng: np.random.
 
 
 def _weights(candidates: list[Question], things: list[Thing], boost: float) -> np.ndarray:
-    """Every answer of a type starts equal, whatever the number of questions that have it, and so does every type."""
+    """Without boosts, all answers of a type are equally likely, however many questions have them; all types too."""
     shared = Counter((question.question_type, question.answer) for question in candidates)
     weights = np.empty(len(candidates))
     key_object = _shapes_by_number(things)[0]
@@ -149,7 +149,7 @@ def _fill(folder: Path, seed: int, constants: ShortcutConstants) -> None:
 
 
 def _is_rare(question: Question, answers: Counter[str]) -> bool:
-    """Whether training gave this answer less often than if all answers of the type were as likely."""
+    """Whether the answer is rarer in training than if all answers of the type were equally likely."""
     return answers[question.answer] * len(QUESTION_TYPES[question.question_type].answers) < answers.total()
 
 

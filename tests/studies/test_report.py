@@ -56,7 +56,7 @@ def test_jobs_run_parents_first_and_keep_what_is_finished(cdvqa: Command, scenes
 def test_a_failing_job_names_its_log(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     job = Job(Run(Path("logs/run/seed0")), ("--config", "stage1_bce.yaml", *overlay(scenes), "--model.objective=focal"))
-    with pytest.raises(InputError, match=r"run seed0: `cdvqa fit` failed \(.*unknown objective 'focal'.*seed0.fit.log"):
+    with pytest.raises(InputError, match=r"run seed0: `cdvqa fit` failed \(.*'focal' is unknown.*seed0.fit.log"):
         run_jobs([job], at_once=1)
 
 

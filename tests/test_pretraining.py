@@ -9,12 +9,12 @@ from cdvqa.backbones import Backbone, Lxmert, Mplug, VisualBert
 from cdvqa.data.questions.text import load_tokenizer
 from cdvqa.worlds.drawing import COLOURS, SHAPES, SIZES, Thing
 from cdvqa.worlds.layout import write_vocabulary
-from cdvqa.worlds.pretrain import LEARNERS, pretrain
-from cdvqa.worlds.pretraining import ANSWERS, ask_balanced
-from cdvqa.worlds.pretraining.images import patch_contents, picture
-from cdvqa.worlds.pretraining.learner import naming_loss
 from cdvqa.worlds.scene_folder import SHIPPED
 from cdvqa.worlds.scene_questions import LANGUAGE
+from pretraining import ANSWERS, ask_balanced
+from pretraining.images import patch_contents, picture
+from pretraining.learner import naming_loss
+from pretraining.pretrain import LEARNERS, pretrain
 
 BACKBONES = {"lxmert": Lxmert, "visualbert": VisualBert, "mplug": Mplug}
 

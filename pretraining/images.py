@@ -1,6 +1,6 @@
-"""Teaching a model that sees the drawn images: what has its centre in each patch, and which of it the question names.
+"""Training of a model with images: which thing has its centre in each patch, and whether the question names it.
 
-Images have no noise. The answers are said, so words and their scores are the model's own, and the vocabulary has them.
+Images have no noise. The model generates its answers, so their words are in its vocabulary.
 """
 
 from pathlib import Path
@@ -15,8 +15,8 @@ from torch.nn import functional
 from cdvqa.backbones import Mplug
 from cdvqa.backbones.mplug.encoders import with_image
 from cdvqa.worlds.drawing import HEIGHT, WIDTH, Thing, draw_scene
-from cdvqa.worlds.pretraining.learner import KINDS, Learner, kind_loss, naming_loss
-from cdvqa.worlds.pretraining.questions import ANSWERS, Asked, what_it_is
+from pretraining.learner import KINDS, Learner, kind_loss, naming_loss
+from pretraining.questions import ANSWERS, Asked, what_it_is
 
 BRACKETS = {"start": "[CLS]", "end": "[SEP]"}  # of an answer
 SIDE, PATCH = 96, 12
@@ -37,9 +37,9 @@ SIZES = {
 
 
 class MplugLearner(Learner):
-    """mPLUG with heads that read what it makes of the patches, before and after it has seen the question.
+    """mPLUG with heads on its patch outputs, before and after the fusion with the question.
 
-    All questions about an image are in one batch, so that it is looked at once.
+    All questions about an image are in one batch, so that it is encoded once.
     """
 
     batch, steps, rate = 32, 5_000, 2e-3
@@ -75,7 +75,7 @@ class MplugLearner(Learner):
         }
 
     def answer_loss(self, states: Tensor, mask: Tensor, target: Tensor) -> Tensor:
-        """Of the most frequent answer's word pieces, summed, a question."""
+        """Cross-entropy of the most frequent answer's word pieces, summed per question."""
         said = self.spelt[target.argmax(dim=1)]
         decoder = self.model.decoder
         hidden = decoder.side_by_side(said[:, None, :-1], states, mask)[:, 0]
@@ -83,19 +83,19 @@ class MplugLearner(Learner):
         return functional.cross_entropy(scores.mT, said[:, 1:], ignore_index=0, reduction="sum") / len(said)
 
     def patch_loss(self, patches: Tensor, things: Tensor) -> Tensor:
-        """Of what has its centre in each patch, if anything."""
+        """Loss of the thing that has its centre in each patch, if there is one."""
         real = things[..., 0] >= 0
         is_thing, *kinds = self.patch_head(patches).split([1, *KINDS], dim=-1)
         found = functional.binary_cross_entropy_with_logits(is_thing[..., 0], real.float())
         return 2 * found + kind_loss(tuple(kind[real] for kind in kinds), things[real])
 
     def naming_loss(self, patches: Tensor, things: Tensor, named: Tensor) -> Tensor:
-        """Of whether the question names what has its centre in a patch."""
+        """Loss of whether the question names the thing that has its centre in a patch."""
         real = things[..., 0] >= 0
         return naming_loss(self.naming_head(patches[real]), things[real], named[:, None].expand(-1, GRID**2, -1)[real])
 
     def shown(self, image: Tensor) -> Tensor:
-        """Pictures as the model takes them, (B, 3, S, S)."""
+        """Normalised images, (B, 3, S, S)."""
         assert self.model.image_format is not None
         _, mean, std = (torch.tensor(values) for values in self.model.image_format)
         return ((torch.from_numpy(self.pictures[image.numpy()]) / 255 - mean) / std).permute(0, 3, 1, 2)
@@ -105,12 +105,12 @@ class MplugLearner(Learner):
 
 
 def picture(scene: list[Thing]) -> np.ndarray:
-    """What the model is shown, (96, 96, 3)."""
+    """The image that the model sees, (96, 96, 3)."""
     return np.asarray(draw_scene(scene).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
 
 
 def patch_contents(scene: list[Thing]) -> Tensor:
-    """Colour, shape and size of what has its centre in each patch, −1 where nothing has, (64, 3)."""
+    """Colour, shape and size of the thing that has its centre in each patch, −1 without one, (64, 3)."""
     seen = torch.full((GRID**2, 3), -1)
     for thing in scene:
         seen[thing.y * GRID // HEIGHT * GRID + thing.x * GRID // WIDTH] = torch.tensor(what_it_is(thing))

@@ -1,4 +1,4 @@
-"""Questions about the balanced world without noise, and what there is to see in their scenes."""
+"""Questions about the balanced world without noise, with the contents of their scenes."""
 
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ ANSWERS = sorted({answer for kind in QUESTION_TYPES.values() for answer in kind.
 class Asked(NamedTuple):
     """N questions about M scenes.
 
-    `scenes` (M) as they are drawn and `regions` (M) cut from that, `image` (N,) row of the question's scene, ascending,
+    `scenes` (M) and `regions` (M) of their images, `image` (N,) row of the question's scene, ascending,
     `ids` (N, T), `named` (N, colours + shapes) 1 where the question has the word, `target` (N, A) soft scores.
     """
 
@@ -67,5 +67,5 @@ def _named_words(question: str) -> list[float]:
 
 
 def what_it_is(thing: Thing) -> list[int]:
-    """Numbers of its colour, shape and size."""
+    """Indices of its colour, shape and size."""
     return [list(COLOURS).index(thing.colour), SHAPES.index(thing.shape), list(SIZES).index(thing.size)]

@@ -1,4 +1,4 @@
-"""What the training loop asks of a small model."""
+"""What the training loop needs of a small model."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -14,10 +14,10 @@ KINDS = [len(COLOURS), len(SHAPES), len(SIZES)]
 
 
 class Learner(nn.Module, ABC):
-    """A model and the heads that teach it, with the questions it learns from.
+    """A model, the heads for its losses, and its training questions.
 
     Attributes:
-        units: number of what is shuffled: questions, or images with all their questions.
+        units: number of items that are shuffled: questions, or images with all their questions.
         batch: units in one step.
         steps: optimiser steps.
         rate: learning rate at the top of its schedule.
@@ -30,22 +30,22 @@ class Learner(nn.Module, ABC):
 
     @abstractmethod
     def losses(self, rows: Tensor, noise: float) -> dict[str, Tensor]:
-        """The losses of the units in `rows`; images that have noise get it afresh, of a strength from 0 to `noise`."""
+        """The losses of the units in `rows`; regions get new noise of a strength between 0 and `noise`."""
 
     @abstractmethod
     def save(self, output: Path) -> None:
-        """Write what ships."""
+        """Write the files that ship."""
 
 
 def kind_loss(scores: tuple[Tensor, ...], things: Tensor) -> Tensor:
-    """How far the scores (K, ·) of K things are from their colours, shapes and sizes (K, 3)."""
+    """Cross-entropy of the scores (K, ·) of K things against their colours, shapes and sizes (K, 3)."""
     return torch.stack(
         [functional.cross_entropy(score, kind) for score, kind in zip(scores, things.unbind(-1), strict=True)]
     ).sum()
 
 
 def naming_loss(scores: Tensor, things: Tensor, named: Tensor) -> Tensor:
-    """How far the scores (K, 2) are from whether the question names a thing's colour and its shape.
+    """Binary cross-entropy of the scores (K, 2): does the question name the thing's colour, and its shape?
 
     `things` (K, 3); `named` (K, colours + shapes), the words of each thing's question.
     """

@@ -1,8 +1,7 @@
-"""Teaching models that see region features: what each region is and where, and which regions the question names.
+"""Training of models with region features: what each region is and where, and which regions the question names.
 
-The answer head ships too. A fresh one of this width has to push every logit down before anything else, and the few
-hundred steps which that takes move the small body so far that most of what it knew is lost; LXMERT-base, twelve times
-wider, does not have this problem.
+The answer head ships too. A new head of this width first pushes every logit down. That takes a few hundred steps, in
+which the small body forgets most of what it learned. LXMERT-base, twelve times wider, does not have this problem.
 """
 
 from abc import abstractmethod
@@ -18,8 +17,8 @@ from transformers import LxmertConfig, LxmertModel, PreTrainedModel, VisualBertC
 
 from cdvqa.backbones.head import answer_head, save_answer_head
 from cdvqa.worlds.drawing import FEATURE_SIZE, REGIONS
-from cdvqa.worlds.pretraining.learner import KINDS, Learner, kind_loss, naming_loss
-from cdvqa.worlds.pretraining.questions import ANSWERS, Asked, what_it_is
+from pretraining.learner import KINDS, Learner, kind_loss, naming_loss
+from pretraining.questions import ANSWERS, Asked, what_it_is
 
 WIDTH = 64
 NAMING = 2
@@ -37,11 +36,11 @@ class Look(NamedTuple):
 
 
 class RegionLearner(Learner):
-    """A model of Hugging Face's with an answer head, and a head that reads its outputs at the regions.
+    """A model from transformers with an answer head, and a head on its region outputs.
 
     Args:
         model: the model.
-        where: numbers that say where a region is; 0 for a model that is not told.
+        where: numbers that give the position of a region; 0 for a model without positions.
         asked: the questions.
     """
 
@@ -117,7 +116,7 @@ class LxmertLearner(RegionLearner):
 
 
 class VisualBertLearner(RegionLearner):
-    """4 layers. It is not told where a region is, as published, so it can only guess at left and right."""
+    """4 layers. As published it does not see positions, so it can only guess at left and right."""
 
     def __init__(self, tokenizer: Tokenizer, asked: Asked) -> None:
         config = VisualBertConfig(

@@ -1,9 +1,8 @@
-"""How the small models that ship for `scenes` were made: `python -m cdvqa.worlds.pretrain lxmert|visualbert|mplug`.
+"""How the small models that ship for `scenes` were made: `python -m pretraining.pretrain lxmert|visualbert|mplug`.
 
-They learn the balanced world. Besides the answers they learn what there is to see, as the pre-training of published
-models teaches: without it the answers stay at chance for longer. Models of region features learn first without noise,
-then with fresh noise at each step, since a model that never met noise loses what it knows in the first steps of
-stage 1.
+They are trained on the balanced world. As in the pre-training of published models, they also learn to classify what
+they see; without that the answers stay at chance for longer. Models of region features train first without noise, then
+with new noise at each step: a model that never saw noise forgets what it learned in the first steps of stage 1.
 """
 
 import argparse
@@ -15,12 +14,12 @@ from torch import nn
 
 from cdvqa.data.questions.text import load_tokenizer
 from cdvqa.worlds.layout import write_vocabulary
-from cdvqa.worlds.pretraining import ANSWERS, Learner, LxmertLearner, MplugLearner, VisualBertLearner, ask_balanced
 from cdvqa.worlds.scene_folder import SHIPPED
 from cdvqa.worlds.scene_questions import LANGUAGE
+from pretraining import ANSWERS, Learner, LxmertLearner, MplugLearner, VisualBertLearner, ask_balanced
 
 QUESTIONS = 128_000
-NOISE = 2.2  # the most that the second half adds
+NOISE = 2.2  # maximum, in the second half
 LEARNERS: dict[str, type[LxmertLearner | VisualBertLearner | MplugLearner]] = {
     "lxmert": LxmertLearner,
     "visualbert": VisualBertLearner,
@@ -29,19 +28,19 @@ LEARNERS: dict[str, type[LxmertLearner | VisualBertLearner | MplugLearner]] = {
 
 
 def pretrain(name: str, output: Path, seed: int = 0, questions: int = QUESTIONS, steps: int | None = None) -> None:
-    """Make a checkpoint with its vocabulary, replacing `output`.
+    """Train a model and save it with its vocabulary, replacing `output`.
 
     Args:
-        name: of `LEARNERS`.
+        name: a key of `LEARNERS`.
         output: folder to make.
-        seed: of everything that is drawn.
-        questions: asked about its scenes, at most four a scene.
-        steps: as many as the learner says where None.
+        seed: of all random numbers.
+        questions: number of training questions, at most four per scene.
+        steps: optimiser steps; None for those of the learner.
     """
     torch.manual_seed(seed)
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir(parents=True)
-    # Only a model that says its answers needs their words; the others keep the vocabulary of the questions.
+    # Only a generative model needs the words of the answers.
     write_vocabulary(output / "vocab.txt", [*LANGUAGE, *ANSWERS] if name == "mplug" else LANGUAGE)
     tokenizer = load_tokenizer(output / "vocab.txt")
     learner = LEARNERS[name](tokenizer, ask_balanced(questions, seed, tokenizer))
@@ -50,7 +49,7 @@ def pretrain(name: str, output: Path, seed: int = 0, questions: int = QUESTIONS,
 
 
 def train(learner: Learner, steps: int) -> None:
-    """Train it. Dropout is off: with it the first, flat part takes longer."""
+    """Train it, without dropout: with dropout the first, flat part of the curve is longer."""
     learner.eval()
     parameters = list(learner.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=learner.rate, weight_decay=0)
