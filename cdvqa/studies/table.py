@@ -125,7 +125,7 @@ def plain_label(row: Mapping[str, Any]) -> str:
     if row["method"] == "full":
         return f"full ({row['pipeline']})"
     plan = row["plan"]
-    assignment = [plan["assignment"]] if plan["assignment"] != "uniform" else []
+    assignment = [plan["assignment"].rpartition(".")[2]] if plan["assignment"] != "uniform" else []
     shares = {name: plan[name] for name in SHARES if plan.get(name) not in (None, plan["overall"])}
     described = [f"{name} {percent(share)} %" for name, share in shares.items()]
     return ", ".join([f"stage {row['stage']}: {row['pipeline']}", row["method"], *assignment, *described])
