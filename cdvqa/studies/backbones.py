@@ -59,10 +59,10 @@ def backbones(names: list[str], seeds: int, at_once: int) -> str:
     lines = [
         "# Every backbone on `scenes`",
         "",
-        f"{seeds} seeds, mean ± standard deviation; accuracy in percent. A backbone's ceiling is the",
-        "accuracy of the same small model in distribution on the balanced world without noise (one seed). It has",
-        f"learned `scenes` if its plain full model reaches {LEARNED:.0%} of that. The priors alone, that is the most frequent",
-        f"training answer of each question type, score {blind['id']} in and {blind['test']} out of distribution.",
+        f"{seeds} seeds, mean ± standard deviation; accuracy in percent. A backbone's ceiling is the accuracy of the",
+        "same small model in distribution on the balanced world without noise (one seed). It has learned `scenes` if",
+        f"its plain full model reaches {LEARNED:.0%} of that. The priors alone, that is the most frequent training",
+        f"answer of each question type, score {blind['id']} in and {blind['test']} out of distribution.",
         "",
     ]
     return "\n".join([*lines, *(line for name in names for line in section(name, studies[name], ceilings[name]))])
