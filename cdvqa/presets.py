@@ -42,7 +42,8 @@ class Protocol:
             none of its own.
         tie_break: exact sparsity at every reset, or the authors' strict comparison, with thresholds rounded to
             bfloat16 in their code for mPLUG.
-        reset_before_evaluation: whether thresholds are re-selected before each validation.
+        reset_before_evaluation: whether thresholds are re-selected before each validation; under `exact` they always
+            are. Without it evaluation is the authors': also before the first step, and a reset follows a new best.
         schedule: the rate falls linearly after the warm-up, or from epoch to epoch along a cosine, as in the authors'
             code for mPLUG (`warmup` does not count then).
     """

@@ -20,7 +20,6 @@ from cdvqa.errors import InputError
 from cdvqa.files import read_json, remove_leftovers, write_atomically, write_json
 from cdvqa.runs.folder import Run, read_results
 from cdvqa.runs.loggers import EventLog
-from cdvqa.sparsity import masks
 
 PACKAGES = ("cdvqa", "torch", "pytorch-lightning", "transformers", "torchmetrics", "numpy")
 
@@ -70,8 +69,9 @@ class RunRecord(Callback):
     def on_fit_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if not trainer.is_global_zero:
             return
-        selected = {"by": pl_module.protocol.selection, "best": self.kept.best, "step": self.kept.step}
-        parameters = count_parameters(pl_module)
+        kept, full = self.kept, count_parameters(pl_module)
+        selected = {"by": pl_module.protocol.selection, "best": kept.best, "step": kept.step, "sparsity": kept.realised}
+        parameters = {"full": full, "kept": full - kept.zeros}
         finished = {"finished": now(), "steps": trainer.global_step, "selected": selected, "parameters": parameters}
         write_json(self.run.record, self.record | finished)
         for logger in trainer.loggers:
@@ -141,11 +141,9 @@ def lineage(trainer: pl.Trainer, stage: Any, seed: int) -> dict[str, Any]:
     }
 
 
-def count_parameters(stage: Any) -> dict[str, int]:
-    """Parameters as the paper counts them, the matrices that can be masked and the classifier: all, and those kept."""
-    full = sum(stage.counts.values()) + sum(p.numel() for p in stage.backbone.classifier.parameters())
-    zeros = sum(int((~mask).sum()) for mask in masks(stage.backbone).values())
-    return {"full": full, "kept": full - zeros}
+def count_parameters(stage: Any) -> int:
+    """Parameters as the paper counts them: of the matrices that can be masked, and of the classifier."""
+    return sum(stage.counts.values()) + sum(p.numel() for p in stage.backbone.classifier.parameters())
 
 
 def hyperparameters(stage: Any, seed: int) -> dict[str, Any]:

@@ -7,14 +7,18 @@ from pytorch_lightning import Callback
 from pytorch_lightning.utilities import rank_zero_info
 
 from cdvqa.runs.folder import Run
-from cdvqa.sparsity import Subnetwork
+from cdvqa.sparsity import Subnetwork, binary_masks, reset_thresholds, sparsity_by_modality
 
 
 class KeepSelected(Callback):
     """Write the network file from the very state that a validation has just scored, whenever it scores best.
 
-    With `selection: last`, and for runs without any training (OMP), the state at the end is written instead.
-    The mask that was evaluated is thus the mask that is saved.
+    The mask that was evaluated is the mask that is saved. With `selection: last`, or where no validation took place,
+    the state at the end is validated and written. Under `tie_break: exact` thresholds are re-selected before each of
+    these validations, so every file has the exact sparsity.
+
+    Without `reset_before_evaluation` evaluation is the authors': also before the first step, and each new best state is
+    followed by a reset.
 
     Args:
         run: the run's files.
@@ -24,35 +28,68 @@ class KeepSelected(Callback):
         self.run = run
         self.best: float | None = None
         self.step: int | None = None
+        self.zeros = 0  # in the matrices of the network that was written
+        self.realised: dict[str, float] = {}  # its share of zeros by modality, and `overall`
         self._latest: float | None = None
+        self._validated: int | None = None  # step of the latest validation
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if trainer.global_step == 0 and evaluates_as_authors(pl_module):
+            self._validate(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         self._latest = accuracy = float(trainer.callback_metrics["val/accuracy/all"])
+        self._validated = trainer.global_step
         if pl_module.protocol.selection != "last" and (self.best is None or accuracy > self.best):
-            self.best, self.step = accuracy, trainer.global_step
+            self.best = accuracy
             self._write(trainer, pl_module)
+            if evaluates_as_authors(pl_module) and binary_masks(pl_module.backbone):
+                reset_thresholds(pl_module.backbone)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if self.best is None and self._validated != trainer.global_step:
+            self._validate(trainer)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         accuracy = self.best
         if accuracy is None:
-            self.step, accuracy = trainer.global_step, self._latest
+            accuracy = self._latest
+            # There may have been nothing to validate on, or the run goes on from a checkpoint of its last step.
+            if pl_module.protocol.tie_break == "exact" and binary_masks(pl_module.backbone):
+                reset_thresholds(pl_module.backbone)
             self._write(trainer, pl_module)
         if accuracy is not None:
             for logger in trainer.loggers:
                 logger.log_metrics({"hp/val_accuracy": accuracy}, step=trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "step": self.step, "latest": self._latest}
+        names = ("best", "step", "zeros", "realised", "_latest", "_validated")
+        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best, self.step, self._latest = state_dict["best"], state_dict["step"], state_dict["latest"]
+        self.__dict__ |= state_dict
+
+    def _validate(self, trainer: pl.Trainer) -> None:
+        """A validation at a moment of our own."""
+        trainer.validating = True
+        trainer.fit_loop.epoch_loop.val_loop.run()
+        trainer.training = True
 
     def _write(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self.step = trainer.global_step
         if not trainer.is_global_zero:
             return
         network = Subnetwork.from_model(pl_module.backbone, pl_module.metadata() | {"step": self.step})
         path = self.run.subnetwork if network.masks else self.run.model
         network.save(path)
+        self.zeros = sum(mask.numel() - int(mask.count_nonzero()) for mask in network.masks.values())
+        if network.masks:
+            self.realised = sparsity_by_modality(network.masks, pl_module.backbone.matrices())
         rank_zero_info(f"kept the network of step {self.step}: {path}")
+
+
+def evaluates_as_authors(stage: Any) -> bool:
+    """Whether an evaluation takes the masks as they are, as in the authors' code."""
+    return not (stage.protocol.reset_before_evaluation or stage.protocol.tie_break == "exact")

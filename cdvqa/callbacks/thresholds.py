@@ -5,12 +5,13 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning import Callback
 
+from cdvqa.callbacks.selection import evaluates_as_authors
 from cdvqa.sparsity import binary_masks, reset_thresholds, sparsity_by_matrix, summarise
 from cdvqa.sparsity import masks as live_masks
 
 
 class ThresholdReset(Callback):
-    """Re-select the thresholds every `every` optimiser steps and, by the protocol, before each validation.
+    """Re-select the thresholds every `every` optimiser steps and, unless the authors' way is asked, before validations.
 
     Logs sparsity per modality, thresholds and mask flips at each reset, and every matrix's sparsity at validation.
     Every rank holds the same scores, so every rank selects the same thresholds.
@@ -33,7 +34,7 @@ class ThresholdReset(Callback):
             self._reset(trainer, pl_module)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        if trainer.state.fn == "fit" and pl_module.protocol.reset_before_evaluation:
+        if trainer.state.fn == "fit" and not evaluates_as_authors(pl_module):
             self._reset(trainer, pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:

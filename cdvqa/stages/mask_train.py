@@ -1,6 +1,7 @@
 """Stage 2: find a sparse subnetwork of the fine-tuned model."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain, islice
 from typing import Any
 
@@ -10,6 +11,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from cdvqa.sparsity import Sparsity, Subnetwork, attach_fixed_masks, attach_masks, one_shot_masks
 from cdvqa.sparsity.attach import check_levels
 from cdvqa.sparsity.criteria import Criterion, Gradients, Magnitude
+from cdvqa.sparsity.masks.matrices import masked_matrices
 from cdvqa.stages.stage import VQAStage
 
 
@@ -54,6 +56,21 @@ class MaskTrain(VQAStage):
             return
         options |= {"scores": plan.scores, "alpha": plan.alpha, "threshold": plan.threshold}
         attach_masks(self.backbone, groups, self.rates, **options)
+
+    # An assignment may look at the weights, which a resumed run has only after its masks: it goes on with the same groups.
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        places = {matrix.name: matrix.mask.placement for matrix in masked_matrices(self.backbone)}
+        checkpoint["groups"] = {name: (place.group, place.share) for name, place in places.items()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        groups = checkpoint.get("groups", {})
+        for name, _, _, mask, _ in masked_matrices(self.backbone):
+            if name in groups:
+                group, share = groups[name]
+                mask.placement = replace(mask.placement, group=group, share=share)
 
     def gradients(self, batches: int) -> Iterator[Gradients]:
         """The gradient of the objective on each of the first training batches, by matrix name.

@@ -1,0 +1,93 @@
+"""The network file has the sparsity that was asked for, and run.json describes that file."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from cdvqa.sparsity import Assignment, Group, Subnetwork
+from tests.sparsity.reference import zeros_asked
+
+# Scores cross the threshold at the first step, and no regular reset falls into the run.
+FAST = ["--model.sparsity.overall=0.7", "--model.sparsity.reset_every=1000", "--model.lr=0.03"]
+
+
+@pytest.fixture
+def parent(cdvqa: Callable[..., int]) -> str:
+    assert cdvqa("fit", "stage1_bce.yaml", "--trainer.max_epochs=1") == 0
+    (run,) = Path("logs/scenes/lxmert").glob("stage1*/seed0")
+    return f"--model.init_from={run}"
+
+
+def stage2() -> Path:
+    (run,) = Path("logs/scenes/lxmert").glob("stage2*/seed0")
+    return run
+
+
+def accuracies(run: Path) -> list[tuple[int, float]]:
+    rows = csv.DictReader((run / "metrics.csv").open())
+    return [(int(row["step"]), float(row["value"])) for row in rows if row["metric"] == "val/accuracy/all"]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--model.selection=last", "--trainer.max_steps=4"],
+        ["--trainer.max_steps=4"],
+        ["--trainer.check_val_every_n_epoch=2", "--trainer.max_epochs=1"],
+        ["--model.selection=last", "--trainer.limit_val_batches=0", "--trainer.max_steps=4"],
+        ["--model.reset_before_evaluation=false", "--trainer.max_epochs=1"],
+    ],
+    ids=["last", "max_steps", "every second epoch", "no validation", "reset_before_evaluation"],
+)
+def test_the_file_has_the_exact_sparsity_whenever_training_ends(
+    cdvqa: Callable[..., int], parent: str, flags: list[str]
+):
+    """The last state had drifted from its sparsity since the last reset, and was saved as it was."""
+    assert cdvqa("fit", "stage2_bce.yaml", parent, *FAST, *flags) == 0
+    run = stage2()
+    network, record = Subnetwork.load(run / "subnetwork.safetensors"), json.loads((run / "run.json").read_text())
+    zeros = {name: int((~mask).sum()) for name, mask in network.masks.items()}
+    assert zeros == {name: zeros_asked("0.7", mask.numel()) for name, mask in network.masks.items()}
+    parameters, total = record["parameters"], sum(mask.numel() for mask in network.masks.values())
+    assert parameters["full"] - parameters["kept"] == sum(zeros.values())
+    assert record["selected"]["sparsity"]["overall"] == sum(zeros.values()) / total
+    validated = accuracies(run)
+    assert len(validated) == ("--trainer.limit_val_batches=0" not in flags)
+    if "--model.selection=last" not in flags:
+        assert record["selected"]["best"] == pytest.approx(validated[0][1])
+
+
+def test_run_json_describes_the_selected_state_and_not_the_last(cdvqa: Callable[..., int], parent: str):
+    """Under `strict` the two states differ in their number of zeros."""
+    flags = ["--model.tie_break=strict", "--model.reset_before_evaluation=false", "--trainer.max_epochs=3"]
+    assert cdvqa("fit", "stage2_bce.yaml", parent, *FAST, *flags) == 0
+    run = stage2()
+    network, record = Subnetwork.load(run / "subnetwork.safetensors"), json.loads((run / "run.json").read_text())
+    zeros = sum(int((~mask).sum()) for mask in network.masks.values())
+    assert record["parameters"]["full"] - record["parameters"]["kept"] == zeros
+    # The authors evaluate before the first step as well.
+    assert len(accuracies(run)) == 4
+    assert record["selected"]["best"] == pytest.approx(max(accuracy for _, accuracy in accuracies(run)))
+
+
+class ByNorm(Assignment):
+    """The matrix of the largest norm loses more: shares that depend on the weights."""
+
+    def groups(self, matrices, overall):
+        largest = max(matrices, key=lambda matrix: float(matrix.weight.norm()))
+        return [Group([m.name], 0.9 if m is largest else overall) for m in matrices]
+
+
+def test_a_resumed_run_keeps_its_groups_although_its_weights_come_later(cdvqa: Callable[..., int], parent: str):
+    flags = [parent, *FAST, f"--model.sparsity.assignment={__name__}.ByNorm", "--trainer.max_epochs=2"]
+    assert cdvqa("fit", "stage2_bce.yaml", *flags, "--model.selection=last", "--trainer.max_steps=6") == 0
+    first = Subnetwork.load(stage2() / "subnetwork.safetensors")
+    assert cdvqa("fit", "stage2_bce.yaml", *flags, "--model.selection=last", "--ckpt_path=last") == 0
+    then = Subnetwork.load(stage2() / "subnetwork.safetensors")
+    zeros = [{name: int((~mask).sum()) for name, mask in network.masks.items()} for network in (first, then)]
+    assert zeros[0] == zeros[1]
+    assert any(not torch.equal(mask, then.masks[name]) for name, mask in first.masks.items())
