@@ -57,7 +57,7 @@ class MaskTrain(VQAStage):
         options |= {"scores": plan.scores, "alpha": plan.alpha, "threshold": plan.threshold}
         attach_masks(self.backbone, groups, self.rates, **options)
 
-    # An assignment may look at the weights, which a resumed run has only after its masks: it goes on with the same groups.
+    # An assignment may use the weights, which a resumed run has only later: it keeps the groups of its start.
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
