@@ -1,12 +1,12 @@
 """The data of a run: which questions each stage trains on, is measured on, or answers."""
 
 import os
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Optional, cast
+from typing import Optional
 
 import pytorch_lightning as pl
-from pytorch_lightning.utilities import rank_zero_warn
 
 from cdvqa.data.answers.sequences import AnswerTexts
 from cdvqa.data.answers.vocabulary import AnswerVocabulary
@@ -17,7 +17,6 @@ from cdvqa.data.datasets.dev_split import DevSplit
 from cdvqa.data.handshake import DataFacts, DataNeeds
 from cdvqa.data.loaders import BatchLoader
 from cdvqa.data.prepared import PreparedQuestions
-from cdvqa.data.questions.annotations import Annotations
 from cdvqa.data.questions.archives import locate
 from cdvqa.data.questions.extra_text import ExtraText, word_pieces
 from cdvqa.data.questions.own import read_own_questions
@@ -28,8 +27,6 @@ from cdvqa.data.visual.features import RegionFeatures
 from cdvqa.data.visual.images import ImageFolder
 from cdvqa.data.visual.source import VisualSource
 from cdvqa.errors import InputError
-
-UNWRITTEN = 0.01  # share of the human answers in letters that the word pieces lack, from which on to say so
 
 
 class VQADataModule(pl.LightningDataModule):
@@ -111,6 +108,16 @@ class VQADataModule(pl.LightningDataModule):
 
     # --- reading --------------------------------------------------------------------------------------------------
 
+    def prepare_data(self) -> None:
+        """Let one process of each node read the questions of a distributed run; the others then find them kept."""
+        stage = str(self.trainer.state.fn) if self.trainer else ""
+        if self._world_size() > 1 and stage in ("fit", "validate", "test"):
+            with suppress(InputError):  # every process meets it in `setup`, and all stop
+                prepared = self._read()
+                for split in prepared.splits_of(stage):
+                    prepared.split(split)
+                _ = prepared.prior
+
     def setup(self, stage: str) -> None:
         """Read what `stage` (fit, validate, test or predict) needs; what has been read stays.
 
@@ -126,15 +133,12 @@ class VQADataModule(pl.LightningDataModule):
         if self.questions_file is not None:
             raise InputError(f"--data.questions {self.questions_file}: only `predict` takes questions without answers")
         prepared = self._read()
-        if stage == "fit":
-            self._make(prepared, "train")
-        if stage == "validate" and "dev" not in prepared.splits:
-            raise InputError("--data.dev_share is 0, so there is no development split to validate on; use `cdvqa test`")
-        self.splits = self._selection_splits() if stage in ("fit", "validate") else self.test_splits
-        for split in self.splits:
+        splits = prepared.splits_of(stage)
+        for split in splits:
             self._make(prepared, split)
             if stage == "test":
                 self.subsets[split] = self.data_set.read_subsets(self.root, split)
+        self.splits = [split for split in splits if split != "train"]
 
     def _ask(self) -> None:
         """Read questions alone, as the network that answers them wants them: no annotations and no training split."""
@@ -192,7 +196,6 @@ class VQADataModule(pl.LightningDataModule):
         self.tokenizer, self.tokenizer_digest = prepared.tokenizer, prepared.tokenizer_digest
         self.vocabulary = prepared.vocabulary
         self.text_format = protocol.text_format
-        self.test_splits = prepared.test_splits
         self.question_types, self.answer_types = prepared.question_types, prepared.answer_types
         self.prepared, self._datasets = prepared, {}
         return prepared
@@ -204,10 +207,8 @@ class VQADataModule(pl.LightningDataModule):
         training = split == "train"
         visual = self._training_visual() if training else self.visual
         if training and self._needs.sequences:
-            answers = self._answer_texts(questions.annotations)
-            self._datasets[split] = GenerativeDataset(
-                questions.question_id, questions.image_id, tokens, answers, visual
-            )
+            answers = AnswerTexts.from_annotations(questions.annotations, self.tokenizer)
+            self._datasets[split] = GenerativeDataset(questions, tokens, answers, visual)
             return
         self._datasets[split] = VQADataset(
             questions,
@@ -220,29 +221,6 @@ class VQADataModule(pl.LightningDataModule):
             with_answers=not training,
             random_label_seed=self._seed() if training and prepared.protocol.no_answer == "random" else None,
         )
-
-    def _answer_texts(self, annotations: Annotations) -> AnswerTexts:
-        answers = AnswerTexts.from_annotations(annotations, self.tokenizer)
-        share, first = answers.unwritten(cast(int, self.tokenizer.token_to_id("[UNK]")))
-        if share > UNWRITTEN:
-            rank_zero_warn(
-                f"{self.tokenizer_source}: {share:.0%} of the human answers cannot be written in its word pieces, the "
-                f"first {annotations.answers.names[first]!r}; none of them can be learnt: give others by "
-                "--data.tokenizer"
-            )
-        return answers
-
-    def _selection_splits(self) -> list[str]:
-        """The split that validates during `fit`: on test the last that is out of distribution, if there is one.
-
-        None where nothing is held out and the last state is kept.
-        """
-        assert self.prepared is not None
-        if self._needs.protocol.selection != "test":
-            return [name for name in self.prepared.splits if name == "dev"]
-        distributions = self.data_set.distributions()
-        by_role = sorted(self.test_splits, key=lambda name: distributions[name] == "ood")
-        return by_role[-1:]
 
     # --- loaders --------------------------------------------------------------------------------------------------
 
@@ -279,30 +257,21 @@ class VQADataModule(pl.LightningDataModule):
         return batch_size, processes
 
     def val_dataloader(self) -> list[BatchLoader]:
-        """The split that selects the model, if there is one."""
-        return [self._evaluation_loader(split) for split in self._selection_splits()]
+        """One loader for each split that is evaluated or answered."""
+        for split in self.splits:
+            if len(self._datasets[split]) < self._world_size():
+                raise InputError(
+                    f"{split}: {len(self._datasets[split])} questions are fewer than {self._world_size()} processes; "
+                    "run it on fewer with --trainer.devices 1"
+                )
+        part = {"rank": self._rank(), "world_size": self._world_size(), "num_workers": self.num_workers}
+        return [evaluation_loader(self._datasets[split], self.eval_batch_size, **part) for split in self.splits]
 
-    def test_dataloader(self) -> list[BatchLoader]:
-        """One loader for each of `test_splits`."""
-        return [self._evaluation_loader(split) for split in self.test_splits]
-
-    def predict_dataloader(self) -> list[BatchLoader]:
-        """One loader for each split or file of questions to answer."""
-        return [self._evaluation_loader(name) for name in self.splits]
+    test_dataloader = predict_dataloader = val_dataloader
 
     def on_after_batch_transfer(self, batch: VQABatch, dataloader_idx: int) -> VQABatch:
         """Features travel in the type they are stored in; what computes with them gets fp32."""
         return batch.widened()
-
-    def _evaluation_loader(self, split: str) -> BatchLoader:
-        if len(self._datasets[split]) < self._world_size():
-            raise InputError(
-                f"{split}: {len(self._datasets[split])} questions are fewer than {self._world_size()} processes; "
-                "run it on fewer with --trainer.devices 1"
-            )
-        return evaluation_loader(
-            self._datasets[split], self.eval_batch_size, self._rank(), self._world_size(), self.num_workers
-        )
 
     def _rank(self) -> int:
         return self.trainer.global_rank if self.trainer else 0
@@ -360,4 +329,5 @@ class VQADataModule(pl.LightningDataModule):
             visual_path=self.visual.path,
             features=self.visual.fingerprint(),
             files=(dict(prepared.digests) if prepared else {}) | extra,
+            extra_text=self.extra_text.digest["sha256"] if self.extra_text else None,
         )

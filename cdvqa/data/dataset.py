@@ -148,8 +148,7 @@ class GenerativeDataset(QuestionDataset):
     """N questions with their images and the answers that a generative backbone is trained to say.
 
     Args:
-        question_id: (N,).
-        image_id: (N,).
+        questions: the questions.
         tokens: their word pieces.
         answers: their human answers.
         visual: what is shown of their images.
@@ -160,13 +159,12 @@ class GenerativeDataset(QuestionDataset):
 
     def __init__(
         self,
-        question_id: NDArray[np.int64],
-        image_id: NDArray[np.int64],
+        questions: Questions,
         tokens: TokenisedQuestions,
         answers: AnswerTexts,
         visual: VisualSource,
     ) -> None:
-        super().__init__(question_id, image_id, tokens, visual)
+        super().__init__(questions.question_id, questions.image_id, tokens, visual)
         self.answers = answers
 
     def batch(self, rows: NDArray[np.intp], epoch: int = 0, out: Tensor | None = None) -> VQABatch:

@@ -51,6 +51,7 @@ class DataFacts:
         visual_path: the feature file, or the folder of images.
         features: fingerprint of the features or images.
         files: bytes and SHA-256 of the question files read.
+        extra_text: SHA-256 of the file of text behind the questions, if there is one.
     """
 
     root: Path
@@ -70,6 +71,7 @@ class DataFacts:
     visual_path: Path
     features: Mapping[str, Any]
     files: Mapping[str, Any]
+    extra_text: str | None
 
     def fingerprint(self) -> dict[str, Any]:
         """What `run.json` records of the data."""

@@ -139,6 +139,23 @@ class PreparedQuestions:
         """Where everything is kept."""
         return self._cache.folder
 
+    def splits_of(self, stage: str) -> list[str]:
+        """The splits that `fit`, `validate` or `test` reads, train first.
+
+        `fit` selects on `dev`, or on test: on the last test split that is out of distribution, if there is one. Nothing
+        selects where nothing is held out and the last state is kept.
+        """
+        if stage == "test":
+            return self.test_splits
+        if stage == "validate" and "dev" not in self.splits:
+            raise InputError("--data.dev_share is 0, so there is no development split to validate on; use `cdvqa test`")
+        if self.protocol.selection == "test":
+            distributions = self.data_set.distributions()
+            selecting = sorted(self.test_splits, key=lambda name: distributions[name] == "ood")[-1:]
+        else:
+            selecting = [name for name in self.splits if name == "dev"]
+        return ["train", *selecting] if stage == "fit" else selecting
+
     def split(self, name: str) -> Split:
         """A split by its name in `splits`; what has been read stays in memory."""
         if name not in self._splits:

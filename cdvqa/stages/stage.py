@@ -23,7 +23,7 @@ from cdvqa.presets import Preset, settle, takes_preset_fields
 from cdvqa.runs.folder import network_file, pipeline_of
 from cdvqa.sparsity import Sparsity, Subnetwork
 from cdvqa.stages.compatibility import check_compatible, check_objective, check_priors, check_stage
-from cdvqa.stages.features import warn_of_other_features
+from cdvqa.stages.features import warn_of_other_features, warn_of_other_text
 from cdvqa.stages.machine import check_compiler, check_kernels, check_precision
 from cdvqa.stages.optimisation import epoch_cosine_schedule, linear_schedule, make_optimizer, warmup_steps
 
@@ -149,6 +149,7 @@ class VQAStage(pl.LightningModule):
         ours = self.metadata()
         check_compatible(path, theirs, ours)
         warn_of_other_features(path, theirs.get("features"), self.facts.visual_path, ours["features"])
+        warn_of_other_text(path, theirs, ours)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["network"] = self.metadata()
@@ -170,6 +171,7 @@ class VQAStage(pl.LightningModule):
             "text_format": self.facts.text_format,
             "tokenizer": self.facts.tokenizer_digest,
             "features": self.facts.features,
+            "extra_text": self.facts.extra_text,
             "stage": self.stage,
             "pipeline": self.pipeline,
             "preset": self.preset,

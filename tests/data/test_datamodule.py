@@ -1,6 +1,8 @@
 """The data module: which questions each stage gets, and what its batches hold."""
 
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import orjson
@@ -8,10 +10,11 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from cdvqa.data import VQADataModule
+from cdvqa.data import VQADataModule, prepared
 from cdvqa.data.datasets import VQAVS
 from cdvqa.data.datasets.vqavs import OOD_SETS
 from cdvqa.data.handshake import DataNeeds
+from cdvqa.data.questions import official
 from cdvqa.errors import InputError
 from cdvqa.presets import preset_protocol
 from tests.data.toy import IMAGES, REGIONS, WIDTH, dump, record, split, write_toy, write_toy_features
@@ -83,7 +86,7 @@ def test_fit_reads_no_test_split_unless_the_model_is_selected_on_it(tmp_path):
         (root / f"vqacp_v2_{name}_annotations.json").write_text("not JSON")
     data = make(root)
     data.setup("fit")
-    assert data.test_splits == ["id", "test"]
+    assert data.prepared.test_splits == ["id", "test"]
     selected_on_test = make(root, replace(PAPER, selection="test"))
     with pytest.raises(InputError, match=r"vqacp_v2_test_annotations\.json: not valid JSON"):
         selected_on_test.setup("fit")
@@ -95,6 +98,35 @@ def test_a_share_of_zero_holds_nothing_out_and_has_nothing_to_validate_on(tmp_pa
     assert sorted(question_ids(data.train_dataloader())) == list(range(1000, 1060)) and data.val_dataloader() == []
     with pytest.raises(InputError, match=r"--data\.dev_share is 0, .* use `cdvqa test`"):
         data.setup("validate")
+
+
+def on_rank(rank: int, root: Path) -> VQADataModule:
+    """The data module of one of two processes that are about to train."""
+    data = make(root)
+    data.trainer = SimpleNamespace(world_size=2, global_rank=rank, state=SimpleNamespace(fn="fit"))
+    return data
+
+
+def test_one_process_reads_the_questions_for_all(tmp_path, monkeypatch):
+    """Every process of a distributed run parsed the files and wrote the cache at once."""
+    root = write_toy(tmp_path)
+    on_rank(0, root).prepare_data()
+    monkeypatch.setattr(official, "read_records", lambda *args: pytest.fail("it was read again"))
+    monkeypatch.setattr(prepared, "word_pieces", lambda *args: pytest.fail("it was tokenised again"))
+    other = on_rank(1, root)
+    other.setup("fit")
+    assert len(other.facts.question_id["train"]) == 57
+
+
+def test_broken_questions_stop_every_process_at_the_same_place(tmp_path):
+    """In `prepare_data` the others would wait for the one that reads."""
+    root = write_toy(tmp_path)
+    (root / "vqacp_v2_train_annotations.json").write_text("[")
+    for rank in (0, 1):
+        data = on_rank(rank, root)
+        data.prepare_data()
+        with pytest.raises(InputError, match="not valid JSON"):
+            data.setup("fit")
 
 
 def test_fewer_questions_than_processes_are_refused(tmp_path, monkeypatch):
@@ -210,7 +242,7 @@ def test_vqa_vs_has_its_own_development_split_and_one_test_split(tmp_path):
     assert question_ids(data.val_dataloader()[0]) == list(range(1000, 1011))
     assert not data.subsets
     data.setup("test")
-    assert data.test_splits == ["iid"] and question_ids(data.test_dataloader()[0]) == list(range(2000, 2019))
+    assert data.prepared.test_splits == ["iid"] and question_ids(data.test_dataloader()[0]) == list(range(2000, 2019))
     assert data.subsets["iid"]["QT+KW+KO"] == set(range(2000, 2009)) and len(data.subsets["iid"]) == 9
 
 

@@ -1,5 +1,6 @@
 """Features of another making are never taken silently."""
 
+import hashlib
 import json
 import shutil
 import warnings
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from cdvqa.data.visual.features import RegionFeatures
 from cdvqa.data.visual.fingerprint import measure
 from cdvqa.sparsity import Subnetwork
-from cdvqa.stages.features import differences
+from cdvqa.stages.features import differences, warn_of_other_text
 
 Command = Callable[..., int]
 RUN = Path("logs/scenes/lxmert/stage1_bce/seed0")
@@ -115,3 +116,20 @@ def test_the_fingerprint_is_in_the_runs_record_and_in_the_network(cdvqa: Command
     assert {"norm", "boxes", "order"} <= fingerprint.keys()
     assert json.loads((RUN / "run.json").read_text())["data"]["features"] == fingerprint
     assert Subnetwork.load(RUN / "model.safetensors").metadata["features"] == fingerprint
+
+
+def test_a_network_knows_the_text_behind_its_questions(cdvqa: Command, scenes: Path, tmp_path: Path):
+    extra = tmp_path / "extra.json"
+    questions = json.loads((scenes / "vqacp_v2_train_questions.json").read_text())
+    extra.write_text(json.dumps([{"question_id": question["question_id"], "ocr": ["stop"]} for question in questions]))
+    flags = [f"--data.extra_text={extra}", "--trainer.max_steps=1"]
+    assert cdvqa("fit", "stage1_bce.yaml", "updn.yaml", *flags) == 0
+    (network,) = Path("logs").rglob("model.safetensors")
+    metadata = Subnetwork.load(network).metadata
+    assert metadata["extra_text"] == hashlib.sha256(extra.read_bytes()).hexdigest()
+    with pytest.warns(UserWarning, match="was trained with extra text .* behind its questions, and is given no extra"):
+        warn_of_other_text(network, metadata, {"extra_text": None})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_other_text(network, metadata, metadata)
+        warn_of_other_text(network, {}, metadata)  # a network file of before says nothing

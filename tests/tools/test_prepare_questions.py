@@ -1,5 +1,6 @@
 """`cdvqa prepare questions` reads what is there, in any form, and keeps what `fit` takes."""
 
+import hashlib
 import re
 import shutil
 import zipfile
@@ -141,6 +142,18 @@ def test_other_layouts_with_lists_and_objects(prepare, tmp_path, layout):
     told = [re.match(r"(\w+): (\d+) questions", line).groups() for line in lines[:-1]]
     held_out = [("train", "28"), ("dev", "2"), ("test", "31")]
     assert told == ([("train", "30"), ("dev", "31"), ("iid", "32")] if layout == "vqavs" else held_out)
+
+
+def test_extra_text_is_tokenised_behind_the_questions_and_kept_apart(prepare, tmp_path):
+    """The option was ignored, and word pieces with and without it shared a file."""
+    root = write_toy(tmp_path / "data")
+    dump(tmp_path / "extra.json", [{"question_id": 1000, "ocr": ["stop"]}])
+    for flags, pieces in ((["--data.extra_text", str(tmp_path / "extra.json")], 80), ([], 20)):
+        status, lines, _ = prepare(root, *flags)
+        assert status == 0 and f", {pieces} word pieces each" in lines[0]
+    digest = hashlib.sha256((tmp_path / "extra.json").read_bytes()).hexdigest()
+    kept = {path.name for path in (root / ".cdvqa").glob("train-standard*")}
+    assert kept == {"train-standard.npz", f"train-standard-{digest[:8]}.npz"}
 
 
 def test_another_number_of_answers_is_told(prepare, tmp_path):

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pytorch_lightning.utilities import rank_zero_warn
 from tokenizers import Tokenizer
 
 from cdvqa.data.batch import AnswerSequences
 from cdvqa.data.questions.annotations import Annotations, ragged_positions
+
+_UNWRITTEN = 0.01  # share of the human answers with unknown word pieces from which on to warn
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,10 @@ class AnswerTexts:
 
     @classmethod
     def from_annotations(cls, annotations: Annotations, tokenizer: Tokenizer) -> AnswerTexts:
-        """Count the answers of the questions trained on, and tokenise each distinct string once."""
+        """Count the answers of the questions trained on, and tokenise each distinct string once.
+
+        Warns if the word pieces cannot write more than one in a hundred of the human answers.
+        """
         answers, types = annotations.answers, annotations.question_type
         strings, number = len(answers.names), np.diff(answers.offsets)
         question = np.repeat(np.arange(len(answers)), number)
@@ -47,13 +53,15 @@ class AnswerTexts:
         offsets = np.searchsorted(question, np.arange(len(answers) + 1)).astype(np.int64)
         pieces, piece_offsets = _tokenise(answers.names, tokenizer)
         weight = count / number[question]
+        string = np.repeat(np.arange(strings), np.diff(piece_offsets))
+        unwritten = np.isin(code, string[pieces == tokenizer.token_to_id("[UNK]")])
+        share = weight[unwritten].sum() / weight.sum()
+        if share > _UNWRITTEN:
+            rank_zero_warn(
+                f"--data.tokenizer: its word pieces cannot write {share:.0%} of the human answers, the first "
+                f"{answers.names[code[unwritten.argmax()]]!r}; the model cannot learn these: use other word pieces"
+            )
         return cls(offsets, code.astype(np.int32), weight, prior.astype(np.float32), pieces, piece_offsets)
-
-    def unwritten(self, unknown: int) -> tuple[float, int]:
-        """Which share of the human answers has the word piece `unknown` in it, and the first such string's number."""
-        string = np.repeat(np.arange(len(self.piece_offsets) - 1), np.diff(self.piece_offsets))
-        entries = np.isin(self.code, string[self.pieces == unknown])
-        return float(self.weight[entries].sum() / self.weight.sum()), int(self.code[entries.argmax()])
 
     def batch(self, rows: NDArray[np.intp]) -> AnswerSequences:
         """The answers of the questions in these rows (B,)."""
