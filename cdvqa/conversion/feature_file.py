@@ -33,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdvqa.conversion.sources.source import FeatureIndex, ImageRegions
-from cdvqa.data.visual.features import FORMAT, VERSION
+from cdvqa.data.visual.features import FORMAT, VERSION, text_attribute
 from cdvqa.errors import InputError, Stopped
 
 _RECORD = struct.Struct("<3I")
@@ -147,7 +147,7 @@ def read_layout(path: Path, descriptor: int) -> FeatureFile | None:
     """
     try:
         with h5py.File(path, "r", locking=False) as file:
-            if file.attrs.get("format") != FORMAT or file.attrs["version"] != VERSION:
+            if text_attribute(file, "format") != FORMAT or file.attrs["version"] != VERSION:
                 return None
             tables = {name: file[name][:] for name in _TABLES if name in file}
             features, images_per_block = file["features"], int(file["conversion"].attrs["images_per_block"])
@@ -195,8 +195,9 @@ def lay_out(
             _reserve(file, "conversion/blocks", (-(-images // images_per_block), 3), "uint32")
             for name, table in tables.items():
                 file[name] = table
-            texts = {"source": json.dumps(source), "fingerprint": json.dumps(fingerprint)}
-            file.attrs.update({"format": FORMAT, "version": VERSION} | texts)
+            # bytes of fixed length: over a damaged heap of texts of any length, HDF5 can run forever
+            texts = {"format": FORMAT, "source": json.dumps(source), "fingerprint": json.dumps(fingerprint)}
+            file.attrs.update({"version": VERSION} | {name: np.bytes_(text) for name, text in texts.items()})
             file["conversion"].attrs["images_per_block"] = images_per_block
             file.flush()
             file["conversion"].attrs["tables_crc"] = _crc(tables)

@@ -168,7 +168,7 @@ def test_the_file_tells_where_it_comes_from(tmp_path):
     source, target = write_tsv(tmp_path / "in.tsv", images, lxmert), tmp_path / "out.h5"
     convert(source, target)
     with h5py.File(target) as file:
-        assert (file.attrs["format"], file.attrs["version"]) == ("cdvqa region features", 1)
+        assert (file.attrs["format"], file.attrs["version"]) == (b"cdvqa region features", 1)
         told, fingerprint = json.loads(file.attrs["source"]), json.loads(file.attrs["fingerprint"])
     assert (told["format"], told["dtype"], told["bytes"]) == ("lxmert", "float16", source.stat().st_size)
     norms = np.concatenate([np.linalg.norm(image.features.astype(np.float16), axis=1) for image in images])

@@ -81,7 +81,7 @@ class ArrayFolder(RecordSource):
             except InputError:
                 raise
             except Exception as error:  # whatever zipfile, zlib and numpy's parser of headers raise
-                raise InputError(f"{path}: not a readable {path.suffix} file ({error}); make it again") from None
+                raise InputError(f"{path}: not a readable {path.suffix} file ({error!s:.200}); make it again") from None
 
 
 def _zipped(archive: ZipFile) -> dict[str, Any]:

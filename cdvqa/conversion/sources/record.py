@@ -194,7 +194,7 @@ def _array(record: ImageRecord, name: str, stored: Any, rows: int) -> NDArray[An
         if not isinstance(array, np.ndarray):
             array = np.frombuffer(pybase64.b64decode(array, validate=True), "<f4").reshape(rows, -1)
     except Exception as error:  # zipfile, zlib, numpy and base64 raise many kinds
-        raise InputError(f"{record.where}: {name!r} cannot be read ({error})") from None
+        raise InputError(f"{record.where}: {name!r} cannot be read ({error!s:.200})") from None
     if array.dtype.kind not in "fiu" or array.ndim != 2 or not array.size:
         raise InputError(f"{record.where}: {name!r} is {array.dtype} {array.shape}, not a table of numbers")
     return array

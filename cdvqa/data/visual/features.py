@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cdvqa.data.visual.fingerprint import measure, sample_rows
-from cdvqa.data.visual.rows import open_rows, opened, own_dataset
+from cdvqa.data.visual.rows import opened, own_dataset, rows_of
 from cdvqa.errors import InputError
 from cdvqa.files import write_atomically
 
@@ -45,11 +45,14 @@ class RegionFeatures:
         self.path = Path(path)
         with opened(self.path) as file:
             _check_version(self.path, file)
-            self.shape = _check_shapes(self.path, file)
-            self.image_id: NDArray[np.int64] = file["image_id"][:].astype(np.int64)
-            self._num_boxes: NDArray[np.int64] | None = file["num_boxes"][:] if "num_boxes" in file else None
+            stored = _checked_datasets(self.path, file)
+            self.shape: tuple[int, int, int] = stored["features"].shape
+            self.image_id: NDArray[np.int64] = stored["image_id"][:].astype(np.int64)
+            self._num_boxes: NDArray[np.int64] | None = stored["num_boxes"][:] if "num_boxes" in stored else None
+            self._features, self._boxes = rows_of(self.path, stored["features"]), rows_of(self.path, stored["boxes"])
+            self.dtype = self._features.dtype
             self._stored_fingerprint: dict[str, Any] | None = None
-            if file.attrs.get("format") == FORMAT:
+            if text_attribute(file, "format") == FORMAT:
                 self._stored_fingerprint = dict(json.loads(file.attrs["fingerprint"]))
         self._by_id = np.argsort(self.image_id)
         self._sorted_id = self.image_id[self._by_id]
@@ -57,8 +60,6 @@ class RegionFeatures:
         _check_image_ids(self.path, self._sorted_id)
         if self._num_boxes is not None and not np.all((self._num_boxes > 0) & (self._num_boxes <= self.shape[1])):
             raise InputError(f"{self.path}: num_boxes must lie between 1 and {self.shape[1]}")
-        self._features, self._boxes = open_rows(self.path, "features"), open_rows(self.path, "boxes")
-        self.dtype = self._features.dtype
 
     def __len__(self) -> int:
         return len(self.image_id)
@@ -197,9 +198,15 @@ def write_features(
             file["num_boxes"] = np.asarray(num_boxes, np.int64)
 
 
+def text_attribute(file: h5py.File, name: str) -> str | None:
+    """An attribute of a file, where it has it, that is stored as bytes or as text."""
+    value = file.attrs.get(name)
+    return value.decode() if isinstance(value, bytes) else value
+
+
 def _check_version(path: Path, file: h5py.File) -> None:
     version = file.attrs.get("version")
-    own = file.attrs.get("format", FORMAT) == FORMAT and isinstance(version, int | np.integer)
+    own = text_attribute(file, "format") in (None, FORMAT) and isinstance(version, int | np.integer)
     if own and version > VERSION:
         raise InputError(
             f"{path}: a file of version {version}, and this cdvqa reads up to {VERSION}; update cdvqa, or make the "
@@ -207,7 +214,7 @@ def _check_version(path: Path, file: h5py.File) -> None:
         )
 
 
-def _check_shapes(path: Path, file: h5py.File) -> tuple[int, int, int]:
+def _checked_datasets(path: Path, file: h5py.File) -> dict[str, h5py.Dataset]:
     found = {name: own_dataset(path, file, name) for name in ("features", "boxes", "image_id", "num_boxes")}
     stored = {name: dataset for name, dataset in found.items() if dataset is not None}
     for name in ("features", "boxes", "image_id"):
@@ -222,7 +229,7 @@ def _check_shapes(path: Path, file: h5py.File) -> tuple[int, int, int]:
     for name in stored.keys() - {"features", "boxes"}:
         if kinds[name][0] != shape[:1] or kinds[name][1].kind not in "iu":
             raise InputError(f"{path}: {name} must be {shape[0]} integers, one per image, not {kinds[name][0]}")
-    return shape  # type: ignore[return-value]
+    return stored
 
 
 def _check_image_ids(path: Path, sorted_id: NDArray[np.int64]) -> None:

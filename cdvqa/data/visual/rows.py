@@ -130,12 +130,13 @@ def own_dataset(path: Path, file: h5py.File, name: str) -> h5py.Dataset | None:
     return dataset
 
 
-def open_rows(path: Path, name: str) -> Rows:
+def rows_of(path: Path, dataset: h5py.Dataset) -> Rows:
     """The fastest way to read a data set's rows from the file."""
+    plain = dataset.chunks is None and dataset.dtype in (np.float16, np.float32)
+    return (FileRows if plain and dataset.id.get_offset() is not None else LibraryRows)(path, dataset)
+
+
+def open_rows(path: Path, name: str) -> Rows:
+    """The rows of a data set of a file that `RegionFeatures` has opened before."""
     with opened(path) as file:
-        dataset = own_dataset(path, file, name)
-        if dataset is None:
-            raise InputError(f"{path}: lacks the data set {name!r}; make the file with `cdvqa prepare`")
-        plain = dataset.chunks is None and dataset.dtype in (np.float16, np.float32)
-        in_one_piece = plain and dataset.id.get_offset() is not None
-        return FileRows(path, dataset) if in_one_piece else LibraryRows(path, dataset)
+        return rows_of(path, own_dataset(path, file, name))
