@@ -7,10 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from cdvqa.errors import InputError
-from cdvqa.sparsity.masks.bits import pack, unpack
-from cdvqa.sparsity.masks.mask import BinaryMask
+from cdvqa.sparsity.masks.mask import BinaryMask, pack, unpack
 from cdvqa.sparsity.masks.matrices import MaskedMatrix, masked_matrices
-from cdvqa.sparsity.selection.blocks import BLOCK, places, read_blocks, read_sizes
+from cdvqa.sparsity.selection.kth import BLOCK, places, read_blocks, read_sizes
 from cdvqa.sparsity.selection.threshold import Ranking, Rule, TieBreak, count_zeros, select_each
 from cdvqa.sparsity.statistics import MatrixReset
 

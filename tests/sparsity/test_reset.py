@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from cdvqa.sparsity import Rule, attach_masks, binary_masks, masks, reset_thresholds
-from cdvqa.sparsity.masks.bits import pack, pack_by_shifts, unpack, unpack_by_shifts
+from cdvqa.sparsity.masks.mask import pack, pack_by_shifts, unpack, unpack_by_shifts
 from cdvqa.sparsity.masks.matrices import masked_matrices
 from cdvqa.sparsity.reset import at_once, by_block
-from cdvqa.sparsity.selection.blocks import BLOCK
+from cdvqa.sparsity.selection.kth import BLOCK
 from tests.sparsity.reference import sorted_masks, zeros_asked
 
 GROUPS = {"language": ["0.weight", "1.weight"], "cross": ["2.weight"], "vision": ["3.weight"]}

@@ -3,13 +3,16 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from cdvqa.sparsity.masks.bits import pack
-from cdvqa.sparsity.masks.masked import outranks, write_masked
 from cdvqa.sparsity.masks.slot import Slot, StraightThrough
 from cdvqa.sparsity.selection.threshold import Rule, TieBreak, live_mask
+
+_PIECE = 1 << 19
+"""Entries of W ⊙ m written at a time: the search for ties finds them in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -117,3 +120,71 @@ class FixedMask(nn.Module):
             return torch.where(self.kept, weight, 0)
         zero = weight.new_zeros(())
         return self.slot.read((weight, self.kept), lambda out: torch.where(self.kept, weight, zero, out=out))
+
+
+# W ⊙ m, written into memory that is at hand
+
+
+def write_masked(
+    out: Tensor, weight: Tensor, score: Tensor, threshold: Tensor, tie_weight: Tensor, tie_index: Tensor
+) -> None:
+    """Write `weight` where `live_mask` keeps it, and 0 elsewhere; on the CPU in one pass, without a mask in between."""
+    tensors = (out, weight, score)
+    plain = weight.device.type == "cpu" and all(t.dtype == score.dtype and t.is_contiguous() for t in tensors)
+    if not plain:
+        kept = live_mask(score, weight, threshold, tie_weight, tie_index)
+        torch.where(kept, weight, weight.new_zeros(()), out=out)
+        return
+    level, least, last = threshold.item(), tie_weight.item(), int(tie_index)
+    start, ties = 0, torch.empty(min(_PIECE, score.numel()), dtype=score.dtype)
+    for piece, values, scores in zip(*(t.view(-1).split(_PIECE) for t in tensors), strict=True):
+        # Writes values where scores > level, and 0 elsewhere, in one loop; it has no public name.
+        torch.ops.aten.threshold_backward.grad_input(values, scores, level, grad_input=piece)
+        if least < math.inf:
+            # Into floats: torch's comparisons into bools take three times as long.
+            tied = torch.eq(scores, level, out=ties[: len(scores)])
+            if tied.sum():
+                position = tied.nonzero().squeeze(1)
+                kept = position[outranks(values[position], position, least, last - start)]
+                piece[kept] = values[kept]
+        start += len(piece)
+
+
+def outranks(weight: Tensor, position: Tensor, tie_weight: Tensor | float, tie_index: Tensor | int) -> Tensor:
+    """Which entries, tied with the threshold, are kept: above the last zero by (|weight|, position)."""
+    size = weight.abs()
+    return (size > tie_weight) | ((size == tie_weight) & (position > tie_index))
+
+
+# Masks at one bit an entry
+
+
+def pack(mask: Tensor) -> Tensor:
+    """uint8 of ⌈n/8⌉ bytes, the first entry in the highest bit (as `numpy.packbits`), on the mask's device."""
+    mask = mask.detach().reshape(-1)
+    return torch.from_numpy(np.packbits(mask.numpy())) if mask.device.type == "cpu" else pack_by_shifts(mask)
+
+
+def unpack(packed: Tensor, shape: torch.Size | tuple[int, ...]) -> Tensor:
+    """The bool mask of `shape` that `pack` packed."""
+    entries = math.prod(shape)
+    if packed.device.type == "cpu":
+        bits = torch.from_numpy(np.unpackbits(packed.numpy(), count=entries).view(np.bool_))
+    else:
+        bits = unpack_by_shifts(packed)[:entries]
+    return bits.reshape(shape)
+
+
+def pack_by_shifts(mask: Tensor) -> Tensor:
+    """`pack` of a 1-D mask where numpy cannot read it."""
+    eights = functional.pad(mask.to(torch.uint8), (0, -len(mask) % 8)).view(-1, 8)
+    return (eights << _shifts(mask)).sum(1, dtype=torch.uint8)
+
+
+def unpack_by_shifts(packed: Tensor) -> Tensor:
+    """Eight entries a byte, where numpy cannot read it."""
+    return (packed[:, None] >> _shifts(packed) & 1).view(-1).bool()
+
+
+def _shifts(like: Tensor) -> Tensor:
+    return torch.arange(7, -1, -1, dtype=torch.uint8, device=like.device)

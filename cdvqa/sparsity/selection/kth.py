@@ -5,7 +5,7 @@ the bracket and gathers what lies inside it; numbers tied with an end of the bra
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -13,7 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cdvqa.sparsity.selection.blocks import BLOCK, Place, places, read_blocks, read_sizes
+BLOCK = 1 << 16
+"""Entries of a block, 256 KiB of fp32, which stays in the processor's cache; a multiple of 8, so that the mask of a
+block can be packed by itself."""
+
+Place = tuple[int, int]
+"""Number of a part, and position in it of a block's first entry."""
 
 Counted = Iterable[tuple[Place, np.ndarray, np.ndarray]]
 """Blocks: where they are, their values, and which of them count."""
@@ -75,6 +80,25 @@ def last_zero(scores: Sequence[Tensor], weights: Sequence[Tensor], zeros: int) -
             break
         left -= len(level)
     return scores[0].new_tensor([score, size]), torch.tensor(last)
+
+
+def places(parts: Sequence[Tensor]) -> list[Place]:
+    """Where the blocks of all 1-D `parts` start, in their order."""
+    return [(part, start) for part, values in enumerate(parts) for start in range(0, len(values), BLOCK)]
+
+
+def read_blocks(parts: Sequence[Tensor], where: Iterable[Place]) -> Iterator[tuple[Place, np.ndarray]]:
+    """The values (views) of the blocks at the places `where`."""
+    arrays = [part.numpy() for part in parts]
+    for part, start in where:
+        yield (part, start), arrays[part][start : start + BLOCK]
+
+
+def read_sizes(weight: Tensor, start: int, out: np.ndarray) -> np.ndarray:
+    """|weight| of the `len(out)` entries from `start` on of a 1-D weight of any floating type, written to `out`."""
+    values = weight[start : start + len(out)]
+    # numpy knows no bf16; a block of the scores' own type is not copied.
+    return np.abs(values.to(torch.from_numpy(out).dtype).numpy(), out=out)
 
 
 def _scores(parts: Sequence[Tensor]) -> Counted:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cdvqa.errors import InputError
 from cdvqa.presets import TieBreak
-from cdvqa.sparsity.selection import bisection, kth
+from cdvqa.sparsity.selection import kth, sorting
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def _last_zero(ranking: Ranking) -> tuple[Tensor, Tensor]:
     scores = [part.detach().reshape(-1) for part in ranking.scores]
     if any(part.dtype not in (torch.float32, torch.float64) for part in scores):
         raise InputError(f"thresholds are selected from float32 scores, not {scores[0].dtype}; keep the masks in fp32")
-    search = kth if scores[0].device.type == "cpu" else bisection
+    search = kth if scores[0].device.type == "cpu" else sorting
     nowhere = torch.full((len(scores),), -1, device=scores[0].device)
     if not any(map(len, scores)):
         return scores[0].new_full((2,), -math.inf), nowhere

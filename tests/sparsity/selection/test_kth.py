@@ -1,6 +1,7 @@
 """The last zero of a ranking, found on the CPU and as on a GPU, against a full sort."""
 
 import math
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -9,10 +10,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from cdvqa.sparsity.selection import bisection, kth
-from cdvqa.sparsity.selection.blocks import BLOCK
+from cdvqa.sparsity.selection import kth, sorting
+from cdvqa.sparsity.selection.kth import BLOCK
 
-SEARCHES = pytest.mark.parametrize("search", [kth, bisection], ids=["cpu", "gpu"])
+
+class Brackets:
+    """The search of a GPU where there are more scores than it puts together."""
+
+    def __getattr__(self, name):
+        def limited(*args):
+            with patch.object(sorting, "LIMIT", 0):
+                return getattr(sorting, name)(*args)
+
+        return limited
+
+
+SEARCHES = pytest.mark.parametrize("search", [kth, sorting, Brackets()], ids=["cpu", "gpu", "gpu, many scores"])
 SPECIAL = [0.0, -0.0, math.inf, -math.inf, 1e-45, -1e-45, 1.1754942e-38, -1.1754942e-38, 3.4028235e38, -3.4028235e38]
 
 
@@ -92,11 +105,12 @@ def test_across_blocks(kind, entries):
     check(kth, np.split(scores, ends), np.split(weights, ends), entries // 2)
 
 
+@SEARCHES
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_gpu_finds_the_same(kind):
+def test_all_searches_find_the_same(search, kind):
     scores, weights = large(kind, 3000, np.random.default_rng(1))
     for zeros in (1, 1000, 2100, 3000):
-        check(bisection, np.split(scores, [700, 701]), np.split(weights, [700, 701]), zeros)
+        check(search, np.split(scores, [700, 701]), np.split(weights, [700, 701]), zeros)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -131,7 +145,7 @@ def test_weights_of_another_type_are_ranked_in_the_scores_type(search, dtype):
 def test_the_search_of_a_gpu_never_reads_a_value():
     # Tensors without data refuse whatever would make a GPU wait for the host: .item(), nonzero(), boolean indexing.
     parts = [torch.empty(length, device="meta") for length in (5, 0, 700)]
-    values, places = bisection.last_zero(parts, parts, 300)
+    values, places = sorting.last_zero(parts, parts, 300)
     assert (values.shape, places.shape) == ((2,), (3,))
 
 
