@@ -58,6 +58,23 @@ def overlay(world: Path, layout: str = "vqacp", train: tuple[str, str] | None = 
     return ["--config", str(CONF / "tiny.yaml"), *(f"--data.{key}={value}" for key, value in settings.items())]
 
 
+def the_run(name: str, seed: int = 0, runs: str | Path = "logs/scenes/lxmert") -> Path:
+    """The folder of the only run of this name, whatever its digest and the shares of its modalities."""
+    folders = Path(runs).glob(f"*/seed{seed}")
+    found = [path for path in folders if name in (own_name(path.parent), own_name(path.parent).partition("_L")[0])]
+    assert len(found) == 1, f"{name}: {[str(path) for path in Path(runs).glob('*/*')]}"
+    return found[0]
+
+
+def run_names(runs: str | Path = "logs/scenes/lxmert") -> set[str]:
+    """The names of all runs, without their digests."""
+    return {own_name(path) for path in Path(runs).iterdir()} if Path(runs).exists() else set()
+
+
+def own_name(folder: Path) -> str:
+    return folder.name.rpartition("-")[0]
+
+
 @pytest.fixture
 def cdvqa(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Run a command in-process on the small world: `cdvqa("fit", "stage1_bce.yaml", "--seed_everything=1")`.

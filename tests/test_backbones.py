@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from cdvqa.backbones import Mplug, VisualBert
 from cdvqa.cli import main
 from cdvqa.sparsity import Subnetwork
-from tests.conftest import CONF, overlay
+from tests.conftest import CONF, overlay, the_run
 from tests.test_processes import TWO, command, witnessed
 
 Command = Callable[..., int]
@@ -27,12 +27,12 @@ def runs(backbone: str) -> Path:
 
 
 def answers(backbone: str, run: str) -> list[dict]:
-    return json.loads((runs(backbone) / run / "seed0" / "predictions" / "test.json").read_text())
+    return json.loads((the_run(run, runs=runs(backbone)) / "predictions" / "test.json").read_text())
 
 
 def check_tested(backbone: str, run: str) -> None:
     """A run has been finished, and tested on every question."""
-    folder = runs(backbone) / run / "seed0"
+    folder = the_run(run, runs=runs(backbone))
     assert json.loads((folder / "run.json").read_text())["finished"]
     splits = json.loads((folder / "results.json").read_text())["splits"]
     assert splits["id"]["n"]["all"] == 90 and splits["test"]["n"]["all"] == 70
@@ -51,7 +51,7 @@ def test_mask_training_goes_through_all_stages(cdvqa: Command, backbone: str, fi
     for name in ("fit", "test", "predict"):
         assert cdvqa(name, f"stage3_{first}.yaml", conf, *pipeline) == 0
     check_tested(backbone, f"stage3_{first}+{second}+{first}_mask_uniform_s50")
-    tuned = runs(backbone) / f"stage3_{first}+{second}+{first}_mask_uniform_s50" / "seed0"
+    tuned = the_run(f"stage3_{first}+{second}+{first}_mask_uniform_s50", runs=runs(backbone))
     network = Subnetwork.load(tuned / "subnetwork.safetensors")
     for name, mask in network.masks.items():
         assert int((~mask).sum()) == int(0.5 * mask.numel() + 0.5), name
@@ -67,7 +67,7 @@ def test_one_shot_pruning_and_stage_3_after_it(cdvqa: Command, backbone: str):
     assert cdvqa("test", "stage2_omp.yaml", conf, *omp) == 0
     check_tested(backbone, f"stage2_{objective}_omp_uniform_s70")
     assert cdvqa("fit", f"stage3_{objective}.yaml", conf, *omp, "--model.sparsity.method=omp") == 0
-    run = runs(backbone) / f"stage3_{objective}+{objective}_omp_uniform_s70" / "seed0"
+    run = the_run(f"stage3_{objective}+{objective}_omp_uniform_s70", runs=runs(backbone))
     assert (run / "subnetwork.safetensors").is_file()
 
 
@@ -140,9 +140,9 @@ def test_the_authors_presets_run(cdvqa: Command, backbone: str):
     start = ["--model.sparsity.scores=weight"] if backbone == "mplug" else []
     assert cdvqa("fit", f"stage2_{objective}.yaml", conf, "tiny_masks.yaml", *flags, *start) == 0
     suffix = "_weight" if backbone == "mplug" else ""
-    run = runs(backbone) / f"stage2_{objective}+{objective}_mask_uniform_s50{suffix}" / "seed0"
+    run = the_run(f"stage2_{objective}+{objective}_mask_uniform_s50{suffix}", runs=runs(backbone))
     if backbone == "mplug":  # what their list of the frozen leaves out
-        dense = Subnetwork.load(runs(backbone) / f"stage1_{objective}" / "seed0" / "model.safetensors").state
+        dense = Subnetwork.load(the_run(f"stage1_{objective}", runs=runs(backbone)) / "model.safetensors").state
         masked = Subnetwork.load(run / "subnetwork.safetensors")
         moved = {name for name, tensor in masked.state.items() if not torch.equal(tensor, dense[name])}
         attention = {f"vision.encoder.layers.0.self_attn.{part}_proj.bias" for part in "qv"}
@@ -161,7 +161,7 @@ def test_half_precision_and_checkpointed_gradients_run(cdvqa: Command, backbone:
     objective = PRETRAINED.get(backbone, "bce")
     assert cdvqa("fit", f"stage1_{objective}.yaml", f"{backbone}.yaml", *flags) == 0
     assert cdvqa("test", f"stage1_{objective}.yaml", f"{backbone}.yaml", *flags) == 0
-    run = runs(backbone) / f"stage1_{objective}" / "seed0"
+    run = the_run(f"stage1_{objective}", runs=runs(backbone))
     network = Subnetwork.load(run / "model.safetensors")
     assert all(tensor.dtype == torch.float32 for tensor in network.state.values())
     assert json.loads((run / "results.json").read_text())["splits"]["test"]["n"]["all"] == 70

@@ -16,13 +16,16 @@ from cdvqa.errors import Stopped, chain
 from cdvqa.files import full_disk, write_atomically
 from cdvqa.runs.loggers import MetricsLog
 from cdvqa.sparsity import Subnetwork
-from tests.conftest import overlay
+from tests.conftest import overlay, the_run
 from tests.killing import differences, run
 
 Command = Callable[..., int]
-FOLDER = Path("logs/scenes/lxmert/stage1_bce/seed0")
-CHECKPOINT = FOLDER / "checkpoints" / "last.ckpt"
 OFTEN = "--checkpoint_every_n_steps=2"
+
+
+def checkpoint() -> Path:
+    """Of the only run."""
+    return the_run("stage1_bce") / "checkpoints" / "last.ckpt"
 
 
 def fault(name: str, step: int, rank: int = 0) -> list[str]:
@@ -55,10 +58,11 @@ def test_a_number_that_is_not_finite_stops_the_run_before_it_is_saved(
     said = error(capsys)
     assert said.startswith(f"cdvqa fit: step 4: the {what} is not finite (64 questions: ")
     assert said.endswith("; saved up to step 2, go on with --ckpt_path last")
-    state = torch.load(CHECKPOINT, weights_only=True)
+    state = torch.load(checkpoint(), weights_only=True)
     assert state["global_step"] == 2
     assert all(value.isfinite().all() for value in state["state_dict"].values())
-    assert cdvqa("fit", "stage1_bce.yaml", OFTEN, "--ckpt_path=last") == 0
+    never = fault(kind, step=10**6)  # a run with other callbacks is another run
+    assert cdvqa("fit", "stage1_bce.yaml", OFTEN, *never, "--ckpt_path=last") == 0
 
 
 def test_the_questions_named_are_those_of_the_step(cdvqa: Command, capsys: pytest.CaptureFixture[str]):
@@ -82,7 +86,7 @@ def test_a_spoiled_step_that_is_looked_up_later_is_still_named_and_not_saved(
     monkeypatch.setattr("cdvqa.callbacks.finite.waits_for_nothing", lambda tensor: False)
     assert cdvqa("fit", "stage1_bce.yaml", OFTEN, "--trainer.log_every_n_steps=5", *fault("SpoilLoss", step=3)) == 1
     assert "step 3: the loss is not finite (64 questions: " in error(capsys)
-    assert torch.load(CHECKPOINT, weights_only=True)["global_step"] == 2
+    assert torch.load(checkpoint(), weights_only=True)["global_step"] == 2
 
 
 def test_all_processes_stop(cdvqa: Command, scenes: Path):
@@ -91,7 +95,7 @@ def test_all_processes_stop(cdvqa: Command, scenes: Path):
     said = [line for line in errors.splitlines() if line.startswith("cdvqa fit:")]
     assert status == 1 and len(said) == 1 and "Traceback" not in errors
     assert "step 4: the loss is not finite (32 questions: " in said[0]  # the second process's half
-    assert torch.load(CHECKPOINT, weights_only=True)["global_step"] == 2
+    assert torch.load(checkpoint(), weights_only=True)["global_step"] == 2
 
 
 def test_a_step_that_the_gradient_scaler_skips_is_no_failure(
@@ -104,15 +108,17 @@ def test_a_step_that_the_gradient_scaler_skips_is_no_failure(
 
 def test_a_full_disk_leaves_the_checkpoint_before_whole(cdvqa: Command, capsys: pytest.CaptureFixture[str]):
     assert cdvqa("fit", "stage1_bce.yaml", OFTEN) == 0
-    FOLDER.rename("whole")
+    folder = the_run("stage1_bce")
+    folder.rename("whole")
     full = os.path.getsize("whole/checkpoints/last.ckpt")
     with files_up_to(full * 2 // 3):  # the one of step 0 lacks the optimiser's state, and fits
         assert cdvqa("fit", "stage1_bce.yaml", OFTEN) == 1
     said = error(capsys)
-    assert f"{CHECKPOINT}: File too large" in said and said.endswith("saved up to step 0, go on with --ckpt_path last")
-    assert not list(FOLDER.rglob("*.tmp"))
+    assert f"{checkpoint()}: File too large" in said
+    assert said.endswith("saved up to step 0, go on with --ckpt_path last")
+    assert not list(folder.rglob("*.tmp"))
     assert cdvqa("fit", "stage1_bce.yaml", OFTEN, "--ckpt_path=last") == 0
-    assert differences(Path("whole"), FOLDER) == []
+    assert differences(Path("whole"), folder) == []
 
 
 def test_a_full_disk_is_told_in_one_line_whatever_is_written(tmp_path: Path):
@@ -138,15 +144,17 @@ def test_a_feature_file_that_is_cut_off_in_training(
     shutil.copy(scenes / "features.h5", features)
     flags = ["stage1_bce.yaml", OFTEN, f"--data.features={features}", f"--data.num_workers={threads}"]
     flags.append("--model.global_batch=16")
-    assert cdvqa("fit", *flags) == 0
-    FOLDER.rename("whole")
+    never = fault("CutFeatures", step=10**6)  # a run with other callbacks is another run
+    assert cdvqa("fit", *flags, *never) == 0
+    folder = the_run("stage1_bce")
+    folder.rename("whole")
     assert cdvqa("fit", *flags, *fault("CutFeatures", step=4)) == 2
     said = error(capsys)
     assert f"{features}: the file ends inside" in said
     assert re.search("saved up to step [468], go on with --ckpt_path last$", said)  # threads have read ahead
     shutil.copy(scenes / "features.h5", features)
-    assert cdvqa("fit", *flags, "--ckpt_path=last") == 0
-    assert [found for found in differences(Path("whole"), FOLDER) if "callbacks" not in found] == []
+    assert cdvqa("fit", *flags, *never, "--ckpt_path=last") == 0
+    assert [found for found in differences(Path("whole"), folder) if "callbacks" not in found] == []
 
 
 def test_errors_that_were_raised_from_each_other_come_to_an_end():
@@ -175,4 +183,5 @@ def test_an_interrupt_says_how_to_go_on(cdvqa: Command, capsys: pytest.CaptureFi
     finally:
         signal.signal(signal.SIGINT, handler)  # Lightning ignores it from then on
     assert error(capsys) == "cdvqa fit: interrupted; saved up to step 2, go on with --ckpt_path last"
-    assert cdvqa("fit", "stage1_bce.yaml", OFTEN, "--ckpt_path=last") == 0
+    never = fault("Interrupt", step=10**6)
+    assert cdvqa("fit", "stage1_bce.yaml", OFTEN, *never, "--ckpt_path=last") == 0

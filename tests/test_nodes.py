@@ -12,11 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import overlay
+from tests.conftest import overlay, the_run
 from tests.test_processes import TWO, command
 
 Command = Callable[..., int]
-RUN = Path("logs/scenes/lxmert/stage1_lmh/seed0")
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "configs" / "slurm" / "fit.sh"
 SRUN = f'exec {sys.executable} -m tests.srun "$@"'
@@ -67,12 +66,13 @@ def sbatch(args: list[str], commands: Path, srun: str = SRUN, **environment: str
 def test_two_nodes_train_what_two_processes_train(cdvqa: Command, scenes: Path, tmp_path: Path):
     args = ["--config", "stage1_lmh.yaml", *overlay(scenes), "--trainer.max_epochs=1"]
     command("fit", *args[1:2], args[2:], *TWO)
-    alone = RUN.rename("alone")
+    folder = the_run("stage1_lmh")
+    alone = folder.rename("alone")
     torchrun(["fit", *args, "--trainer.strategy=ddp", "--trainer.num_nodes=2", "--trainer.devices=1"])
-    by_torchrun = RUN.rename("torchrun")
+    by_torchrun = folder.rename("torchrun")
     job = sbatch(args, tmp_path / "bin", MASTER_PORT=free_port())
     assert job.communicate(timeout=240)[1].count("Traceback") == 0 and job.returncode == 0
-    for run in (by_torchrun, RUN):
+    for run in (by_torchrun, folder):
         assert {path.name.split(".")[0] for path in run.iterdir()} == {
             path.name.split(".")[0] for path in alone.iterdir()
         }

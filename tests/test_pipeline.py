@@ -12,18 +12,18 @@ import torch
 from cdvqa.cli import main
 from cdvqa.sparsity import Subnetwork
 from cdvqa.worlds.easyvqa import make_easyvqa
-from tests.conftest import overlay
+from tests.conftest import overlay, run_names, the_run
 
 Command = Callable[..., int]
 RUNS = Path("logs/scenes/lxmert")
 
 
 def results(run: str, seed: int = 0, runs: Path = RUNS) -> dict:
-    return json.loads((runs / run / f"seed{seed}" / "results.json").read_text())
+    return json.loads((the_run(run, seed, runs) / "results.json").read_text())
 
 
 def network(run: str, runs: Path = RUNS) -> Subnetwork:
-    folder = runs / run / "seed0"
+    folder = the_run(run, runs=runs)
     name = "model" if run.startswith("stage1") else "subnetwork"
     return Subnetwork.load(folder / f"{name}.safetensors")
 
@@ -38,9 +38,9 @@ def test_every_objective_goes_through_all_stages(cdvqa: Command, objective: str)
     assert cdvqa("test", f"stage3_{objective}.yaml") == 0
     assert cdvqa("predict", f"stage3_{objective}.yaml") == 0
 
-    assert {path.name for path in RUNS.iterdir()} == {stage1, stage2, stage3}
+    assert run_names() == {stage1, stage2, stage3}
     for run in (stage1, stage2, stage3):
-        record = json.loads((RUNS / run / "seed0" / "run.json").read_text())
+        record = json.loads((the_run(run) / "run.json").read_text())
         assert record["finished"] and set(record["pipeline"]) == {objective}
     report = results(stage3)
     assert report["preset"] == "paper" and report["selection"] == "dev"
@@ -48,7 +48,7 @@ def test_every_objective_goes_through_all_stages(cdvqa: Command, objective: str)
     assert report["means"] == {}
     assert report["splits"]["id"]["n"]["all"] == 90 and report["splits"]["test"]["n"]["all"] == 70
     assert sum(report["splits"]["id"]["n"][kind] for kind in ("yes/no", "number", "other")) == 90
-    predictions = json.loads((RUNS / stage3 / "seed0" / "predictions" / "test.json").read_text())
+    predictions = json.loads((the_run(stage3) / "predictions" / "test.json").read_text())
     assert len({p["question_id"] for p in predictions}) == 70 and set(predictions[0]) == {"question_id", "answer"}
 
 
@@ -111,14 +111,14 @@ def test_one_shot_pruning_is_a_stage_2_and_stage_3_starts_from_it(cdvqa: Command
         assert weight[~mask].max() <= weight[mask].min()
     omp = ["--model.sparsity.method=omp", "--model.sparsity.overall=0.7", "--model.parent_objective=lmh"]
     assert cdvqa("fit", "stage3_bce.yaml", *omp) == 0
-    assert (RUNS / "stage3_lmh+bce_omp_uniform_s70" / "seed0" / "subnetwork.safetensors").is_file()
+    assert (the_run("stage3_lmh+bce_omp_uniform_s70") / "subnetwork.safetensors").is_file()
 
 
 def test_stage_2_uses_its_own_objective_and_rate(cdvqa: Command):
     """A stage that starts from a checkpoint must not inherit the checkpoint's settings."""
     assert cdvqa("fit", "stage1_bce.yaml", "--model.lr=0.003") == 0
     assert cdvqa("fit", "stage2_lpf.yaml", "--model.parent_objective=bce", "--model.lr=0.5") == 0
-    run = RUNS / "stage2_bce+lpf_mask_uniform_s50" / "seed0"
+    run = the_run("stage2_bce+lpf_mask_uniform_s50")
     config = (run / "config.yaml").read_text()
     assert "objective: lpf" in config and "lr: 0.5" in config
     state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
@@ -128,17 +128,17 @@ def test_stage_2_uses_its_own_objective_and_rate(cdvqa: Command):
 
 def test_init_from_wins_over_the_pipeline(cdvqa: Command):
     assert cdvqa("fit", "stage1_bce.yaml", "--seed_everything=5") == 0
-    source = RUNS / "stage1_bce" / "seed5"
+    source = the_run("stage1_bce", 5)
     assert cdvqa("fit", "stage2_lmh.yaml", f"--model.init_from={source}", "--model.parent_objective=bce") == 0
-    record = json.loads((RUNS / "stage2_bce+lmh_mask_uniform_s50" / "seed0" / "run.json").read_text())
-    assert record["parent"] == str(source)
+    record = json.loads((the_run("stage2_bce+lmh_mask_uniform_s50") / "run.json").read_text())
+    assert record["parent"]["network"] == str(source / "model.safetensors") and record["parent"]["seed"] == 5
 
 
 def test_the_authors_preset_runs_and_says_so(cdvqa: Command):
     flags = ["--model.preset=authors", "--model.warmup=2", "--model.global_batch=64"]
     assert cdvqa("fit", "stage1_rubi.yaml", *flags) == 0
     assert cdvqa("fit", "stage2_lmh.yaml", "tiny_masks.yaml", *flags, "--model.parent_objective=rubi") == 0
-    assert cdvqa("test", "stage2_lmh.yaml", *flags, "--model.parent_objective=rubi") == 0
+    assert cdvqa("test", "stage2_lmh.yaml", "tiny_masks.yaml", *flags, "--model.parent_objective=rubi") == 0
     report = results("stage2_rubi+lmh_mask_uniform_s50")
     assert report["preset"] == "authors" and report["selection"] == "selected on test"
     assert report["departures"] == {"warmup": 2, "global_batch": 64}
@@ -169,7 +169,7 @@ def test_the_vqa_vs_layout_gets_its_nine_sets_and_their_means(cdvqa: Command, tm
 def test_targets_that_others_cached_stand_in_for_annotations(
     cdvqa: Command, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    assert cdvqa("fit", "stage1_bce.yaml") == 0
+    assert cdvqa("fit", "stage1_bce.yaml", "--model.selection=last") == 0
     official = network("stage1_bce")
     root = Path(shutil.copytree(scenes, tmp_path / "foreign", ignore=shutil.ignore_patterns("images", ".cdvqa")))
     answers = official.metadata["answers"]
@@ -190,11 +190,11 @@ def test_targets_that_others_cached_stand_in_for_annotations(
         assert cdvqa("fit", f"stage1_{objective}.yaml", *flags) == 2
         error = capsys.readouterr().err.strip().splitlines()[-1]
         assert f"the cached targets of train name no question types, which --model.objective {objective} needs" in error
-        assert not (RUNS / f"stage1_{objective}").exists()
+        assert f"stage1_{objective}" not in run_names()
     assert cdvqa("fit", "stage1_bce.yaml", *flags, "--model.selection=last") == 0
     assert network("stage1_bce").metadata["answers"] == answers
-    assert cdvqa("predict", "stage1_bce.yaml", *flags) == 0
-    assert len(json.loads((RUNS / "stage1_bce" / "seed0" / "predictions" / "test.json").read_text())) == 70
+    assert cdvqa("predict", "stage1_bce.yaml", *flags, "--model.selection=last") == 0
+    assert len(json.loads((the_run("stage1_bce") / "predictions" / "test.json").read_text())) == 70
 
 
 @pytest.fixture(scope="module")
@@ -220,5 +220,5 @@ def test_easyvqa_goes_through_the_stages(cdvqa: Command, easyvqa: Path, objectiv
     report = results(name, runs=runs)
     assert set(report["splits"]) == {"id", "test"}
     assert set(report["splits"]["test"]["n"]) <= {"all", "yes/no", "other"}
-    predictions = json.loads((runs / name / "seed0" / "predictions" / "test.json").read_text())
+    predictions = json.loads((the_run(name, runs=runs) / "predictions" / "test.json").read_text())
     assert len(predictions) == report["splits"]["test"]["n"]["all"]

@@ -12,6 +12,7 @@ from cdvqa.backbones import Lxmert
 from cdvqa.objectives import OBJECTIVES, Loss, make_objective
 from cdvqa.sparsity import Subnetwork
 from cdvqa.stages import VQAStage
+from tests.conftest import the_run
 from tests.test_processes import STILL, witnessed
 
 Command = Callable[..., int]
@@ -104,7 +105,7 @@ def test_accumulated_batches_are_one_batch(cdvqa: Command):
     for accumulated in (1, 2, 4):
         flags = [*STILL, "--trainer.precision=64-true", f"--trainer.accumulate_grad_batches={accumulated}"]
         assert cdvqa("fit", "stage1_lmh.yaml", *flags, "--overwrite") == 0
-        networks.append(Subnetwork.load(RUNS / "stage1_lmh" / "seed0" / "model.safetensors"))
+        networks.append(Subnetwork.load(the_run("stage1_lmh") / "model.safetensors"))
     assert networks[0].metadata["step"] == networks[1].metadata["step"]
     for network in networks[1:]:
         torch.testing.assert_close(network.state, networks[0].state, rtol=1e-9, atol=1e-9)

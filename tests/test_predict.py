@@ -20,10 +20,9 @@ from cdvqa.cli import main
 from cdvqa.data.answers.vocabulary import normalise_answer
 from cdvqa.errors import InputError
 from cdvqa.sparsity import Subnetwork
-from tests.conftest import overlay
+from tests.conftest import overlay, the_run
 
-RUNS = Path("logs/scenes/lxmert")
-STAGE1, STAGE2 = RUNS / "stage1_bce" / "seed0", RUNS / "stage2_bce+bce_mask_uniform_s50" / "seed0"
+STAGE1, STAGE2 = Path("stage1"), Path("stage2")  # runs that were moved: config.yaml means the folder it lies in
 Predict = Callable[..., int]
 
 
@@ -35,6 +34,8 @@ def trained(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         for config in ("stage1_bce.yaml", "stage2_bce.yaml"):
             assert main(["fit", "--config", config, *overlay(scenes)]) == 0
+        for path, name in ((STAGE2, "stage2_bce+bce_mask_uniform_s50"), (STAGE1, "stage1_bce")):
+            the_run(name).rename(path)
         for seed, path in enumerate((STAGE1 / "model.safetensors", STAGE2 / "subnetwork.safetensors")):
             network = Subnetwork.load(path)
             scatter(network.state, seed)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cdvqa.sparsity import Subnetwork
-from tests.conftest import overlay
+from tests.conftest import overlay, the_run
 
 Command = Callable[..., int]
 RUNS = Path("logs/scenes/lxmert")
@@ -80,7 +80,7 @@ def test_training_on_two_processes_logs_and_keeps_one_run(cdvqa: Command, scenes
     world = overlay(scenes)
     command("fit", "stage1_lmh.yaml", world, *TWO)
     command("fit", "stage2_lmh.yaml", world, *TWO, "--model.sparsity.reset_every=2")
-    run = RUNS / "stage2_lmh+lmh_mask_uniform_s50" / "seed0"
+    run = the_run("stage2_lmh+lmh_mask_uniform_s50")
     record = json.loads((run / "run.json").read_text())
     assert record["finished"] and record["processes"] == 2
     rows = [line.split(",") for line in (run / "metrics.csv").read_text().splitlines()[1:]]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import CONF, overlay
+from tests.conftest import CONF, overlay, the_run
 from tests.killing import differences, run
 
 Command = Callable[..., int]
@@ -55,7 +55,7 @@ def test_a_killed_run_resumes_to_the_same_end(cdvqa: Command, scenes: Path, stag
     args = ["fit", *configs, *overlay(scenes), "--model.global_batch=16", "--trainer.max_epochs=4"]
     args += SETTINGS[settings]
     assert run(args)[0] == 0
-    folder = RUNS / name / "seed0"
+    folder = the_run(name)
     whole = folder.rename("whole")
     assert run(args, lambda: logged(folder / "metrics.csv", STEPS + 9))[0] == -signal.SIGKILL
     assert json.loads((folder / "run.json").read_text())["finished"] is None
@@ -73,7 +73,7 @@ def test_a_killed_run_on_augmented_pictures_resumes_to_the_same_end(cdvqa: Comma
     args += ["--model.global_batch=16", "--model.sparsity.scores=weight", "--data.augmentation=mplug"]
     args += ["--data.num_workers=1", "--checkpoint_every_n_steps=4"]
     assert run(args)[0] == 0
-    folder = Path("logs/scenes/mplug/stage2_ce+ce_mask_uniform_s50_weight/seed0")
+    folder = the_run("stage2_ce+ce_mask_uniform_s50_weight", runs="logs/scenes/mplug")
     whole = folder.rename("whole")
     assert run(args, lambda: logged(folder / "metrics.csv", 9))[0] == -signal.SIGKILL
     assert 8 <= torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] < 2 * STEPS
@@ -86,7 +86,7 @@ def test_two_killed_processes_resume_to_the_same_end(cdvqa: Command, scenes: Pat
     args = ["fit", "--config", "stage1_lmh.yaml", *overlay(scenes), "--model.global_batch=16"]
     args += ["--trainer.strategy=ddp", "--trainer.devices=2", "--checkpoint_every_n_steps=4"]
     assert run(args)[0] == 0
-    folder = RUNS / "stage1_lmh" / "seed0"
+    folder = the_run("stage1_lmh")
     whole = folder.rename("whole")
     assert run(args, lambda: logged(folder / "metrics.csv", 9))[0] == -signal.SIGKILL
     state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
@@ -101,11 +101,11 @@ def test_what_is_killed_before_its_first_checkpoint_starts_anew(
     cdvqa: Command, scenes: Path, capsys: pytest.CaptureFixture[str]
 ):
     args = ["--config", "stage1_bce.yaml", *overlay(scenes)]
-    folder = RUNS / "stage1_bce" / "seed0"
-    assert run(["fit", *args], lambda: (folder / "config.yaml").is_file())[0] == -signal.SIGKILL
+    assert run(["fit", *args], lambda: any(RUNS.glob("*/seed0/config.yaml")))[0] == -signal.SIGKILL
+    folder = the_run("stage1_bce")
     (folder / "run.json").unlink(missing_ok=True)  # where the signal came late
     assert cdvqa("fit", "stage1_bce.yaml", "--ckpt_path=last") == 2
-    assert error(capsys).endswith("last.ckpt: nothing to go on from; start without --ckpt_path")
+    assert error(capsys).endswith("there is no run of stage 1 with seed 0; `cdvqa fit` makes one")
     assert cdvqa("fit", "stage1_bce.yaml") == 0
     assert json.loads((folder / "run.json").read_text())["finished"]
 
@@ -114,7 +114,7 @@ def test_what_is_killed_before_its_first_checkpoint_starts_anew(
 def test_what_is_killed_after_its_last_checkpoint_is_finished(cdvqa: Command, selection: str):
     flags = ["stage1_bce.yaml", f"--model.selection={selection}"]
     assert cdvqa("fit", *flags) == 0
-    folder = RUNS / "stage1_bce" / "seed0"
+    folder = the_run("stage1_bce")
     whole = shutil.copytree(folder, "whole")
     record, network, leftover = folder / "run.json", folder / "model.safetensors", folder / "run.json.7.tmp"
     finished = json.loads(record.read_text())
@@ -130,7 +130,7 @@ def test_what_is_killed_after_its_last_checkpoint_is_finished(cdvqa: Command, se
 
 def test_an_interrupted_run_is_neither_restarted_nor_used(cdvqa: Command, capsys: pytest.CaptureFixture[str]):
     assert cdvqa("fit", "stage1_bce.yaml") == 0
-    record = RUNS / "stage1_bce" / "seed0" / "run.json"
+    record = the_run("stage1_bce") / "run.json"
     record.write_text(json.dumps(json.loads(record.read_text()) | {"finished": None}))
     assert cdvqa("fit", "stage1_bce.yaml") == 2
     assert "holds an interrupted run (go on with --ckpt_path last); replace it with --overwrite" in error(capsys)
@@ -142,13 +142,13 @@ def test_an_interrupted_run_is_neither_restarted_nor_used(cdvqa: Command, capsys
 
 def test_a_missing_checkpoint_is_an_error_not_a_restart(cdvqa: Command, capsys: pytest.CaptureFixture[str]):
     assert cdvqa("fit", "stage1_bce.yaml", "--ckpt_path=last") == 2
-    assert "nothing to go on from" in error(capsys)
+    assert "there is no run of stage 1 with seed 0" in error(capsys)
     assert not RUNS.exists()
 
 
 def test_a_deleted_checkpoint_is_an_error_not_a_restart(cdvqa: Command, capsys: pytest.CaptureFixture[str]):
     assert cdvqa("fit", "stage1_bce.yaml") == 0
-    (RUNS / "stage1_bce" / "seed0" / "checkpoints" / "last.ckpt").unlink()
+    (the_run("stage1_bce") / "checkpoints" / "last.ckpt").unlink()
     assert cdvqa("fit", "stage1_bce.yaml", "--ckpt_path=last") == 2
     assert error(capsys).endswith("last.ckpt: nothing to go on from; replace the run with --overwrite")
 
@@ -156,7 +156,7 @@ def test_a_deleted_checkpoint_is_an_error_not_a_restart(cdvqa: Command, capsys: 
 def test_a_run_killed_before_its_first_epoch_ends_goes_on_from_step_0(cdvqa: Command, scenes: Path):
     args = ["fit", "--config", "stage1_lmh.yaml", *overlay(scenes), "--model.global_batch=2", "--trainer.max_epochs=1"]
     assert run(args)[0] == 0
-    folder = RUNS / "stage1_lmh" / "seed0"
+    folder = the_run("stage1_lmh")
     whole = folder.rename("whole")
     assert run(args, lambda: logged(folder / "metrics.csv", 1))[0] == -signal.SIGKILL
     assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 0
@@ -170,7 +170,7 @@ def test_overwrite_replaces_a_run_whole(cdvqa: Command, capsys: pytest.CaptureFi
     assert cdvqa("fit", "stage1_bce.yaml") == 2
     assert "holds a finished run; replace it with --overwrite" in error(capsys)
     assert cdvqa("fit", "stage1_bce.yaml", "--overwrite") == 0
-    folder = RUNS / "stage1_bce" / "seed0"
+    folder = the_run("stage1_bce")
     assert not (folder / "results.json").exists() and (folder / "model.safetensors").is_file()
     assert "overwrite" not in (folder / "config.yaml").read_text()
 

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import overlay
+from tests.conftest import overlay, the_run
 from tests.killing import start
 
-CHECKPOINT = Path("logs/scenes/lxmert/stage1_bce/seed0/checkpoints/last.ckpt")
 TWO = ["--trainer.strategy=ddp", "--trainer.devices=2", "--checkpoint_every_n_steps=2"]
 
 
@@ -30,4 +29,4 @@ def test_sigterm_ends_all_processes(
         os.killpg(process.pid, signal.SIGKILL)
         pytest.fail("a process hangs")
     assert process.returncode not in (0, 2) and "Traceback" not in errors, errors[-3000:]
-    assert torch.load(CHECKPOINT, weights_only=True)["global_step"] == 2
+    assert torch.load(the_run("stage1_bce") / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2

@@ -20,7 +20,7 @@ import torch
 
 from cdvqa.runs.folder import Run
 from cdvqa.worlds.scenes import SceneConstants, write_scenes
-from tests.conftest import CONF, overlay
+from tests.conftest import CONF, overlay, the_run
 from tests.killing import PHASES, ROOT, Board, differences, start
 
 LOGS = Path("logs/scenes/lxmert")
@@ -36,7 +36,7 @@ class Case:
     """One kind of run, and what has been done to it."""
 
     name: str
-    run: str
+    run: str  # name, without the digest
     args: list[str]
     parents: tuple[str, ...] = ()
     kills: Counter[str] = field(default_factory=Counter)
@@ -91,14 +91,17 @@ def torture_case(case: Case, fit: list[str], kills: int, draw: random.Random, fo
     """Make the run that nobody kills, then kill others like it."""
     shutil.rmtree(LOGS, ignore_errors=True)
     for parent in case.parents:
-        shutil.copytree(folder / "parents" / parent, LOGS / parent)
-    run, whole = Run(LOGS / case.run / "seed0"), folder / "whole"
+        shutil.copytree(folder / "parents" / parent, LOGS, dirs_exist_ok=True)
+    whole = folder / "whole"
     began, board = time.monotonic(), Board(folder / "board")
     finish(fit, board)
+    run = Run(the_run(case.run))
     length, entered = time.monotonic() - began, {phase: board.entered(phase) for phase in PHASES}
     shutil.rmtree(whole, ignore_errors=True)
     shutil.copytree(run.folder, whole)
-    shutil.copytree(run.folder.parent, folder / "parents" / case.run, dirs_exist_ok=True)
+    kept = folder / "parents" / case.run  # two cases make stage 1: the later is the parent
+    shutil.rmtree(kept, ignore_errors=True)
+    shutil.copytree(run.folder.parent, kept / run.folder.parent.name)
     while case.kills.total() < kills:
         shutil.rmtree(run.folder)
         for _ in range(min(draw.randint(2, 5), kills - case.kills.total())):

@@ -33,20 +33,26 @@ class RunRecord(Callback):
     Args:
         run: the run's files.
         config: the complete configuration as YAML.
-        seed: the run's seed.
+        entries: what run.json says of the run before it starts: its seed, identity and settings.
         kept: what chooses the run's model; comes before this among the callbacks.
         last: what saves the run's checkpoint; comes after this among the callbacks.
         overwrite: remove an older run in this folder first.
     """
 
     def __init__(
-        self, run: Run, config: str, seed: int, kept: KeepSelected, last: LastCheckpoint, overwrite: bool = False
+        self,
+        run: Run,
+        config: str,
+        entries: dict[str, Any],
+        kept: KeepSelected,
+        last: LastCheckpoint,
+        overwrite: bool = False,
     ) -> None:
         self.run = run
         self.kept = kept
         self.last = last
         self.config = config
-        self.seed = seed
+        self.entries = entries
         self.overwrite = overwrite
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
@@ -60,7 +66,7 @@ class RunRecord(Callback):
             self.run.metrics.unlink(missing_ok=True)
             with write_atomically(self.run.config) as temporary:
                 temporary.write_text(self.config, encoding="utf-8")
-        self.record = read_json(self.run.record) if self.run.exists else lineage(trainer, pl_module, self.seed)
+        self.record = read_json(self.run.record) if self.run.exists else lineage(trainer, pl_module, self.entries)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if trainer.is_global_zero and not self.run.exists:
@@ -76,7 +82,7 @@ class RunRecord(Callback):
         write_json(self.run.record, self.record | finished)
         for logger in trainer.loggers:
             if isinstance(logger, EventLog):
-                logger.log_settings(hyperparameters(pl_module, self.seed))
+                logger.log_settings(hyperparameters(pl_module, self.entries["seed"]))
 
     def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
         # Wrong data that shows only when it is read: before the first steps are saved there is nothing worth keeping.
@@ -87,7 +93,7 @@ class RunRecord(Callback):
     def on_test_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if not trainer.is_global_zero:
             return
-        results = read_results(self.run) | results_header(pl_module)
+        results = read_results(self.run) | results_header(pl_module) | {"identity": self.entries.get("identity")}
         results["splits"] = results.get("splits", {}) | pl_module.test_results
         write_json(self.run.results, results | {"means": pl_module.test_means})
         print_accuracies(str(self.run.folder), pl_module.test_results)
@@ -120,17 +126,15 @@ def results_header(stage: Any) -> dict[str, Any]:
     return {"preset": made["preset"], "departures": made["departures"], "selection": selection}
 
 
-def lineage(trainer: pl.Trainer, stage: Any, seed: int) -> dict[str, Any]:
+def lineage(trainer: pl.Trainer, stage: Any, entries: dict[str, Any]) -> dict[str, Any]:
     """The content of `run.json` at the start of a run."""
     return {
         "stage": stage.stage,
-        "pipeline": stage.pipeline,
-        "seed": seed,
-        "parent": str(stage.start) if stage.start else None,
+        **entries,
+        **stage.lineage.entries(),
         "preset": stage.preset,
         "departures": stage.departures,
         "protocol": asdict(stage.protocol),
-        "sparsity": asdict(stage.sparsity) if stage.sparsity else None,
         "backbone": stage.backbone.description,
         "data": stage.facts.fingerprint(),
         "processes": trainer.world_size,
@@ -148,14 +152,10 @@ def count_parameters(stage: Any) -> int:
 
 def hyperparameters(stage: Any, seed: int) -> dict[str, Any]:
     """One row of TensorBoard's HParams table. Every run has the same columns: TensorBoard reads them from one run."""
-    row = {"stage": stage.stage, "objective": stage.objective_name, "pipeline": "+".join(stage.pipeline)}
+    row = {"stage": stage.stage, "objective": stage.objective_name, "pipeline": "+".join(stage.lineage.pipeline)}
     row |= {"preset": stage.preset, "lr": stage.lr, "seed": seed}
-    plan = stage.sparsity
-    return row | {
-        "method": plan.method if plan else "full",
-        "assignment": str(plan.assignment) if plan else "none",
-        "sparsity": plan.overall if plan else 0.0,
-    }
+    plan = stage.lineage.plan or {"method": "full", "assignment": "none", "overall": 0.0}
+    return row | {"method": plan["method"], "assignment": str(plan["assignment"]), "sparsity": plan["overall"]}
 
 
 def now() -> str:

@@ -27,7 +27,20 @@ from cdvqa.cli.parsing import OneLineParser
 from cdvqa.data import VQADataModule
 from cdvqa.distributed.processes import end_at_sigterm
 from cdvqa.errors import InputError
-from cdvqa.runs.folder import Run, network_file, parent_run, run_name
+from cdvqa.runs.folder import Run, network_file, run_of
+from cdvqa.runs.identity import settings_of
+from cdvqa.runs.lineage import (
+    TRAINING,
+    Lineage,
+    Source,
+    find_existing,
+    find_parent,
+    inherit,
+    new_run,
+    sources_of,
+    told,
+    unlike_run,
+)
 from cdvqa.runs.loggers import EventLog, MetricsLog
 from cdvqa.stages import VQAStage
 from cdvqa.stages.compatibility import read_metadata
@@ -49,6 +62,7 @@ class VQACLI(LightningCLI):
 
     def __init__(self, args: list[str], run: bool = True) -> None:
         quieten()
+        self.entries: dict[str, Any] = {}  # what run.json says of the run before it starts
         super().__init__(
             VQAStage,
             VQADataModule,
@@ -90,9 +104,12 @@ class VQACLI(LightningCLI):
         settings = self._get(self.config_init, "trainer")
         self.datamodule.needs = self.model.needs
         self.network = self._named_network()
-        of_config = self.run_of_config(Path(settings["default_root_dir"]))
-        self.run_folder = Run(self.network.parent) if self.network else of_config
-        seed = self._get(self.config, "seed_everything")
+        if self.network is not None:
+            self.run_folder = Run(self.network.parent)
+        elif self.subcommand == "fit" and self._get(self.config, "ckpt_path") is None:
+            self.run_folder = self.begin()
+        else:
+            self.run_folder = self.go_on()
         config = self._complete_config()
         kept = KeepSelected(self.run_folder)
         last = LastCheckpoint(self.run_folder, self._get(self.config, "checkpoint_every_n_steps"))
@@ -100,7 +117,7 @@ class VQACLI(LightningCLI):
             FiniteCheck(),
             TrainingLog(),
             kept,
-            RunRecord(self.run_folder, config, seed, kept, last, self._get(self.config, "overwrite")),
+            RunRecord(self.run_folder, config, self.entries, kept, last, self._get(self.config, "overwrite")),
             Predictions(self.run_folder),
             last,
         ]
@@ -124,14 +141,11 @@ class VQACLI(LightningCLI):
         return trainer
 
     def before_fit(self) -> None:
-        """Refuse to mix two runs in one folder, and find the run this one starts from."""
+        """Refuse to mix two runs in one folder."""
         ckpt_path = self._get(self.config, "ckpt_path")
         self.model.resumes = ckpt_path is not None
         if ckpt_path is None:
             self._refuse_existing_run()
-        if self.model.start is None and self.model.stage > 1 and not self.model.resumes:
-            run = parent_run(self.run_folder.folder, self.model.stage, self.model.pipeline, self.model.sparsity)
-            self.model.start = run.result()
         rank_zero_info(f"run: {self.run_folder.folder}")
 
     def before_test(self) -> None:
@@ -178,16 +192,78 @@ class VQACLI(LightningCLI):
         if given == "last" and not (self.run_folder.exists and self.run_folder.checkpoint.is_file()):
             remedy = "replace the run with --overwrite" if self.run_folder.exists else "start without --ckpt_path"
             raise InputError(f"{self.run_folder.checkpoint}: nothing to go on from; {remedy}")
-        path = self.run_folder.checkpoint if given == "last" else Path(given)
-        if not path.is_file():
-            raise InputError(f"--ckpt_path {path}: no such checkpoint, run folder or network file")
-        return path
+        return self.run_folder.checkpoint if given == "last" else Path(given)
 
-    def run_of_config(self, logs: Path) -> Run:
-        """The run that this config makes or evaluates."""
-        name = run_name(self.model.stage, self.model.pipeline, self.model.sparsity)
-        seed = self._get(self.config, "seed_everything")
-        return Run(logs / self.datamodule.name / self.model.backbone.name / name / f"seed{seed}")
+    # --- which run it is --------------------------------------------------------------------------------------------
+
+    @property
+    def seed(self) -> int:
+        return self._get(self.config, "seed_everything")  # type: ignore[no-any-return]
+
+    @property
+    def runs(self) -> Path:
+        """The folder of the runs on this data with this backbone."""
+        logs = self._get(self.config_init, "trainer")["default_root_dir"]
+        return Path(logs) / self.datamodule.name / self.model.backbone.name
+
+    def settings(self) -> dict[str, Any]:
+        """The settings that identify the run, so far as the configuration alone says them."""
+        return settings_of(self._fields(), self.model, self.seed)
+
+    def parent(self) -> Source | None:
+        """The network that the stage starts from: the one that is named, or the run that fits."""
+        if self.model.init_from:
+            return Source.of(self.model.init_from, self.seed)
+        return find_parent(self.model, self.runs, self.seed) if self.model.stage > 1 else None
+
+    def begin(self, parent: Source | None = None) -> Run:
+        """The run that this configuration makes, whether or not it exists.
+
+        Args:
+            parent: the network to start from, if it is known already.
+        """
+        settings, parent = self.settings(), parent or self.parent()
+        if parent is not None:
+            settings["parent"] = dict(parent.identity)
+            self.model.start = parent.path
+        self.model.lineage = inherit(self.model, settings, parent, sources_of(self._fields(), self.seed))
+        run, identity = new_run(self.runs, self.model.stage, self.model.lineage, settings, self.seed)
+        self.entries = {"seed": self.seed, "identity": identity, "settings": settings}
+        if run.exists and run.read()["identity"] != identity:
+            raise InputError(f"{run.folder}: holds another run whose identity begins alike; move it elsewhere")
+        return run
+
+    def go_on(self) -> Run:
+        """The existing run that this configuration evaluates or resumes; no parent is looked for."""
+        settings, given = self.settings(), self._get(self.config, "ckpt_path")
+        if self.model.init_from:
+            settings["parent"] = dict(Source.of(self.model.init_from, self.seed).identity)
+        named = given not in (None, "last")
+        if named and not Path(given).is_file():
+            raise InputError(f"--ckpt_path {given}: no such checkpoint, run folder or network file")
+        run = (run_of(Path(given)) if named else None) or self._run_of_config_file()
+        if run is None:
+            run, _ = find_existing(self.model, self.runs, self.seed, settings)
+        record, resumes = run.read(), self.subcommand == "fit"
+        wrong = unlike_run(self.model, record, settings, () if resumes else TRAINING)
+        if record["seed"] != self.seed:
+            wrong["seed_everything"] = (record["seed"], self.seed)
+        if wrong and (resumes or not named):
+            raise InputError(f"{run.folder}: this run has other settings: {told(wrong)}; leave them as they are there")
+        self.model.lineage = Lineage.recorded(record)
+        self.entries = {name: record[name] for name in ("seed", "identity", "settings")}
+        return run
+
+    def _run_of_config_file(self) -> Run | None:
+        """The run that a `--config RUN/config.yaml` lies beside the record of, wherever it was moved or copied to."""
+        paths = [Path(str(path)) for path in self._get(self.config, "config") or ()]
+        return next(
+            (Run(path.parent) for path in paths if path.name == "config.yaml" and Run(path.parent).exists), None
+        )
+
+    def _fields(self) -> dict[str, Any]:
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        return config.as_dict()  # type: ignore[no-any-return]
 
     def _refuse_existing_run(self) -> None:
         # Under DDP every process runs this; by the time the others do, the first has made the folder.

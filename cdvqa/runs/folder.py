@@ -1,19 +1,18 @@
-"""Where a run lives, what it is called, and how a stage finds the run it starts from.
+"""The files of a run: `logs/<data>/<backbone>/<name>-<digest>/seed<k>/`.
 
-`logs/<data>/<backbone>/<run>/seed<k>/`, with run = `stage1_<obj>`,
-`stage2_<obj1>+<obj2>_<mask|omp>_<assignment>_s<percent zeros>` or `stage3_<obj1>+<obj2>+<obj3>_…`;
-parts that do not apply are left out (`stage2_bce_omp_uniform_s50`). A criterion other than `magnitude` is added, such
-as `_random`, and scores that start from the weights as `_weight`.
+The name is for people, the digest is the identity's (`cdvqa.runs.identity`): two different runs share no folder.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cdvqa.errors import InputError
 from cdvqa.files import read_json
-from cdvqa.objectives import find_objective
-from cdvqa.sparsity import Sparsity
+
+DIGITS = 8  # of the identity's 64, in a folder's name
+MODALITIES = {"L": "language", "V": "vision", "X": "cross"}
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,24 @@ class Run:
     def finished(self) -> bool:
         return self.exists and read_json(self.record).get("finished") is not None
 
+    def read(self) -> dict[str, Any]:
+        """The content of run.json.
+
+        Raises:
+            InputError: it is broken, or of a version of cdvqa in which runs had no identity.
+        """
+        try:
+            record = read_json(self.record)
+            if "identity" in record:
+                return record  # type: ignore[no-any-return]
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(f"{self.record}: cannot be read ({error})") from error
+        network = next((path for path in (self.subnetwork, self.model) if path.is_file()), self.model)
+        raise InputError(
+            f"{self.folder}: this run was made by an older cdvqa and has no identity; "
+            f"its network can be used with --model.init_from {network}"
+        )
+
     def result(self) -> Path:
         """The selected network's file.
 
@@ -82,70 +99,41 @@ class Run:
         raise InputError(f"{self.folder}: {state}")
 
 
-def run_name(stage: int, pipeline: list[str], sparsity: Sparsity | None = None) -> str:
-    """Name of a run from its stage, its objectives in order, and (stages 2 and 3) its sparsity."""
+def run_of(path: Path) -> Run | None:
+    """The run whose folder `path` is, or that it is a file of; files of runs without identity count as bare ones."""
+    for folder in (path, *path.parents[:2]) if path.exists() else ():
+        if Run(folder).exists:
+            return Run(folder) if folder == path or "identity" in read_json(Run(folder).record) else None
+    return None
+
+
+def run_name(stage: int, pipeline: Sequence[str], plan: Mapping[str, Any] | None = None) -> str:
+    """A run's name for people; settings with their usual value are left out.
+
+    `stage2_lpf+lmh_mask_modality_s50_L60V20X52.8`, with `_random` for another criterion and `_weight` for other scores.
+
+    Args:
+        stage: 1, 2 or 3.
+        pipeline: objectives in order.
+        plan: the sparsity, as run.json has it; None in stage 1, and where nobody knows it.
+    """
     name = f"stage{stage}_{'+'.join(pipeline)}"
-    if sparsity is None:
+    if plan is None:
         return name
-    assignment, criterion = (path.rpartition(".")[2] for path in (sparsity.assignment, sparsity.criterion))
-    start = "" if criterion == "magnitude" else f"_{criterion}"
-    start += "_weight" if sparsity.method == "mask" and sparsity.scores == "weight" else ""
-    return f"{name}_{sparsity.method}_{assignment}_s{percent(sparsity.overall)}{start}"
+    short = {key: str(plan[key]).rpartition(".")[2] for key in ("assignment", "criterion")}
+    parts = [name, plan["method"], short["assignment"], f"s{percent(plan['overall'], 2)}"]
+    if plan["assignment"] in ("modality", "modality_global"):
+        parts.append("".join(f"{letter}{percent(plan[key], 1)}" for letter, key in MODALITIES.items()))
+    if short["criterion"] != "magnitude":
+        parts.append(short["criterion"])
+    if plan["method"] == "mask" and plan["scores"] == "weight":
+        parts.append("weight")
+    return "_".join(parts)
 
 
-def percent(share: float) -> str:
+def percent(share: float, digits: int = 6) -> str:
     """A share as percent without trailing zeros: 0.5 → "50", 0.975 → "97.5"."""
-    return f"{100 * share:.6f}".rstrip("0").rstrip(".")
-
-
-def pipeline_of(stage: int, objective: str, parent_objective: str | None, sparsity: Sparsity | None) -> list[str]:
-    """The objectives of a run from stage 1 on; a parent that is not named used the stage's own objective.
-
-    Raises:
-        InputError: an unknown objective, or a parent of the wrong length for this stage.
-    """
-    find_objective(objective)
-    if stage == 1:
-        return [objective]
-    one_shot = sparsity is not None and sparsity.method == "omp"
-    length = 2 if stage == 3 and not one_shot else 1
-    parents = parent_objective.split("+") if parent_objective else [objective] * length
-    for name in parents:
-        find_objective(name, "--model.parent_objective")
-    if len(parents) != length:
-        example = "+".join(["bce", "lmh"][:length])
-        raise InputError(
-            f"--model.parent_objective: stage {stage} starts from {length} objective(s), such as {example}"
-        )
-    # One-shot pruning trains nothing, so stage 2 adds no objective of its own.
-    return parents if stage == 2 and one_shot else [*parents, objective]
-
-
-def parent_run_name(stage: int, pipeline: list[str], sparsity: Sparsity | None) -> str:
-    """Name of the run that stage 2 or 3 starts from."""
-    return run_name(1, pipeline[:1]) if stage == 2 else run_name(2, pipeline[:-1], sparsity)
-
-
-def parent_run(folder: Path, stage: int, pipeline: list[str], sparsity: Sparsity | None) -> Run:
-    """The run that stage 2 or 3 in `folder` starts from: same data, backbone, seed and pipeline.
-
-    Raises:
-        InputError: no such run, or one that is not finished; the message names the command that makes it.
-    """
-    if stage == 2:
-        command = f"cdvqa fit --config stage1_{pipeline[0]}.yaml"
-    else:
-        one_shot = sparsity is not None and sparsity.method == "omp"
-        made_by = "prune" if one_shot else f"fit --config stage2_{pipeline[1]}.yaml"
-        command = f"cdvqa {made_by} --model.parent_objective {pipeline[0]}"
-    run = Run(folder.parent.parent / parent_run_name(stage, pipeline, sparsity) / folder.name)
-    if not run.exists:
-        raise InputError(
-            f"{run.folder}: no such run to start from; make it with `{command}` and the same overlays and seed"
-        )
-    if not run.finished:
-        raise InputError(f"{run.folder}: this run is not finished; finish it with `{command} --ckpt_path last` first")
-    return run
+    return f"{100 * share:.{digits}f}".rstrip("0").rstrip(".")
 
 
 def network_file(source: str, flag: str = "--model.init_from") -> Path:

@@ -196,7 +196,8 @@ def check_importance(
 
 def levels_meet(alpha: float, threshold: float) -> bool:
     """Whether kept scores start at the very threshold, in fp32."""
-    return bool(torch.tensor(alpha * threshold, dtype=torch.float32) == torch.tensor(threshold, dtype=torch.float32))
+    start, level = torch.tensor([alpha * threshold, threshold], dtype=torch.float32, device="cpu").tolist()
+    return bool(start == level)
 
 
 def check_levels(alpha: float, threshold: float, tie_break: TieBreak) -> None:

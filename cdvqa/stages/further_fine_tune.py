@@ -1,6 +1,7 @@
 """Stage 3: fine-tune the subnetwork's weights further."""
 
-from typing import Any
+from dataclasses import fields
+from typing import Any, Optional
 
 import torch
 
@@ -13,15 +14,17 @@ class FurtherFineTune(VQAStage):
     """Stage 3. Trains every weight that the mask kept; zeros stay zero.
 
     Args:
-        sparsity: which stage-2 run to start from: its method, assignment and share of zeros.
+        sparsity: which stage-2 run to start from, by any of its sparsity settings; null where there is only one.
     """
 
     stage = 3
 
-    def __init__(self, *args: Any, sparsity: Sparsity = Sparsity(), **kwargs: Any) -> None:  # noqa: B008 (immutable use)
-        self.sparsity = sparsity
+    def __init__(self, *args: Any, sparsity: Optional[dict[str, Any]] = None, **kwargs: Any) -> None:
+        known = [field.name for field in fields(Sparsity)]
+        if unknown := sorted(set(sparsity or {}) - set(known)):
+            raise InputError(f"--model.sparsity.{unknown[0]}: unknown; a subnetwork has {', '.join(known)}")
+        self.asked_sparsity = sparsity
         super().__init__(*args, **kwargs)
-        self.sparsity = sparsity.settled(self.counts)
 
     def shape_model(self, network: Subnetwork | None) -> None:
         if network is not None and not network.masks:

@@ -20,7 +20,8 @@ from cdvqa.errors import InputError
 from cdvqa.metrics import SplitAccuracy, set_means
 from cdvqa.objectives import Loss, Progress, find_objective, make_objective
 from cdvqa.presets import Preset, settle, takes_preset_fields
-from cdvqa.runs.folder import network_file, pipeline_of
+from cdvqa.runs.folder import network_file
+from cdvqa.runs.lineage import Lineage
 from cdvqa.sparsity import Sparsity, Subnetwork
 from cdvqa.stages.compatibility import check_compatible, check_objective, check_priors, check_stage
 from cdvqa.stages.features import warn_of_other_features, warn_of_other_text
@@ -36,9 +37,10 @@ class VQAStage(pl.LightningModule):
         objective: bce, ce, lmh, rubi, lpf or poe, or a class of your own, such as package.module.Class.
         objective_options: the objective's own arguments, such as gamma of lpf or entropy_weight of lmh.
         lr: learning rate at the top of the schedule, one for all parameters.
-        init_from: run folder or network file to start from; wins over parent_objective.
-        parent_objective: objectives of the stages before, such as `lpf` (stage 2) or `lpf+lmh` (stage 3); the
-            stage's own where null.
+        init_from: run folder or network file to start from; without it, stages 2 and 3 look for the run of the stage
+            before among those of the same data, backbone and seed.
+        parent_objective: objectives of the stages before, such as `lpf` (stage 2) or `lpf+lmh` (stage 3); where null
+            the stage's own, or those of the run that init_from names.
         compile: compile the backbone in place (torch.compile): the same network and files, other rounding.
         gradient_checkpointing: keep only what enters each layer, and compute the rest again in backward: the same
             gradients in less memory, for about a third more time.
@@ -48,7 +50,8 @@ class VQAStage(pl.LightningModule):
     """
 
     stage: ClassVar[int]
-    sparsity: Sparsity | None = None
+    sparsity: Sparsity | None = None  # what the stage makes
+    asked_sparsity: dict[str, Any] | None = None  # what a stage 3 wants of its parent
 
     @takes_preset_fields
     def __init__(
@@ -86,14 +89,17 @@ class VQAStage(pl.LightningModule):
         self.init_from = init_from
         self.compiled = compile
         self.gradient_checkpointing = gradient_checkpointing
-        self.objective_name = objective
+        self.objective_name = objective.rpartition(".")[2]
+        self.objective_options = options
         sizes = {f"{name}_size": width for name, width in backbone.provides.items()}
         self.objective = make_objective(
             objective, backbone.hidden_size, num_answers=backbone.num_answers, **sizes, **options
         )
         backbone.asked = self.objective.needs & backbone.provides.keys()
-        self.pipeline = pipeline_of(self.stage, objective, parent_objective, self.sparsity)
-        self.start: Path | None = Path(init_from) if init_from else None  # the command line fills in a run it finds
+        self.parent_objective = parent_objective
+        # The command line fills in both: the network to start from, and what the run takes over from it.
+        self.start: Path | None = Path(init_from) if init_from else None
+        self.lineage = Lineage([self.objective_name], None, self.protocol.selection)
         self.resumes = False  # a checkpoint will fill in every tensor, so nothing need be read
         self.evaluates: Path | None = None  # a finished network to evaluate as it is
         self.evaluated: dict[str, Any] = {}  # what that network says of itself
@@ -173,10 +179,10 @@ class VQAStage(pl.LightningModule):
             "features": self.facts.features,
             "extra_text": self.facts.extra_text,
             "stage": self.stage,
-            "pipeline": self.pipeline,
+            "pipeline": self.lineage.pipeline,
             "preset": self.preset,
             "departures": self.departures,
-            "selection": self.protocol.selection,
+            "selection": self.lineage.selection,
         }
 
     # --- steps ----------------------------------------------------------------------------------------------------

@@ -6,15 +6,16 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
 from cdvqa.errors import InputError
 from cdvqa.files import read_json
-from cdvqa.runs.folder import Run, parent_run_name, run_name
-from cdvqa.sparsity import Sparsity
+from cdvqa.runs.folder import Run
+from cdvqa.runs.lineage import Source
 
 # Two single-threaded runs finish sooner than one run on two threads: the embedded worlds' matrices are small.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -28,11 +29,13 @@ class Job:
         run: where it lands.
         args: arguments of `fit` and `test`.
         after: the run it starts from, or None.
+        source: how a run that starts from this one knows it.
     """
 
     run: Run
     args: tuple[str, ...]
     after: Run | None = None
+    source: Source | None = field(default=None, compare=False)
 
     @property
     def name(self) -> str:
@@ -124,16 +127,26 @@ def pipeline_job(
         zeros: share of zeros (stages 2 and 3).
         criterion: `magnitude` or `random`: what picks the first mask.
     """
-    sparsity = Sparsity(method=method, overall=zeros, criterion=criterion) if stage > 1 else None  # type: ignore[arg-type]
-    folder = logs / data / backbone
     objectives = list(pipeline)
     one_shot = stage == 2 and method == "omp"
     config = "stage2_omp.yaml" if one_shot else f"stage{stage}_{objectives[-1]}.yaml"
     args = ["--config", config, *overlay, f"--seed_everything={seed}", f"--trainer.default_root_dir={logs}"]
-    after = None
-    if sparsity is not None:
-        parents = objectives if one_shot else objectives[:-1]
-        args += [f"--model.parent_objective={'+'.join(parents)}", f"--model.sparsity.method={method}"]
-        args += [f"--model.sparsity.overall={zeros}", f"--model.sparsity.criterion={criterion}"]
-        after = Run(folder / parent_run_name(stage, objectives, sparsity) / f"seed{seed}")
-    return Job(Run(folder / run_name(stage, objectives, sparsity) / f"seed{seed}"), tuple(args), after)
+    if stage == 1:
+        return planned_job(tuple(args))
+    settings = {"method": method, "overall": zeros, "criterion": criterion}
+    args += [f"--model.sparsity.{name}={value}" for name, value in settings.items()]
+    above = objectives if one_shot else objectives[:-1]
+    parent = pipeline_job(logs, stage - 1, above, seed, overlay, data, backbone, method, zeros, criterion)
+    return planned_job((*args, f"--model.init_from={parent.run.folder}"), parent)
+
+
+@cache
+def planned_job(args: tuple[str, ...], parent: Job | None = None) -> Job:
+    """The job of these arguments; its folder is known before its parent has run."""
+    from cdvqa.cli.inspect import ConfigInspector
+
+    config = ConfigInspector(list(args))
+    run = config.begin(parent.source if parent else None)
+    record = config.entries | config.model.lineage.entries()
+    network = run.model if config.model.stage == 1 else run.subnetwork
+    return Job(run, args, parent.run if parent else None, Source(network, {"identity": record["identity"]}, record))

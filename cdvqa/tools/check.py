@@ -1,7 +1,6 @@
 """`cdvqa check`: every file a config needs, whether it is there and sound, and where it may be had. Fetches nothing."""
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -40,10 +39,9 @@ def check(config: "ConfigInspector") -> Report:
 
     data, stage = config.datamodule, config.model
     takes, own = stage.backbone.description, data.questions_file
-    run = config.run_of_config(Path(config.config_init["trainer"]["default_root_dir"]))
     image_format = stage.backbone.image_format
     visual = check_images(data, image_format) if image_format else check_features(data, takes.get("visual_feat_dim"))
-    start = find_start(stage, run, config.config_init["ckpt_path"], predicts=own is not None)
+    start = find_start(config, predicts=own is not None)
     parts = (
         visual.report,
         check_data(data, stage, visual.reader) if own is None else check_asked(own, visual.reader),

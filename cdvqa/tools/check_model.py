@@ -2,18 +2,22 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from huggingface_hub import try_to_load_from_cache
 
 from cdvqa.data.questions.text import load_tokenizer, vocabulary_size
 from cdvqa.errors import InputError
-from cdvqa.runs.folder import Run, network_file, parent_run
+from cdvqa.runs.folder import network_file
+from cdvqa.runs.lineage import find_parent
 from cdvqa.sparsity import Subnetwork
 from cdvqa.stages import VQAStage
 from cdvqa.stages.compatibility import read_metadata
 from cdvqa.stages.features import differences
 from cdvqa.tools.findings import Finding, Item, Report, reason
+
+if TYPE_CHECKING:
+    from cdvqa.cli.inspect import ConfigInspector
 
 VOCABULARIES = ("vocab.txt", "tokenizer.json")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -48,24 +52,24 @@ def check_tokenizer(source: str, vocab_size: int | None) -> Report:
     return Report([item], [Finding.of(pieces <= vocab_size, f"{item.holds}, the backbone embeds {vocab_size:,}")])
 
 
-def find_start(stage: VQAStage, run: Run, given: str | None, predicts: bool) -> Start | None:
+def find_start(config: "ConfigInspector", predicts: bool) -> Start | None:
     """The network that the stage begins with or answers with; None where it begins with published weights.
 
     Args:
-        stage: the config's stage.
-        run: the run that the config makes.
-        given: what `--ckpt_path` names.
+        config: of the run.
         predicts: whether the run is to answer questions, and not to be trained.
     """
+    given = config.config_init["ckpt_path"]
+    if given == "last":
+        return Start("network", lambda: config.go_on().checkpoint)
     if given is not None:
-        return Start("network", lambda: run.checkpoint if given == "last" else network_file(given, "--ckpt_path"))
+        return Start("network", lambda: network_file(given, "--ckpt_path"))
     if predicts:
-        return Start("network", run.result, "train it, or name another with --ckpt_path")
-    if stage.start is not None:
-        return Start("starting network", lambda: network_file(str(stage.start)))
-    if stage.stage > 1:
-        where = (run.folder, stage.stage, stage.pipeline, stage.sparsity)
-        return Start("parent run", lambda: parent_run(*where).result())
+        return Start("network", lambda: config.go_on().result(), "train it, or name another with --ckpt_path")
+    if config.model.start is not None:
+        return Start("starting network", lambda: network_file(str(config.model.start)))
+    if config.model.stage > 1:
+        return Start("parent run", lambda: find_parent(config.model, config.runs, config.seed).path)
     return None
 
 

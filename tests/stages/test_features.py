@@ -18,9 +18,9 @@ from cdvqa.data.visual.features import RegionFeatures
 from cdvqa.data.visual.fingerprint import measure
 from cdvqa.sparsity import Subnetwork
 from cdvqa.stages.features import differences, warn_of_other_text
+from tests.conftest import the_run
 
 Command = Callable[..., int]
-RUN = Path("logs/scenes/lxmert/stage1_bce/seed0")
 
 
 def sample(seed: int, images: int = 40, regions: int = 36) -> tuple[np.ndarray, np.ndarray]:
@@ -96,7 +96,7 @@ def test_every_command_that_uses_a_network_warns(cdvqa: Command, files: dict[str
     assert warned(cdvqa, "fit", "stage1_bce.yaml") == []
     commands: list[tuple[str, ...]] = [
         ("fit", "stage2_bce.yaml", "--overwrite"),
-        ("fit", "stage1_bce.yaml", "--ckpt_path=last", "--trainer.max_epochs=3"),
+        ("fit", "stage1_bce.yaml", "--ckpt_path=last"),
         ("validate", "stage1_bce.yaml"),
         ("test", "stage1_bce.yaml", "--ckpt_path=last"),
         ("predict", "stage1_bce.yaml"),
@@ -114,8 +114,8 @@ def test_the_fingerprint_is_in_the_runs_record_and_in_the_network(cdvqa: Command
     assert cdvqa("fit", "stage1_bce.yaml") == 0
     fingerprint = RegionFeatures(scenes / "features.h5").fingerprint()
     assert {"norm", "boxes", "order"} <= fingerprint.keys()
-    assert json.loads((RUN / "run.json").read_text())["data"]["features"] == fingerprint
-    assert Subnetwork.load(RUN / "model.safetensors").metadata["features"] == fingerprint
+    assert json.loads((the_run("stage1_bce") / "run.json").read_text())["data"]["features"] == fingerprint
+    assert Subnetwork.load(the_run("stage1_bce") / "model.safetensors").metadata["features"] == fingerprint
 
 
 def test_a_network_knows_the_text_behind_its_questions(cdvqa: Command, scenes: Path, tmp_path: Path):

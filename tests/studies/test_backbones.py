@@ -57,7 +57,7 @@ def test_a_backbone_that_does_not_learn_is_said_not_to():
 
 def test_the_ceiling_is_of_the_plain_model_on_the_balanced_world(logs: Path):
     job = ceiling("mplug")
-    assert job.run.folder == logs / "scenes-balanced" / "mplug" / "stage1_ce" / "seed0"
+    assert job.run.folder.match(f"{logs}/scenes-balanced/mplug/stage1_ce-*/seed0")
     assert {"stage1_ce.yaml", "scenes_mplug.yaml", "--data.root=data/scenes-balanced"} < set(job.args)
 
 

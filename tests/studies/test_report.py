@@ -36,7 +36,7 @@ def test_jobs_run_parents_first_and_keep_what_is_finished(cdvqa: Command, scenes
     done = {path.parent.name for path in logs.glob("*/*/*/seed0")}
     assert len(done) == 4 and all(any(name.startswith(start) for name in done) for start in STARTS)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("scenes lxmert stage1_bce seed0: id ") and len(lines) == 4
+    assert lines[0].startswith("scenes lxmert stage1_bce-") and len(lines) == 4
     records = {path: path.stat().st_mtime_ns for path in logs.glob("**/run.json")}
     run_jobs(jobs, at_once=1)
     assert records == {path: path.stat().st_mtime_ns for path in logs.glob("**/run.json")}

@@ -19,7 +19,7 @@ def test_own_questions_need_features_and_a_network_and_nothing_else(check, world
         path.unlink()
     own = ask(world.parent / "mine.json", [(3, "what is it?"), (4, "is it?")])
     status, output = check(**own)
-    assert status == 1 and row(output, "network")[1:] == ["missing", "logs/toy/lxmert/stage1_lmh/seed0"]
+    assert status == 1 and row(output, "network")[1:] == ["missing", "logs/toy/lxmert"]
     assert output.endswith("\nproblems: 1\n") and "- network: train it, or name another with --ckpt_path" in output
     network = world.parent / "model.safetensors"
     metadata = {"pipeline": ["bce"], "features": fingerprint(world)}

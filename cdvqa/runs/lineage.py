@@ -1,0 +1,275 @@
+"""Finding runs, and what a run takes over from those it is built on."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.utilities import rank_zero_warn
+
+from cdvqa.errors import InputError
+from cdvqa.runs.folder import DIGITS, Run, network_file, run_name, run_of
+from cdvqa.runs.identity import BASELINE, differences, digest_of, flatten, source_identity
+
+UNKNOWN = "unknown"
+SEEN = ("dev", "last", UNKNOWN, "test")  # how much of the test questions a selection has seen, in rising order
+HELD_OUT = ("data.dev_split", "data.dev_share", "data.split_seed")
+# What an evaluation may have otherwise. The network itself says which word pieces it wants.
+TRAINING = ("trainer.", "model.backbone.pretrained", "model.backbone.glove", "data.tokenizer", "data.extra_text")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A network that a run is built on: its parent, a teacher, a bias model.
+
+    Attributes:
+        path: the network's file.
+        identity: what stands for it among the settings: `identity` (and `seed`) of a run, `tensors` of a bare file.
+        record: the run's run.json; empty for a bare file.
+    """
+
+    path: Path
+    identity: Mapping[str, Any]
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, given: str, seed: int, flag: str = "--model.init_from") -> "Source":
+        """What `flag` names: a run folder, a file inside one, or a network file of no run.
+
+        Raises:
+            InputError: there is no such network, or its run is not finished, or is of an older cdvqa.
+        """
+        run = run_of(Path(given))
+        record = run.read() if run else {}
+        path = network_file(given, flag)
+        if run and record["finished"] is None:
+            raise InputError(f"{run.folder}: this run is not finished; finish it with --ckpt_path last first")
+        return cls(path, source_identity(path, seed), record)
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """What a run takes over.
+
+    Attributes:
+        pipeline: objectives from stage 1 on; `unknown` stands for those of a network without a record.
+        plan: the sparsity, with settled shares; None in stage 1, and where it is unknown.
+        selection: the greatest of its own selection and of those it is built on.
+        parent: where the stage starts; None where it starts from published weights, or is not to be started.
+    """
+
+    pipeline: list[str]
+    plan: Mapping[str, Any] | None
+    selection: str
+    parent: Source | None = None
+
+    @classmethod
+    def recorded(cls, record: Mapping[str, Any]) -> "Lineage":
+        """That of a run that exists."""
+        return cls(record["pipeline"], record["sparsity"], record["selection"])
+
+    def entries(self) -> dict[str, Any]:
+        """What run.json says of it."""
+        parent = self.parent and {"network": str(self.parent.path), **self.parent.identity}
+        if self.parent and self.parent.record:
+            parent = {**(parent or {}), "seed": self.parent.record["seed"]}
+        return {"pipeline": self.pipeline, "sparsity": self.plan, "selection": self.selection, "parent": parent}
+
+
+def inherit(stage: Any, settings: Mapping[str, Any], parent: Source | None, others: Iterable[Source] = ()) -> Lineage:
+    """What `stage` takes over from its parent and from the other networks that it is built on.
+
+    Raises:
+        InputError: another pipeline, sparsity or development split was asked for than the parent's.
+    """
+    sources = [*([parent] if parent else []), *others]
+    seen = [source.record.get("selection", UNKNOWN) for source in sources]
+    own_selection = [stage.protocol.selection] if stage.trains or not seen else []
+    selection = max([*own_selection, *seen], key=SEEN.index)
+    own = [stage.objective_name] if stage.trains else []
+    if parent is None:
+        return Lineage(own, plan_of(stage), selection)
+    above = parent.record.get("pipeline", [UNKNOWN])
+    plan = plan_of(stage) if stage.stage == 2 else parent.record.get("sparsity")
+    if parent.record:
+        where, asked = parent.path.parent, stage.parent_objective
+        if asked and asked.split("+") != above:
+            raise InputError(f"{where}: trained with {'+'.join(above)}; --model.parent_objective asks for {asked}")
+        if wrong := unlike(plan, stage.asked_sparsity):
+            raise InputError(f"{where}: {told(wrong, '--model.sparsity.')}")
+        there, here = held_out(parent.record["settings"]), held_out(settings)
+        if wrong := {name: (there[name], here[name]) for name in here if there.get(name, here[name]) != here[name]}:
+            raise InputError(
+                f"{where}: {told(wrong, '--')}; this stage would be selected on questions that its parent was trained "
+                "on: take the parent's development split"
+            )
+    return Lineage([*above, *own], plan, selection, parent)
+
+
+def held_out(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """How a run's development questions were drawn from train: rule, share and seed, or a share of 0."""
+    if "data.split_seed" not in settings:
+        return {"data.dev_share": 0.0}
+    return {name: settings.get(name, BASELINE[name]) for name in HELD_OUT}
+
+
+def plan_of(stage: Any) -> dict[str, Any] | None:
+    """A stage's sparsity with the share of every modality settled."""
+    if stage.sparsity is None:
+        return None
+    return vars(stage.sparsity) | stage.sparsity.rates(stage.counts)
+
+
+def unlike(plan: Mapping[str, Any] | None, asked: Mapping[str, Any] | None) -> dict[str, tuple[Any, Any]]:
+    """Sparsity settings that were given and are not the plan's, with both values; shares are compared to 1e-6."""
+    found = {}
+    for name, value in (asked or {}).items():
+        there = None if plan is None else plan.get(name)
+        close = isinstance(there, float) and isinstance(value, int | float) and abs(there - value) <= 1e-6
+        if value is not None and there != value and not close:
+            found[name] = (there, value)
+    return found
+
+
+def told(wrong: Mapping[str, tuple[Any, Any]], flag: str = "") -> str:
+    """Differences in words."""
+    return ", ".join(f"{flag}{name} is {there!r} there and {here!r} here" for name, (there, here) in wrong.items())
+
+
+def new_run(folder: Path, stage: int, lineage: Lineage, settings: Mapping[str, Any], seed: int) -> tuple[Run, str]:
+    """The run that these settings make, below the folder of its data and backbone, and its whole digest."""
+    digest = digest_of(settings)
+    return Run(folder / f"{run_name(stage, lineage.pipeline, lineage.plan)}-{digest[:DIGITS]}" / f"seed{seed}"), digest
+
+
+def runs_in(folder: Path, stage: int, seed: int) -> list[tuple[Run, dict[str, Any]]]:
+    """The runs of a stage and seed below the folder of their data and backbone, by the content of their records.
+
+    A copy of a run counts once; records that cannot be read are passed over with a warning.
+    """
+    found: dict[str, tuple[Run, dict[str, Any]]] = {}
+    for path in sorted(folder.glob("*/*/run.json")):
+        run = Run(path.parent)
+        try:
+            record = run.read()
+        except InputError as error:
+            rank_zero_warn(str(error))
+            continue
+        own_place = run.folder.name == f"seed{seed}"
+        if (record["stage"], record["seed"]) == (stage, seed) and (own_place or record["identity"] not in found):
+            found[record["identity"]] = (run, record)
+    return list(found.values())
+
+
+def find_parent(stage: Any, folder: Path, seed: int) -> Source:
+    """The finished run of the stage before: same data, backbone and seed, and what else was asked of it.
+
+    Raises:
+        InputError: there is none, or several.
+    """
+    pipelines = asked_pipelines(stage)
+    before = stage.stage - 1
+    fitting = [
+        (run, record)
+        for run, record in runs_in(folder, before, seed)
+        if record["pipeline"] in pipelines and not unlike(record["sparsity"], stage.asked_sparsity)
+    ]
+    finished = [(run, record) for run, record in fitting if record["finished"] is not None]
+    if len(finished) == 1:
+        return Source.of(str(finished[0][0].folder), seed)
+    objectives = pipelines[0]
+    made_by = "fit --config stage1_" + objectives[0] + ".yaml"
+    if before == 2:
+        stage2 = f"fit --config stage2_{objectives[1]}.yaml" if len(objectives) > 1 else "prune"
+        made_by = f"{stage2} --model.parent_objective {objectives[0]}"
+    if finished:
+        raise InputError(
+            f"{folder}: {len(finished)} runs fit as the parent: {listed(finished)}; name one with --model.init_from"
+        )
+    if fitting:
+        raise InputError(
+            f"{fitting[0][0].folder}: this run is not finished; finish it with `cdvqa {made_by} --ckpt_path last` first"
+        )
+    asked = "".join(f", {name} {value}" for name, value in (stage.asked_sparsity or {}).items())
+    raise InputError(
+        f"{folder}: no finished stage-{before} run of {' or '.join('+'.join(part) for part in pipelines)}{asked} with "
+        f"seed {seed} to start from; make it with `cdvqa {made_by}` and the same overlays and seed"
+    )
+
+
+def asked_pipelines(stage: Any) -> list[list[str]]:
+    """The pipelines that a parent may have: the one that was asked for, or the stage's own objective throughout."""
+    if stage.parent_objective:
+        return [stage.parent_objective.split("+")]
+    own = [stage.objective_name]
+    method = (stage.asked_sparsity or {}).get("method")
+    if stage.stage == 2 or method == "omp":
+        return [own]
+    return [own * 2] if method == "mask" else [own * 2, own]
+
+
+def listed(runs: Iterable[tuple[Run, Mapping[str, Any]]]) -> str:
+    """Runs, each with the settings in which it is not like the others."""
+    runs = list(runs)
+    first = runs[0][1]["settings"]
+    names = {name for _, record in runs[1:] for name in differences(first, record["settings"])}
+    told_of = []
+    for run, record in runs:
+        own = ", ".join(f"{name} {record['settings'].get(name)!r}" for name in sorted(names))
+        told_of.append(f"{run.folder} ({own})")
+    return "; ".join(told_of)
+
+
+def find_existing(stage: Any, folder: Path, seed: int, settings: Mapping[str, Any]) -> tuple[Run, dict[str, Any]]:
+    """The run that these settings made, whatever it started from.
+
+    Settings of the training alone decide only between several runs that fit, and so does the stage's own objective
+    as the parent's.
+
+    Args:
+        stage: of the run.
+        folder: of its data and backbone.
+        seed: of the run.
+        settings: as `settings_of` gives them.
+
+    Raises:
+        InputError: there is none, or there are several.
+    """
+    runs = runs_in(folder, stage.stage, seed)
+    found = [entry for entry in runs if not unlike_run(stage, entry[1], settings, TRAINING)]
+    found = [entry for entry in found if not unlike_run(stage, entry[1], settings)] or found
+    found = [entry for entry in found if objectives_above(stage, entry[1]) in asked_pipelines(stage)] or found
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise InputError(f"{folder}: {len(found)} runs fit: {listed(found)}; name one with --config RUN/config.yaml")
+    if not runs:
+        raise InputError(f"{folder}: there is no run of stage {stage.stage} with seed {seed}; `cdvqa fit` makes one")
+    run, record = min(runs, key=lambda entry: len(unlike_run(stage, entry[1], settings, TRAINING)))
+    wrong = unlike_run(stage, record, settings, TRAINING)
+    raise InputError(f"{folder}: no run has these settings; in the nearest, {run.folder}, {told(wrong)}")
+
+
+def unlike_run(
+    stage: Any, record: Mapping[str, Any], settings: Mapping[str, Any], passed_over: tuple[str, ...] = ()
+) -> dict[str, tuple[Any, Any]]:
+    """Settings in which a run differs from those given, with both values; a parent counts where it was named."""
+    wrong = differences(record["settings"], settings, passed_over if "parent" in settings else (*passed_over, "parent"))
+    asked, above = stage.parent_objective, objectives_above(stage, record)
+    if asked and asked.split("+") != above:
+        wrong["model.parent_objective"] = ("+".join(above), asked)
+    sparsity = unlike(record["sparsity"], stage.asked_sparsity)
+    return wrong | {f"model.sparsity.{name}": values for name, values in sparsity.items()}
+
+
+def objectives_above(stage: Any, record: Mapping[str, Any]) -> list[str]:
+    """The pipeline of the parent of a run that `stage` made."""
+    pipeline: list[str] = record["pipeline"]
+    return pipeline[: len(pipeline) - stage.trains]
+
+
+def sources_of(config: Mapping[str, Any], seed: int) -> list[Source]:
+    """Networks that the objective's options name, such as a teacher's."""
+    values = [str(value) for name, value in flatten(config) if name.startswith("model.objective_options.")]
+    named = [value for value in values if run_of(Path(value)) or Path(value).suffix == ".safetensors"]
+    return [Source.of(value, seed, "--model.objective_options") for value in named]
