@@ -19,7 +19,7 @@ from cdvqa.data.loaders import BatchLoader
 from cdvqa.data.prepared import PreparedQuestions
 from cdvqa.data.questions.archives import locate
 from cdvqa.data.questions.extra_text import ExtraText, word_pieces
-from cdvqa.data.questions.own import read_own_questions
+from cdvqa.data.questions.official import read_own_questions
 from cdvqa.data.questions.text import load_tokenizer, tokenizer_digest
 from cdvqa.data.samplers import evaluation_loader, training_loader
 from cdvqa.data.visual.augmentation import AUGMENTATIONS, Augmentation

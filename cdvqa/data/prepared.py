@@ -103,7 +103,7 @@ class PreparedQuestions:
         def derive() -> Content:
             files = self.data_set.files(self.root, "train")
             if "answers" in files:
-                return AnswerVocabulary(read_answers(self.root / files["answers"])).content()
+                return {"answers": read_answers(self.root / files["answers"])}
             counts = count_answers(self._questions("train").annotations)
             kept = {answer: number for answer, number in counts.items() if number >= self._min_count}
             if not kept:
@@ -111,7 +111,7 @@ class PreparedQuestions:
                     f"{self.root}: no answer is given to {self._min_count} training questions or more, so that the "
                     "vocabulary is empty; lower --data.min_count"
                 )
-            return AnswerVocabulary(list(kept)).content() | {"questions": list(kept.values())}
+            return {"answers": list(kept), "questions": list(kept.values())}
 
         origin = {"train": self._origin("train"), "min_count": self._min_count}
         return self._cache.get("vocabulary.json", origin, derive, lambda content: AnswerVocabulary(content["answers"]))
@@ -122,11 +122,16 @@ class PreparedQuestions:
         train, normalise = self.split("train"), self.protocol.normalise_prior
         types = train.questions.annotations.question_type
         trained_on = _sha256(train.questions.question_id.tobytes())
+
+        def derive() -> Content:
+            prior = QuestionTypePrior.from_targets(types, train.targets, normalise)
+            return {"question_types": prior.question_types, "table": prior.table}
+
         return self._cache.get(
             f"prior-{self.protocol.soft_score}{'-normalised' if normalise else ''}.json",
             self._targets_origin("train") | {"normalise": normalise, "trained_on": trained_on},
-            lambda: QuestionTypePrior.from_targets(types, train.targets, normalise).content(self.vocabulary),
-            lambda content: QuestionTypePrior.from_content(content, self.vocabulary),
+            derive,
+            lambda content: QuestionTypePrior(content["question_types"], np.asarray(content["table"], np.float32)),
         )
 
     @property

@@ -9,11 +9,14 @@ from numpy.typing import NDArray
 from cdvqa.data.answers.targets import SoftTargets
 from cdvqa.data.answers.vocabulary import AnswerVocabulary
 from cdvqa.data.datamodule import VQADataModule
-from cdvqa.data.datasets import Subset
 from cdvqa.data.questions.archives import find_file
 from cdvqa.data.questions.extra_text import ExtraText
-from cdvqa.data.questions.official import Questions, read_plain_questions, read_question_ids
-from cdvqa.data.questions.own import read_own_questions
+from cdvqa.data.questions.official import (
+    Questions,
+    read_own_questions,
+    read_plain_questions,
+    read_question_ids,
+)
 from cdvqa.data.visual.source import VisualSource
 from cdvqa.errors import InputError
 from cdvqa.stages import VQAStage
@@ -41,8 +44,8 @@ def check_data(data: VQADataModule, stage: VQAStage, visual: VisualSource | None
         on_disk = SplitFilesCheck(data.data_set, data.root, split, source)
         report.items.extend(on_disk.items)
         questions = on_disk.read(stage.protocol.soft_score)
-        for name, subset in splits[split].subsets.items():
-            _look_at_subset(name, subset, split, data, report, None if questions is None else questions.question_id)
+        for name, file in splits[split].ood_subsets.items():
+            _look_at_subset(name, file, split, data, report, None if questions is None else questions.question_id)
         if questions is None:
             continue
         if split == "train":
@@ -82,9 +85,9 @@ def check_extra_text(path: Path) -> Report:
 
 
 def _look_at_subset(
-    name: str, subset: Subset, split: str, data: VQADataModule, report: Report, whole: NDArray[np.int64] | None
+    name: str, file: str, split: str, data: VQADataModule, report: Report, whole: NDArray[np.int64] | None
 ) -> None:
-    path = find_file(data.root, subset.questions) or data.root / subset.questions
+    path = find_file(data.root, file) or data.root / file
     item = Item.file(f"{name} questions", path, data.data_set.source)
     report.items.append(item)
     if item.state != "ok":

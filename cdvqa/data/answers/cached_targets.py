@@ -1,8 +1,8 @@
-"""Soft targets that others computed and pickled, in the place of annotations that are not there.
+"""Cached targets: pickled soft targets that replace missing annotations.
 
-The layout is that of bottom-up-attention-vqa (`cache/train_target.pkl`, `cache/trainval_ans2label.pkl`) and of the
-paper's authors (`train_test_` and `train_val_test_ans2label.pkl`). A soft score is a count of equal human answers that
-saturates, so what is rebuilt from it gives the same targets; what it does not tell is filled up with `UNKNOWN`.
+Files are named as in bottom-up-attention-vqa (`cache/train_target.pkl`, `cache/trainval_ans2label.pkl`) and by the
+paper's authors (`train_test_` and `train_val_test_ans2label.pkl`). A soft score is a saturated count of equal human
+answers, so the answers rebuilt from it give the same targets; `UNKNOWN` fills up to ten.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from cdvqa.data.questions.annotations import Annotations, Categories, HumanAnswe
 from cdvqa.errors import InputError
 from cdvqa.presets import SoftScore
 
-UNKNOWN = "[not told by the cached targets]"  # a human answer that no vocabulary has
+UNKNOWN = "[not in the cached targets]"  # a human answer that no vocabulary has
 _HUMANS = 10
 _SATURATED: dict[SoftScore, int] = {"third": 3, "clark": 4}  # equal answers from which on the score is 1
 _VOCABULARIES = ("train_test", "train_val_test", "trainval")
@@ -66,14 +66,13 @@ def read_answers(path: Path) -> list[str]:
 def read_targets(path: Path, answers: list[str], rule: SoftScore) -> Annotations:
     """Annotations under which `SoftTargets` gives the cached targets.
 
-    Each label has as many human answers as its score needs, and `UNKNOWN` fills up to ten. The answer of the largest
-    score is the multiple-choice answer, from which the answer type is told too (`answer_type`). The question type is
-    the cached one, or "" where the file has none.
+    Each label gets as many human answers as its score needs. The answer of the largest score becomes the
+    multiple-choice answer and gives the answer type (`answer_type`). The question type is "" where the file has none.
 
     Args:
         path: list of {question_id, labels, scores} and perhaps question_type.
         answers: from `read_answers`.
-        rule: the soft score that the run is set to.
+        rule: the soft score of the run.
 
     Raises:
         InputError: the file is no such pickle, a label is not in the vocabulary, or a score is none of `rule`.
@@ -100,7 +99,7 @@ def read_targets(path: Path, answers: list[str], rule: SoftScore) -> Annotations
 
 
 def answer_type(answer: str) -> str:
-    """VQA's answer type, as far as the answer tells it: so for 97 % of the questions of VQA-VS's Val."""
+    """VQA's answer type, guessed from the answer: right for 97 % of the questions of VQA-VS's Val."""
     return "yes/no" if answer in ("yes", "no") else "number" if answer.isdecimal() else "other"
 
 

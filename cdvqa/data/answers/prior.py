@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +11,6 @@ from cdvqa.data.answers.targets import SoftTargets
 from cdvqa.data.answers.vocabulary import AnswerVocabulary
 from cdvqa.data.questions.annotations import Annotations, Categories, JsonRecord
 from cdvqa.presets import SoftScore
-
-_FORMAT = {"format": "cdvqa answer prior", "version": 1}
 
 
 class QuestionTypePrior:
@@ -44,7 +41,7 @@ class QuestionTypePrior:
             normalise: divide each row by its sum. By default rows sum to 1.1 … 2.2, as in the authors' code.
 
         Returns:
-            A prior whose question types stand in order of first appearance.
+            A prior with its question types in order of first appearance.
         """
         annotations = Annotations.of(annotations)
         targets = SoftTargets.from_annotations(annotations, vocabulary, rule)
@@ -60,23 +57,6 @@ class QuestionTypePrior:
         if normalise:
             table /= np.maximum(table.sum(1, keepdims=True), np.finfo(np.float64).tiny)
         return cls(types.names, table.astype(np.float32))
-
-    def content(self, vocabulary: AnswerVocabulary) -> dict[str, Any]:
-        """The prior as a readable object: question type, answer, value; zeros are left out."""
-        rows = {
-            name: {vocabulary.answers[label]: row[label] for label in np.flatnonzero(row)}
-            for name, row in zip(self.question_types, self.table, strict=True)
-        }
-        return _FORMAT | {"prior": rows}
-
-    @classmethod
-    def from_content(cls, content: Mapping[str, Any], vocabulary: AnswerVocabulary) -> QuestionTypePrior:
-        """What `content` gave, exactly."""
-        rows = content["prior"]
-        table = np.zeros((len(rows), len(vocabulary)), np.float32)
-        for number, row in enumerate(rows.values()):
-            table[number, [vocabulary.index(answer) for answer in row]] = list(row.values())
-        return cls(list(rows), table)
 
     def row(self, question_type: str) -> NDArray[np.float32]:
         """Prior (A,) of a question type; zeros if it is unknown."""

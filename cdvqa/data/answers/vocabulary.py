@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,12 +10,10 @@ from numpy.typing import ArrayLike, NDArray
 from cdvqa.data.answers.normalisation import normalise_answer
 from cdvqa.data.questions.annotations import Annotations, JsonRecord
 from cdvqa.errors import InputError
-from cdvqa.files import read_json, write_json
 from cdvqa.presets import SoftScore
 
 __all__ = ["AnswerVocabulary", "normalise_answer", "soft_scores"]
 
-_FORMAT = {"format": "cdvqa answer vocabulary", "version": 1}
 _CLARK = np.array([0.0, 0.3, 0.6, 0.9, 1.0])
 
 
@@ -87,28 +83,3 @@ class AnswerVocabulary:
     def index(self, answer: str) -> int:
         """Index of an answer as written (nothing is normalised); −1 if it is not in the vocabulary."""
         return self._index.get(answer, -1)
-
-    def save(self, path: str | Path) -> None:
-        """Write the vocabulary as readable, versioned JSON."""
-        write_json(path, self.content())
-
-    def content(self) -> dict[str, Any]:
-        """What `save` writes."""
-        return _FORMAT | {"answers": self.answers}
-
-    @classmethod
-    def load(cls, path: str | Path) -> AnswerVocabulary:
-        """Read a vocabulary written by `save`.
-
-        Raises:
-            InputError: the file is missing or is not a vocabulary of this version.
-        """
-        try:
-            content = read_json(path)
-            if {key: content[key] for key in _FORMAT} == _FORMAT:
-                return cls(content["answers"])
-        except FileNotFoundError:
-            raise InputError(f"{path}: no such file; give an answer vocabulary written by cdvqa") from None
-        except (ValueError, KeyError, TypeError):
-            pass
-        raise InputError(f"{path}: not an answer vocabulary of version {_FORMAT['version']}")

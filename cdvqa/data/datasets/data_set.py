@@ -24,19 +24,6 @@ Distribution = Literal["id", "ood"]
 
 
 @dataclass(frozen=True)
-class Subset:
-    """Some questions of a test split, scored as a test set of their own.
-
-    Attributes:
-        questions: file that lists their ids, as `read_question_ids` reads it.
-        distribution: whether they are in (`id`) or out of (`ood`) distribution.
-    """
-
-    questions: str
-    distribution: Distribution
-
-
-@dataclass(frozen=True)
 class SplitFiles:
     """The files of one split, by their names under `data.root`.
 
@@ -45,7 +32,7 @@ class SplitFiles:
         distribution: of a test split: in (`id`) or out of (`ood`) the distribution of the training questions.
         optional: the split is left out where its questions do not exist.
         cached: name of the split in cached targets: `train` means cache/train_target.pkl.
-        subsets: test sets inside this one, by name.
+        ood_subsets: test sets out of distribution inside this one: by name the file that lists their question ids.
     """
 
     questions: str
@@ -53,7 +40,7 @@ class SplitFiles:
     distribution: Distribution | None = None
     optional: bool = False
     cached: str | None = None
-    subsets: Mapping[str, Subset] = field(default_factory=dict)
+    ood_subsets: Mapping[str, str] = field(default_factory=dict)
 
 
 class DataSet(ABC):
@@ -124,7 +111,7 @@ class DataSet(ABC):
         for name, files in self.splits().items():
             if files.distribution is not None:
                 roles[name] = files.distribution
-            roles |= {inside: subset.distribution for inside, subset in files.subsets.items()}
+            roles |= dict.fromkeys(files.ood_subsets, "ood")
         return roles
 
     def present(self, root: Path) -> dict[str, SplitFiles]:
@@ -164,5 +151,5 @@ class DataSet(ABC):
 
     def read_subsets(self, root: Path, split: str) -> dict[str, set[int]]:
         """Question ids of the test sets inside a split."""
-        subsets = self.splits()[split].subsets.items()
-        return {name: read_question_ids(locate(root, subset.questions)) for name, subset in subsets}
+        subsets = self.splits()[split].ood_subsets.items()
+        return {name: read_question_ids(locate(root, file)) for name, file in subsets}

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from cdvqa.data.datasets.data_set import DataSet, SplitFiles, Subset
+from cdvqa.data.datasets.data_set import DataSet, SplitFiles
 
 LANGUAGE = ("QT", "KW", "KWP", "QT+KW")
 VISION = ("KO", "KOP")
@@ -16,7 +16,7 @@ class VQAVS(DataSet):
     source = "VQA-VS: the repository VQA-VS of PhoebusSi"
 
     def splits(self) -> dict[str, SplitFiles]:
-        ood = {name: Subset(f"OOD-Test/{name}/OOD-Test-{name}-Ques.json", "ood") for name in OOD_SETS}
+        ood = {name: f"OOD-Test/{name}/OOD-Test-{name}-Ques.json" for name in OOD_SETS}
         return {
             "train": SplitFiles("Training/Training-Ques.json", "Training/Training-Ans.json", cached="train"),
             "dev": SplitFiles("Val/Val-Ques.json", "Val/Val-Ans.json", cached="val"),

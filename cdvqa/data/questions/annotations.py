@@ -40,7 +40,7 @@ class Categories:
         return self.names[self.codes[row]]
 
     def select(self, rows: NDArray[np.intp]) -> Categories:
-        """The chosen rows; names that no row uses are dropped and the rest ordered by first appearance anew."""
+        """The chosen rows; names that no row uses are dropped and the rest ordered by first appearance."""
         codes, first, inverse = np.unique(self.codes[rows], return_index=True, return_inverse=True)
         by_appearance = np.argsort(first)
         rank = np.empty(len(codes), np.int32)

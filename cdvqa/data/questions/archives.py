@@ -1,4 +1,4 @@
-"""Where an official file is: plain under the root, packed beside its place, or inside a zip archive as downloaded."""
+"""Finds a data set's files: plain under the root, packed as FILE.gz or FILE.zip, or inside a downloaded zip archive."""
 
 import gzip
 import hashlib
@@ -17,15 +17,7 @@ Source = Path | zipfile.Path
 
 
 def locate(root: str | Path, name: str) -> Source:
-    """Find an official file, or say where it was looked for.
-
-    Args:
-        root: folder of the data set.
-        name: official path of the file under the root.
-
-    Raises:
-        InputError: it is nowhere; archives that cannot be read are named.
-    """
+    """Find a file by its path `name` under the root; InputError if it is missing, which names unreadable archives."""
     found = find_file(root, name)
     if found is not None:
         return found
@@ -40,7 +32,7 @@ def locate(root: str | Path, name: str) -> Source:
 def find_file(root: str | Path, name: str) -> Source | None:
     """`<root>/<name>`, `<name>.gz`, `<name>.zip`, or the member of a zip directly under the root; None if nowhere.
 
-    A member is known by the whole of `name` or else by its last part, in the archives in order of their names.
+    A member matches by the whole of `name`, or else by its last part; archives are tried in order of their names.
     """
     path = Path(root) / name
     for plain in (path, path.with_name(f"{path.name}.gz")):
@@ -116,7 +108,7 @@ def _identity(archive: Path) -> tuple[Path, int, int]:
 
 @lru_cache(maxsize=64)
 def _members(archive: Path, size: int, mtime_ns: int) -> list[str] | None:
-    """Names of the files in an archive, asked for once (image archives hold many); None if it cannot be read."""
+    """Names of the files in an archive, listed once (image archives hold many); None if it cannot be read."""
     try:
         with zipfile.ZipFile(archive) as content:
             names = content.namelist()

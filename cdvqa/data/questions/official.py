@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from cdvqa.data.questions.annotations import Annotations, JsonRecord, check_fields, check_text, check_unique, integers
 from cdvqa.data.questions.archives import Source, unpacked
 from cdvqa.errors import InputError
+
+if TYPE_CHECKING:
+    from cdvqa.data.visual.source import VisualSource
 
 _FIELDS = {"question_id": int, "image_id": int, "question": str}
 
@@ -73,7 +76,7 @@ class Questions:
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Looking for cycles among millions of new dictionaries, which have none, takes a third of the reading time."""
+    """Millions of new dictionaries have no cycles; the search for them takes a third of the reading time."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -123,6 +126,24 @@ def join_questions(plain: PlainQuestions, annotations: Annotations, source: str,
     return Questions(plain.image_id[rows], [plain.text[row] for row in rows], annotations)
 
 
+def read_own_questions(file: Path, visual: VisualSource) -> PlainQuestions:
+    """Read questions of your own, which a network is to answer, and refuse those that cannot be answered.
+
+    Raises:
+        InputError: as `read_plain_questions`; a question is empty, or its image is missing.
+    """
+    plain = read_plain_questions(file)
+    for number, text in enumerate(plain.text):
+        if not text.strip():
+            where = f"{file}: record {number} (question {plain.question_id[number]})"
+            raise InputError(f"{where}: 'question' is empty; write the question or remove the record")
+    try:
+        visual.check_images(plain.image_id, plain.question_id)
+    except InputError as error:
+        raise InputError(f"{file}: {error}; {visual.option} must hold every image of the questions") from None
+    return plain
+
+
 def read_question_ids(question_file: str | Source) -> set[int]:
     """Only the question ids of a question file; its records need no other field."""
     records = read_records(question_file, "questions")
@@ -133,7 +154,7 @@ def read_question_ids(question_file: str | Source) -> set[int]:
 
 @_no_garbage_collection()
 def read_records(source: str | Source, key: str) -> list[Any]:
-    """The records of a JSON file, not yet looked at: a list, or the list `key` of an object.
+    """The records of a JSON file, not yet checked: a list, or the list `key` of an object.
 
     Raises:
         InputError: the file is missing, damaged, not in UTF-8 (a byte order mark is fine), no JSON, or has no records.
@@ -162,7 +183,7 @@ def read_records(source: str | Source, key: str) -> list[Any]:
 
 
 class _AnswersOnce:
-    """One object for all human answers of the same text: of ten answers a question, few are new.
+    """Keeps one object for all human answers of the same text: of ten answers to a question, few are new.
 
     Without it the annotations of VQA-CP v2's size take three times as much memory.
     """

@@ -101,7 +101,9 @@ def _from_hub(name: str) -> Tokenizer:
         return AutoTokenizer.from_pretrained(name).backend_tokenizer
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise InputError(f"tokeniser {name!r} is neither a local file nor to be had ({reason}); {_REMEDY}") from None
+        raise InputError(
+            f"tokeniser {name!r} is neither a local file nor available on the hub ({reason}); {_REMEDY}"
+        ) from None
 
 
 def vocabulary_size(tokenizer: Tokenizer) -> int:
@@ -124,7 +126,7 @@ def tokenise(
         questions: N questions.
         tokenizer: from `load_tokenizer`.
         text_format: `standard` is [CLS] … [SEP] in 20 pieces with an attention mask; `authors` is 14 pieces without
-            either or a mask, so that the first word takes the place of [CLS] and padding is attended to.
+            them and without a mask, so that the first word is at the position of [CLS] and padding is attended to.
         length: another number of pieces, at most 255.
     """
     length, special = length or LENGTH[text_format], text_format == "standard"
