@@ -322,6 +322,11 @@ def record(outcomes: list[Outcome], seed: int) -> str:
     return HEADING + "\n" + "\n".join(lines) + "\n"
 
 
+def write_section(page: Path, outcomes: list[Outcome], seed: int) -> None:
+    """Put the section at the end of the page, in place of an earlier one."""
+    page.write_text(page.read_text().partition(HEADING)[0] + record(outcomes, seed))
+
+
 def fuzz_all(mutations: int, seed: int, only: list[str] | None = None) -> list[Outcome]:
     """Every reader in turn, with its files in memory where the system has such a folder."""
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
@@ -344,6 +349,5 @@ if __name__ == "__main__":
     given = parser.parse_args()
     found = fuzz_all(given.mutations, given.seed, given.readers)
     if not given.readers:
-        before, _, _ = PAGE.read_text().partition(HEADING)
-        PAGE.write_text(before + record(found, given.seed))
+        write_section(PAGE, found, given.seed)
     raise SystemExit(any(outcome.uncaught for outcome in found))

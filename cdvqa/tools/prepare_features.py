@@ -1,12 +1,13 @@
 """`cdvqa prepare features`: convert region features to the HDF5 file that cdvqa reads."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, Optional
 
-from cdvqa.conversion.sources.source import FeatureFormat, FeatureSource
+from cdvqa.conversion.sources.source import FeatureFormat, FeatureSource, Progress
 from cdvqa.errors import InputError
-from cdvqa.tools.progress import progress_bar
 
 
 def features(
@@ -68,3 +69,34 @@ def _source(input: str | None, images: str | None, format: FeatureFormat, checkp
     if format != "auto":
         raise InputError("--format goes with --input; --images is a folder of images")
     return GridImages(images, checkpoint) if checkpoint else GridImages(images)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """A bar with rate and remaining time for each step of the work, on a terminal only.
+
+    What it yields may be called for every line: most calls only look at the clock.
+    """
+    from rich import progress as rich
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda step, done, total: None
+        return
+    columns = (rich.TextColumn("{task.description}"), rich.BarColumn(), rich.DownloadColumn())
+    rates = (rich.TransferSpeedColumn(), rich.TimeRemainingColumn())
+    with rich.Progress(*columns, *rates, console=console) as bar:
+        steps: dict[str, rich.TaskID] = {}
+        drawn = 0.0
+
+        def progress(step: str, done: int, total: int) -> None:
+            nonlocal drawn
+            now = time.monotonic()
+            if step not in steps:  # what an earlier call has done does not count in the rate
+                steps[step] = bar.add_task(step, total=total, completed=done)
+            elif now - drawn > 0.1 or done == total:
+                bar.update(steps[step], completed=done)
+                drawn = now
+
+        yield progress

@@ -49,10 +49,12 @@ def test_help_is_the_docstring(capsys):
 
 
 def test_neither_help_nor_a_conversion_imports_torch(tmp_path):
+    """But for float16, which torch rounds fifteen times as fast as numpy."""
     source = write_tsv(tmp_path / "in.tsv", sample_images())
     code = (
         "import sys; from cdvqa.cli import main; main(['prepare', '--help'])\n"
-        "assert main(['prepare', 'features', '--input', sys.argv[1], '--output', sys.argv[2]]) == 0\n"
+        "args = ['--input', sys.argv[1], '--output', sys.argv[2], '--dtype', 'float32']\n"
+        "assert main(['prepare', 'features', *args]) == 0\n"
         "assert not {'torch', 'pytorch_lightning', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, source, tmp_path / "out.h5"], check=True, stdout=subprocess.DEVNULL)

@@ -89,13 +89,13 @@ class Hdf5Features(FeatureSource):
 
     def images(self, index: FeatureIndex) -> Iterator[ImageRegions]:
         with self._opened() as file:
-            features, boxes = (_Blocks(file[name], index.place) for name in self._names)
-            told = zip(index.image_id, index.num_boxes, index.size.tolist(), strict=True)
-            for place, (image, count, (width, height)) in enumerate(told):
-                where = f"{self.path}: image {image} (row {index.place[place, 0]})"
-                regions = features.rows(place).reshape(-1, index.region_width)[:count]
-                corners = boxes.rows(place)[..., :4].reshape(-1, 4)[:count]
-                yield ImageRegions(where, regions, shares(where, corners.astype(np.float32), (width, height)))
+            rows = (_rows_of_images(file[name], index.place) for name in self._names)
+            images = zip(index.image_id, index.place[:, 0], index.num_boxes, index.size.tolist(), *rows, strict=True)
+            for image, row, count, (width, height), features, boxes in images:
+                where = f"{self.path}: image {image} (row {row})"
+                regions = features.reshape(-1, index.region_width)[:count]
+                corners = boxes[..., :4].reshape(-1, 4)[:count].astype(np.float32)
+                yield ImageRegions(where, regions, shares(where, corners, (width, height)))
 
     def _images(self, file: h5py.File) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Image ids and their rows, by rising row."""
@@ -143,35 +143,24 @@ class Hdf5Features(FeatureSource):
         return opened(self.path, remedy="fetch it again")
 
 
-class _Blocks:
-    """Rows of a data set, read in large blocks that end where chunks end.
+def _rows_of_images(dataset: h5py.Dataset, bounds: NDArray[np.int64]) -> Iterator[NDArray[Any]]:
+    """The rows of each image, read in large blocks: a chunk may hold parts of many images.
 
     Args:
         dataset: its first axis is that of the rows.
         bounds: (N, 2) the first row of each image and the one after its last.
     """
-
-    def __init__(self, dataset: h5py.Dataset, bounds: NDArray[np.int64]) -> None:
-        self._dataset, self._bounds = dataset, bounds
-        self._most = max(1, _BLOCK // (math.prod(dataset.shape[1:]) * dataset.dtype.itemsize))
-        self._chunk = dataset.chunks[0] if dataset.chunks else 1
-        gap = bounds[1:, 0] - bounds[:-1, 1]
-        apart = (gap < 0) | (gap > -bounds[:-1, 1] % self._chunk)  # the rest of a chunk costs nothing
-        ends = np.append(np.flatnonzero(apart), len(bounds) - 1)
-        self._run_end = bounds[ends[np.searchsorted(ends, np.arange(len(bounds)))], 1]
-        self._start = self._end = 0
-        self._block: NDArray[Any] = np.empty(0)
-
-    def rows(self, place: int) -> NDArray[Any]:
-        """The rows of the image at this place of `bounds`."""
-        first, end = self._bounds[place].tolist()
-        if not self._start <= first <= end <= self._end:
-            limit = (first + self._most) // self._chunk * self._chunk
-            limit = limit if limit > first else first + self._most
-            self._start, self._end = first, max(end, min(limit, int(self._run_end[place])))
-            self._block = np.empty(0)  # gives its memory back before the next is read
-            self._block = self._dataset[first : self._end]
-        return self._block[first - self._start : end - self._start]
+    most = max(1, _BLOCK // (math.prod(dataset.shape[1:]) * dataset.dtype.itemsize))
+    start = end = 0
+    block: NDArray[Any] = np.empty(0)
+    for place, (first, last) in enumerate(bounds.tolist()):
+        if not start <= first <= last <= end:
+            fitting = bounds[place:, 1] - first <= most
+            count = len(fitting) if fitting.all() else max(int(fitting.argmin()), 1)
+            start, end = first, int(bounds[place : place + count, 1].max())
+            block = np.empty(0)  # gives its memory back before the next is read
+            block = dataset[start:end]
+        yield block[first - start : last - start]
 
 
 def _read_rows(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

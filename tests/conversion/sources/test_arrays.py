@@ -1,11 +1,15 @@
 """Folders of numpy files, one image each."""
 
+import io
 import os
+import resource
 import zipfile
 
 import numpy as np
 import pytest
+from numpy.lib import format as npy
 
+from cdvqa.conversion.sources import arrays
 from cdvqa.conversion.sources.arrays import ArrayFolder
 from cdvqa.errors import InputError
 from tests.conversion.sources.foreign import (
@@ -182,6 +186,39 @@ def test_a_wrong_size_is_found_by_a_box_beyond_it(tmp_path):
     image = sample_images(count=1)[0]
     write_npz(tmp_path, [image._replace(boxes=np.float32([[0, 0, 90, 199]] * 3), width=100, height=100)])
     refused(tmp_path, "boxes reach out of the image of 100 x 100 pixels; its size is wrong")
+
+
+def header(shape):
+    file = io.BytesIO()
+    npy.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(("shape", "content"), [((1 << 40,), b""), ((3, 1 << 28), b"a" * 60), ((-3, -5), bytes(60))])
+@pytest.mark.parametrize("name", ["1000.npz", "1000.npy"])
+def test_shapes_that_do_not_fit_the_bytes_are_refused_before_memory_is_taken(tmp_path, shape, content, name):
+    if name == "1000.npz":
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("x.npy", header(shape) + content)
+            archive.writestr("bbox.npy", header((3, 4)) + bytes(48))
+    else:
+        write_mmf(tmp_path, sample_images(count=1))
+        (tmp_path / name).write_bytes(header(shape) + content)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    refused(tmp_path, rf"{name}: (not a readable .np[yz] file|'(x|features)' is)")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
+
+
+def test_an_archive_that_unpacks_to_more_than_an_image_is_refused(tmp_path, monkeypatch):
+    """Two MB of zeros in an archive can unpack to gigabytes."""
+    monkeypatch.setattr(arrays, "_LARGEST", 1 << 20)
+    np.savez_compressed(tmp_path / "1000.npz", x=np.zeros((3, 1 << 18), np.float32), bbox=np.zeros((3, 4)))
+    refused(tmp_path, r"1000\.npz: not a readable .npz file \(3,145,856 bytes are too many for one image\)")
+
+
+def test_pipes_are_left_out(tmp_path):
+    os.mkfifo(tmp_path / "5.npz")
+    refused(tmp_path, "holds no .npz or .npy file with features")
 
 
 class Malicious:

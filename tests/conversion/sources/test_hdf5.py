@@ -109,33 +109,6 @@ def test_any_chunks_blocks_and_rows(tmp_path, monkeypatch, chunk, rows, block, s
     np.testing.assert_array_equal(stepped, [image.features for _, image in by_row[::step]])
 
 
-def test_no_block_is_larger_than_it_may_be(tmp_path, monkeypatch):
-    monkeypatch.setattr(hdf5, "_BLOCK", 4 * 60)
-    images, taken = sample_images(count=20), []
-    source = Hdf5Features(write_hdf5(tmp_path / "f.hdf5", images, chunks=(3, 1, 4)))
-    index, original = source.index(lambda *told: None), h5py.Dataset.__getitem__
-
-    def spy(dataset, rows):
-        if dataset.name == "/image_features":
-            taken.append(rows)
-        return original(dataset, rows)
-
-    monkeypatch.setattr(h5py.Dataset, "__getitem__", spy)
-    assert len(list(source.images(index))) == 20
-    assert taken == [slice(start, min(start + 3, 20)) for start in range(0, 20, 3)]  # no chunk is read twice
-    taken.clear()
-    assert len(list(source.images(index[::2]))) == 10
-    assert [(rows.start, rows.stop) for rows in taken] == [
-        (0, 3),
-        (4, 6),
-        (6, 9),
-        (10, 12),
-        (12, 15),
-        (16, 18),
-        (18, 19),
-    ]
-
-
 # --- wrong input ----------------------------------------------------------------------------------------------------
 
 
