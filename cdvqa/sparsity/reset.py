@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from cdvqa.errors import InputError
 from cdvqa.sparsity.masks.mask import BinaryMask, pack, unpack
 from cdvqa.sparsity.masks.matrices import MaskedMatrix, masked_matrices
-from cdvqa.sparsity.selection.kth import BLOCK, places, read_blocks, read_sizes
-from cdvqa.sparsity.selection.threshold import Ranking, Rule, TieBreak, count_zeros, select_each
+from cdvqa.sparsity.selection.kth import places, read_blocks
+from cdvqa.sparsity.selection.threshold import Ranking, Rule, TieBreak, block_rule, count_zeros, select_each
 from cdvqa.sparsity.statistics import MatrixReset
 
 
@@ -135,21 +135,8 @@ def by_block(mask: BinaryMask, rule: Rule, weight: Tensor) -> Tensor:
     """`take_over` on the CPU: scores and weights are read once, and no mask is larger than a block."""
     before = Rule(mask.threshold.item(), mask.tie_weight.item(), int(mask.tie_index))
     mask.follow(rule)
-    score, weight, packed = mask.score.detach().reshape(-1), weight.detach().reshape(-1), mask.selected.numpy()
-    every_size, buffers = torch.empty(BLOCK, dtype=score.dtype).numpy(), np.empty((3, BLOCK), np.bool_)
-
-    def keep(rule: Rule, values: np.ndarray, start: int) -> np.ndarray:
-        kept, tied, above = buffers[:, : len(values)]
-        np.greater(values, rule.threshold, out=kept)
-        if np.equal(values, rule.threshold, out=tied).any():
-            sizes = read_sizes(weight, start, every_size[: len(values)])
-            # Up to the position of the last zero a tie must be larger to be kept; beyond it, as large will do.
-            cut = min(max(rule.tie_index + 1 - start, 0), len(values))
-            np.greater(sizes[:cut], rule.tie_weight, out=above[:cut])
-            np.greater_equal(sizes[cut:], rule.tie_weight, out=above[cut:])
-            kept |= np.logical_and(tied, above, out=above)
-        return kept
-
+    score, packed = mask.score.detach().reshape(-1), mask.selected.numpy()
+    keep = block_rule(weight.detach().reshape(-1), score.dtype)
     kept_before = kept_after = flips = 0
     for (_, start), values in read_blocks([score], places([score])):
         kept_before += int(np.count_nonzero(keep(before, values, start)))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cdvqa.sparsity.masks.slot import Slot, StraightThrough
-from cdvqa.sparsity.selection.threshold import Rule, TieBreak, live_mask
+from cdvqa.sparsity.selection.threshold import Rule, TieBreak, live_mask, outranks
 
 _PIECE = 1 << 19
 """Entries of W ⊙ m written at a time: the search for ties finds them in the processor's cache."""
@@ -148,12 +148,6 @@ def write_masked(
                 kept = position[outranks(values[position], position, least, last - start)]
                 piece[kept] = values[kept]
         start += len(piece)
-
-
-def outranks(weight: Tensor, position: Tensor, tie_weight: Tensor | float, tie_index: Tensor | int) -> Tensor:
-    """Which entries, tied with the threshold, are kept: above the last zero by (|weight|, position)."""
-    size = weight.abs()
-    return (size > tie_weight) | ((size == tie_weight) & (position > tie_index))
 
 
 # Masks at one bit an entry

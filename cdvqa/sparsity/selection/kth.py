@@ -108,7 +108,7 @@ def _scores(parts: Sequence[Tensor]) -> Counted:
 
 def _sizes(scores: Sequence[Tensor], weights: Sequence[Tensor], score: float, where: Iterable[Place]) -> Counted:
     """|weights| of those blocks that have scores tied at `score`; the tied ones count."""
-    tied, sizes = np.empty(BLOCK, np.bool_), torch.empty(BLOCK, dtype=scores[0].dtype).numpy()
+    tied, sizes = np.empty(BLOCK, np.bool_), torch.empty(BLOCK, dtype=scores[0].dtype, device="cpu").numpy()
     for (part, start), values in read_blocks(scores, where):
         if np.equal(values, score, out=tied[: len(values)]).any():
             yield (part, start), read_sizes(weights[part], start, sizes[: len(values)]), tied[: len(values)]

@@ -8,11 +8,12 @@ at each reset.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,20 +59,46 @@ def live_mask(
 ) -> Tensor:
     """Kept entries: score > threshold, or at the threshold and above the last zero by (|weight|, index).
 
-    All but `scores` and `weight` are scalars on the scores' device, so that no host round trip is needed.
+    All but `scores` and `weight` are scalars on the scores' device, so that a GPU needs no host round trip.
     """
-    matrix = scores.reshape(len(scores), -1) if scores.dim() else scores.reshape(1, 1)
-    rows, columns = (torch.arange(size, device=scores.device) for size in matrix.shape)
-    width = max(matrix.shape[1], 1)
-    row, column = tie_index.div(width, rounding_mode="floor"), tie_index.remainder(width)
-    # Broadcasting a row and a column spares an index per entry.
-    beyond = (rows > row)[:, None] | ((rows == row)[:, None] & (columns > column))
-    if weight is None:
-        outranks = beyond & (tie_weight == 0)
-    else:
-        size = weight.reshape(matrix.shape).abs().to(scores.dtype)
-        outranks = (size > tie_weight) | ((size == tie_weight) & beyond)
-    return ((matrix > threshold) | ((matrix == threshold) & outranks)).reshape(scores.shape)
+    if scores.device.type == "cpu" and not torch.compiler.is_compiling():
+        flat, rule = scores.detach().reshape(-1), Rule(float(threshold), float(tie_weight), int(tie_index))
+        weights = flat.new_zeros(1).expand(len(flat)) if weight is None else weight.detach().reshape(-1)
+        kept, keep = np.empty(len(flat), np.bool_), block_rule(weights, flat.dtype)
+        for (_, start), values in kth.read_blocks([flat], kth.places([flat])):
+            kept[start : start + len(values)] = keep(rule, values, start)
+        return torch.from_numpy(kept).reshape(scores.shape)
+    position = torch.arange(scores.numel(), device=scores.device).reshape(scores.shape)
+    sizes = scores.new_zeros(()) if weight is None else weight.to(scores.dtype)
+    return (scores > threshold) | ((scores == threshold) & outranks(sizes, position, tie_weight, tie_index))
+
+
+def outranks(weight: Tensor, position: Tensor, tie_weight: Tensor | float, tie_index: Tensor | int) -> Tensor:
+    """Which entries, tied with the threshold, are kept: above the last zero by (|weight|, position)."""
+    size = weight.abs()
+    return (size > tie_weight) | ((size == tie_weight) & (position > tie_index))
+
+
+def block_rule(weight: Tensor, dtype: torch.dtype) -> Callable[[Rule, np.ndarray, int], np.ndarray]:
+    """A function of a rule, a block of CPU scores of type `dtype` and its start: the mask of the block.
+
+    Its memory is that of the next call, too. `weight` is flat.
+    """
+    every_size, buffers = torch.empty(kth.BLOCK, dtype=dtype, device="cpu").numpy(), np.empty((3, kth.BLOCK), np.bool_)
+
+    def keep(rule: Rule, values: np.ndarray, start: int) -> np.ndarray:
+        kept, tied, above = buffers[:, : len(values)]
+        np.greater(values, rule.threshold, out=kept)
+        if rule.tie_weight < math.inf and np.equal(values, rule.threshold, out=tied).any():
+            sizes = kth.read_sizes(weight, start, every_size[: len(values)])
+            # Up to the position of the last zero a tie must be larger to be kept; beyond it, as large will do.
+            cut = min(max(rule.tie_index + 1 - start, 0), len(values))
+            np.greater(sizes[:cut], rule.tie_weight, out=above[:cut])
+            np.greater_equal(sizes[cut:], rule.tie_weight, out=above[cut:])
+            kept |= np.logical_and(tied, above, out=above)
+        return kept
+
+    return keep
 
 
 def count_zeros(sparsity: float, weights: int, tie_break: TieBreak = "exact", reset: bool = False) -> int:
