@@ -166,12 +166,12 @@ def test_the_vqa_vs_layout_gets_its_nine_sets_and_their_means(cdvqa: Command, tm
     assert main(["report"]) == 0
 
 
-def test_targets_that_others_cached_stand_in_for_annotations(
+def test_cached_targets_replace_annotations(
     cdvqa: Command, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     assert cdvqa("fit", "stage1_bce.yaml", "--model.selection=last") == 0
     official = network("stage1_bce")
-    root = Path(shutil.copytree(scenes, tmp_path / "foreign", ignore=shutil.ignore_patterns("images", ".cdvqa")))
+    root = Path(shutil.copytree(scenes, tmp_path / "cached", ignore=shutil.ignore_patterns("images", ".cdvqa")))
     answers = official.metadata["answers"]
     annotations = json.loads((root / "vqacp_v2_train_annotations.json").read_text())
     (root / "vqacp_v2_train_annotations.json").unlink()

@@ -225,7 +225,7 @@ class VQADataModule(pl.LightningDataModule):
     # --- loaders --------------------------------------------------------------------------------------------------
 
     def train_dataloader(self) -> BatchLoader:
-        """The training questions, shuffled anew in each epoch by the run's seed."""
+        """The training questions, shuffled in each epoch by the run's seed."""
         return training_loader(
             self._datasets["train"],
             self._batch_size()[0],

@@ -28,7 +28,7 @@ def training_loader(
     world_size: int = 1,
     num_workers: int = 0,
 ) -> TrainingLoader:
-    """A loader that shuffles anew in each epoch and whose state can be saved and restored in the middle of one.
+    """A loader that shuffles in each epoch and whose state can be saved and restored in the middle of one.
 
     Every process deals the same permutation, and all take the same number of steps: where the questions do not divide
     evenly, the first of the permutation are dealt a second time (at most world_size − 1 of them). With one process

@@ -56,7 +56,7 @@ def vqa_accuracy(predictions: Iterable[JsonRecord], annotations: Sequence[JsonRe
         {"all": …, <answer type>: …}, unrounded; answer types in order of appearance.
 
     Raises:
-        InputError: a prediction is missing, stands twice, or belongs to no annotation.
+        InputError: a prediction is missing, duplicate, or belongs to no annotation.
     """
     return _mean_by_type((a["answer_type"], vqa_score(p, _answers(a))) for p, a in _pairs(predictions, annotations))
 

@@ -161,7 +161,7 @@ def test_another_number_of_answers_is_told(prepare, tmp_path):
     assert status == 0 and lines[-1] == "data.num_answers is 7: set --data.num_answers 6"
 
 
-def test_cached_targets_of_others(prepare, tmp_path):
+def test_cached_targets(prepare, tmp_path):
     root = write_toy(tmp_path / "data")
     answers = replace_annotations(root)
     with pytest.warns(UserWarning, match=r"train_annotations\.json is not there; cache/train_target\.pkl and"):
@@ -173,8 +173,8 @@ def test_cached_targets_of_others(prepare, tmp_path):
     assert status == 2 and "which soft score 'clark' does not give; try --model.soft_score third" in error
 
 
-def test_fit_and_test_with_cached_targets_of_others(cdvqa, scenes, tmp_path):
-    root = shutil.copytree(scenes, tmp_path / "foreign", ignore=shutil.ignore_patterns("images", ".cdvqa"))
+def test_fit_and_test_with_cached_targets(cdvqa, scenes, tmp_path):
+    root = shutil.copytree(scenes, tmp_path / "cached", ignore=shutil.ignore_patterns("images", ".cdvqa"))
     flags = overlay(root)
     flags.append(f"--data.num_answers={len(replace_annotations(root))}")
     with pytest.warns(UserWarning, match=r"train_annotations\.json is not there"):
@@ -185,7 +185,7 @@ def test_fit_and_test_with_cached_targets_of_others(cdvqa, scenes, tmp_path):
 
 
 def test_an_objective_that_needs_question_types_is_refused_without_them(cdvqa, scenes, tmp_path, capsys):
-    root = shutil.copytree(scenes, tmp_path / "foreign", ignore=shutil.ignore_patterns("images", ".cdvqa"))
+    root = shutil.copytree(scenes, tmp_path / "cached", ignore=shutil.ignore_patterns("images", ".cdvqa"))
     flags = overlay(root)
     flags.append(f"--data.num_answers={len(replace_annotations(root, typed=False))}")
     with pytest.warns(UserWarning, match=r"train_annotations\.json is not there"):

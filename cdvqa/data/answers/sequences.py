@@ -43,7 +43,7 @@ class AnswerTexts:
         strings, number = len(answers.names), np.diff(answers.offsets)
         question = np.repeat(np.arange(len(answers)), number)
         pairs, first, count = np.unique(question * strings + answers.codes, return_index=True, return_counts=True)
-        by_appearance = np.argsort(first)  # answers stand in question order, so this keeps questions together
+        by_appearance = np.argsort(first)  # answers are in question order, so this keeps questions together
         question, code = np.divmod(pairs[by_appearance], strings)
         count = count[by_appearance]
         kind = types.codes[question].astype(np.int64)

@@ -51,7 +51,7 @@ def test_an_empty_vocabulary(check):
     assert status == 1 and "WRONG train has 0 answers with at least 1000 questions; lower --data.min_count" in output
 
 
-def test_vqa_vs_lists_its_ood_sets_and_finds_foreign_questions(check, world):
+def test_vqa_vs_lists_its_ood_sets_and_finds_questions_of_no_split(check, world):
     for folder, first_id in (("Training", 0), ("Val", 1000), ("IID-Test", 2000)):
         questions, annotations = split(60, first_id)
         dump(world / folder / f"{folder}-Ques.json", questions)
@@ -109,7 +109,7 @@ def test_a_duplicate_question(check, world):
     assert f"WRONG test questions: duplicate question {number}; remove one of the two records" in output
 
 
-def test_answer_types_are_counted_and_foreign_ones_noted(check, world):
+def test_answer_types_are_counted_and_own_ones_noted(check, world):
     path = world / "vqacp_v2_test_annotations.json"
     annotations = json.loads(path.read_bytes())
     for i, annotation in enumerate(annotations):
