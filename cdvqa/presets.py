@@ -143,6 +143,8 @@ def settle(
         raise InputError(f"--model.warmup: {warmup} is neither a share from 0.0 to 1.0 nor a whole number of steps")
     if wanted.get("global_batch", 1) < 1:
         raise InputError(f"--model.global_batch: {wanted['global_batch']} is no number of questions")
+    if wanted.get("weight_decay", 0.0) < 0:
+        raise InputError(f"--model.weight_decay: expected a number >= 0, got {wanted['weight_decay']}")
     departures = {field: value for field, value in wanted.items() if value != own[field]}
     return Protocol(**(own | wanted | {"dev_share": _dev_share(own | wanted, wanted, has_dev)})), departures
 

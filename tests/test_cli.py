@@ -87,7 +87,7 @@ def test_a_bare_config_name_and_flags_compose_left_to_right(config: str, capsys:
         ("--model.objective_options.gamma=2", "lmh does not take gamma (it takes: entropy_weight, trainable)"),
         ("--model.objectiv=lmh", "--model.objectiv: Option 'objectiv' is not accepted"),
         ("--model.backbone=Nothing", "--model.backbone: no class is called 'Nothing'"),
-        ("--model.lr=fast", "--model.lr: Expected a <class 'float'>. Got value: fast"),
+        ("--model.lr=fast", "--model.lr: expected a number, got fast"),
         ("--model.sparsity.initialisation=random", "use --model.sparsity.criterion (magnitude, random, first_order)"),
         ("--model.sparsity.overall=1.5", "--model.sparsity.overall is 1.5; a share of zeros lies between 0 and 1"),
         ("--model.warmup=1.5", "--model.warmup: 1.5 is neither a share from 0.0 to 1.0 nor a whole number of steps"),
@@ -97,12 +97,10 @@ def test_a_bare_config_name_and_flags_compose_left_to_right(config: str, capsys:
 def test_a_wrong_setting_is_named_in_one_line(
     cdvqa: Command, capsys: pytest.CaptureFixture[str], flag: str, message: str
 ):
-    cdvqa("fit", "stage1_bce.yaml")
-    capsys.readouterr()
     assert cdvqa("fit", "stage2_lmh.yaml", *([] if "parent" in flag else ["--model.parent_objective=bce"]), flag) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("cdvqa fit: ") and message in error
-    assert run_names() == {"stage1_bce"}  # nothing half-written
+    assert not Path("logs").exists()
 
 
 def test_an_infeasible_budget_names_what_is_feasible(cdvqa: Command, capsys: pytest.CaptureFixture[str]):

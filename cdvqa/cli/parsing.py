@@ -1,13 +1,17 @@
-"""Argument errors in one line."""
+"""What is wrong with an option, in one line that names it."""
 
+import ast
+import json
+import math
 import re
-from typing import NoReturn
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
 
 from pytorch_lightning.cli import LightningArgumentParser
 
 from cdvqa.errors import InputError
 
-# Lines of the parser's own reports that tell of its inner workings, not of the mistake.
+# Lines of the parser's reports that describe its inner workings, not the mistake.
 NOISE = re.compile(
     r"Does not validate against|Subtypes: |Errors:$|Given value|Expected a <class 'NoneType'>|Expected a path but|^tip:"
 )
@@ -16,25 +20,99 @@ REPLACED = {
     "initialisation": "--model.sparsity.initialisation: use --model.sparsity.criterion (magnitude, random, "
     "first_order) and, in place of `weight`, --model.sparsity.scores weight"
 }
+COUNTS = ("num_answers", "min_count", "eval_batch_size")
+TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "dict": "a mapping"}
 
 
 class OneLineParser(LightningArgumentParser):
     """LightningArgumentParser whose errors are one line instead of two screens of usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if not self.exit_on_error:  # of one class's options: the parser above reports it with the full name
+            super().error(message, ex)
         replaced = next((text for name, text in REPLACED.items() if name in message), None)
         raise InputError(replaced or one_line(message)) from ex
+
+    def parse_args(self, args: Sequence[str] | None = None, *others: Any, **options: Any) -> Any:  # type: ignore[override]
+        """Parse; jsonargparse hands a class's options on as text made by `str`, which writes null as None."""
+        return super().parse_args(None if args is None else list(map(as_yaml, args)), *others, **options)
+
+
+def as_yaml(arg: str) -> str:
+    """`--option=VALUE` where VALUE is Python's None, or a list or dictionary that holds one: as YAML."""
+    option, equals, value = arg.partition("=")
+    if not (option.startswith("--") and equals and "None" in value):
+        return arg
+    try:
+        return f"{option}={json.dumps(ast.literal_eval(value))}"
+    except (ValueError, SyntaxError, TypeError):
+        return arg
 
 
 def one_line(message: str) -> str:
     """The lines of a parser's report that name the mistake, joined."""
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
-    kept = [line for line in lines if line and not NOISE.search(line)]
-    named = re.search(r"NestedArg\(key='([^']+)'", message)
-    text = re.sub(r'Parser key "[^"]*": ', "", " ".join(kept))
-    text = re.sub(
-        r"Expected a dot import path string: (.*)",
-        r"no class is called '\1' (write Lxmert or cdvqa.backbones.Lxmert)",
-        text,
+    key, nested = re.search(r'Parser key "([^"]+)"', message), re.search(r"NestedArg\(key='([^']+)'", message)
+    option = ".".join(found[1] for found in (key, nested) if found)
+    kept = [plain(re.sub(r'Parser key "[^"]*":', "", line)) for line in lines if line and not NOISE.search(line)]
+    parts = [part for part in dict.fromkeys(kept) if part.strip() and not (option and part.startswith("cannot make "))]
+    # Where one of several types was meant and is wrong in itself, the others are of no interest.
+    text = "; ".join([part for part in parts if not part.startswith("expected ")] or parts)
+    value = re.search(r"Given value: (?!NestedArg)(.*)|NestedArg\(key='[^']+', val=(.*)\)", message)
+    if value and text.startswith("expected ") and ", got " not in text:
+        text += f", got {(value[1] or value[2]).strip()}"
+    return f"--{option}: {text}" if option and not text.startswith("--") else text
+
+
+def plain(line: str) -> str:
+    """One line of a parser's report without Python's names of types."""
+    line = re.sub(r"Expected a dot import path string: (.*)", r"no class is called '\1' (write its full path)", line)
+    line = re.sub(r"Problem with given class_path '(.*)':", r"cannot make \1", line)
+    line = re.sub(
+        r"Not of type \w+:( .*)? does not conform to restriction v(\W+)(\d+)", r"expected a number \2 \3", line
     )
-    return f"--model.{named[1]}: {text}" if named else text
+    line = re.sub(r"Not of type \w+: invalid literal .*: '(.*)'", r"expected a whole number, got \1", line)
+    line = re.sub(r"Not of type \w+: could not convert .*: '(.*)'", r"expected a number, got \1", line)
+    line = re.sub(r"Expected a typing.Literal\[(.*?)\]", r"expected one of \1", line)
+    line = re.sub(r"Expected a <class '([\w.]+)'>", lambda of: f"expected {TYPES.get(of[1], of[1])}", line)
+    return re.sub(r"\. Got value: (.*)", r", got \1", line)
+
+
+def check_numbers(settings: Mapping[str, Any]) -> None:
+    """Raise InputError for a number that Lightning or torch would accept, and then train with wrongly or fail at.
+
+    Args:
+        settings: the whole configuration. Typed options would do, but their numbers are of classes of the parser's,
+            which neither JSON nor a checkpoint takes.
+    """
+    seed, trainer, data = settings["seed_everything"], settings["trainer"], settings["data"]
+    lr = settings["model"]["init_args"]["lr"]
+    epochs, steps = trainer["max_epochs"], trainer["max_steps"]
+    clip, every, interval = (
+        trainer[name] for name in ("gradient_clip_val", "check_val_every_n_epoch", "val_check_interval")
+    )
+    for name, value, sound, wanted in (
+        ("seed_everything", seed, seed is True or (seed is not False and 0 <= seed < 1 << 32), "from 0 to 4294967295"),
+        ("trainer.max_epochs", epochs, (epochs or 0) >= 0 or steps > 0, "0 or more: the rate falls to 0 over them"),
+        ("trainer.accumulate_grad_batches", n := trainer["accumulate_grad_batches"], n >= 1, "1 or more"),
+        ("trainer.gradient_clip_val", clip, clip is None or clip >= 0, "0 (no clipping) or more"),
+        ("trainer.gradient_clip_algorithm", a := trainer["gradient_clip_algorithm"], a in (None, "norm"), "norm"),
+        ("trainer.check_val_every_n_epoch", every, every is None or every >= 1, "1 or more"),
+        ("trainer.val_check_interval", interval, not isinstance(interval, int | float) or interval > 0, "above 0"),
+        ("model.lr", lr, 0 < lr < math.inf, "a number above 0"),
+        *((f"data.{name}", data[name], data[name] >= 1, "1 or more") for name in COUNTS),
+        *((f"data.{name}", data[name], data[name] >= 0, "0 or more") for name in ("num_workers", "split_seed")),
+        ("trainer.log_every_n_steps", n := trainer["log_every_n_steps"], n is None or n >= 0, "0 or more"),
+    ):
+        if not sound:
+            raise InputError(f"--{name} {value}: expected {wanted}")
+
+
+def trainer_error(error: Exception, settings: Mapping[str, Any]) -> InputError:
+    """What Lightning says of its settings, with the option: the one that it names, or whose value it names."""
+    text = " ".join(str(error).split())
+    words = set(re.findall(r"\w+", text))
+    named = next((name for name in settings if f"{name}=" in text), None)
+    named = named or next((name for name in settings if name in words), None)
+    named = named or next((name for name, value in settings.items() if isinstance(value, str) and value in words), None)
+    return InputError(f"--trainer{f'.{named} {settings[named]}' if named else ''}: {text}")

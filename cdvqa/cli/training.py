@@ -7,6 +7,7 @@ from typing import Any, Optional
 from jsonargparse import ActionYesNo, set_parsing_settings
 from jsonargparse.typing import PositiveInt
 from lightning_fabric.plugins.environments import SLURMEnvironment
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
@@ -23,7 +24,7 @@ from cdvqa.callbacks import (
 )
 from cdvqa.cli.configs import resolve_configs
 from cdvqa.cli.log_filters import quieten
-from cdvqa.cli.parsing import OneLineParser
+from cdvqa.cli.parsing import OneLineParser, check_numbers, one_line, trainer_error
 from cdvqa.data import VQADataModule
 from cdvqa.distributed.processes import end_at_sigterm
 from cdvqa.errors import InputError
@@ -87,6 +88,21 @@ class VQACLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning would read the whole file here and let its hyper-parameters win over the config."""
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Refuse what needs no class to be seen wrong."""
+        super().parse_arguments(parser, args)
+        subcommand = self.config.get("subcommand")
+        check_numbers(self.config[subcommand] if subcommand else self.config)
+
+    def instantiate_classes(self) -> None:
+        """As Lightning does; a class that cannot be made is named in one line."""
+        try:
+            super().instantiate_classes()
+        except (ValueError, ImportError) as error:
+            if "Problem with given class_path" not in str(error):
+                raise
+            raise InputError(one_line(str(error))) from error
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--overwrite", action=ActionYesNo, default=False, help="Replace the run in this folder.")
         parser.add_argument(
@@ -133,7 +149,10 @@ class VQACLI(LightningCLI):
         kwargs["plugins"] = [*filter(None, plugins), WholeFiles()]
         # Under SLURM Lightning starts from any hpc_ckpt_*.ckpt it finds there.
         kwargs["default_root_dir"] = self.run_folder.folder
-        trainer = super().instantiate_trainer(callbacks=[*(settings["callbacks"] or []), *callbacks], **kwargs)
+        try:
+            trainer = super().instantiate_trainer(callbacks=[*(settings["callbacks"] or []), *callbacks], **kwargs)
+        except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
+            raise trainer_error(error, vars(settings)) from error
         environment = trainer._accelerator_connector.cluster_environment
         if isinstance(environment, SLURMEnvironment):
             environment.auto_requeue = False  # it would save in the middle of a step; a kill at any moment is no harm

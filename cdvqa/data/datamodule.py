@@ -94,8 +94,8 @@ class VQADataModule(pl.LightningDataModule):
         own_vocabulary = self.root / "vocab.txt"
         self.tokenizer_source = tokenizer or (str(own_vocabulary) if own_vocabulary.is_file() else "bert-base-uncased")
         self.dev_split: DevSplit = dev_split
-        self.split_seed = split_seed
         self.dev_share = dev_share
+        self.split_seed = split_seed
         self.min_count = min_count
         self.num_workers = num_workers
         self.eval_batch_size = eval_batch_size

@@ -1,9 +1,11 @@
 """What two runs must share before one may start from the other, or be evaluated with its data."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 
 from cdvqa.backbones import Backbone
 from cdvqa.data.handshake import DataFacts
@@ -57,6 +59,25 @@ def check_objective(backbone: Backbone, name: str, objective: type[Objective]) -
         raise InputError(
             f"--model.objective: {name} needs `{lacking[0]}`, which {backbone.name} does not provide; "
             "take another backbone or objective"
+        )
+
+
+def check_word_pieces(backbone: Backbone, tokenizer: Tokenizer) -> None:
+    """Raise InputError where the tokeniser has word pieces that the backbone does not embed."""
+    embedded = backbone.description.get("vocab_size")
+    pieces = max(tokenizer.get_vocab().values(), default=-1) + 1
+    if isinstance(embedded, int) and pieces > embedded:
+        raise InputError(
+            f"--data.tokenizer: {pieces:,} word pieces, the backbone embeds {embedded:,}; give the backbone's own"
+        )
+
+
+def check_width(backbone: Backbone, file: Path, features: Mapping[str, Any]) -> None:
+    """Raise InputError where the region features in `file`, by their fingerprint, are of another width."""
+    width, shape = backbone.description.get("visual_feat_dim"), features.get("shape")
+    if width is not None and shape and shape[-1] != width:
+        raise InputError(
+            f"{file}: features are {shape[-1]} wide, the backbone takes {width}; point --data.features at such features"
         )
 
 

@@ -23,7 +23,14 @@ from cdvqa.presets import Preset, settle, takes_preset_fields
 from cdvqa.runs.folder import network_file
 from cdvqa.runs.lineage import Lineage
 from cdvqa.sparsity import Sparsity, Subnetwork
-from cdvqa.stages.compatibility import check_compatible, check_objective, check_priors, check_stage
+from cdvqa.stages.compatibility import (
+    check_compatible,
+    check_objective,
+    check_priors,
+    check_stage,
+    check_width,
+    check_word_pieces,
+)
 from cdvqa.stages.features import warn_of_other_features, warn_of_other_text
 from cdvqa.stages.machine import check_compiler, check_kernels, check_precision
 from cdvqa.stages.optimisation import epoch_cosine_schedule, linear_schedule, make_optimizer, warmup_steps
@@ -240,6 +247,8 @@ class VQAStage(pl.LightningModule):
             check_compiler(self.trainer.strategy.root_device)
         self.facts = facts = cast(DataFacts, self.trainer.datamodule.facts)  # type: ignore[attr-defined]
         self.split_names = facts.splits
+        check_word_pieces(self.backbone, facts.tokenizer)
+        check_width(self.backbone, facts.visual_path, facts.features)
         if stage == "predict":
             return
         if stage == "fit":
