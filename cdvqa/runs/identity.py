@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from inspect import signature
 from pathlib import Path
@@ -267,3 +267,8 @@ def differences(
         if text(there) != text(here) and not name.startswith(passed_over):
             found[name] = (there, here)
     return found
+
+
+def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The settings that are not the same in all of these runs."""
+    return sorted({name for other in settings[1:] for name in differences(settings[0], other)})

@@ -9,7 +9,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 
 from cdvqa.errors import InputError
 from cdvqa.runs.folder import DIGITS, Run, network_file, run_name, run_of
-from cdvqa.runs.identity import BASELINE, differences, digest_of, flatten, source_identity
+from cdvqa.runs.identity import BASELINE, differences, differing, digest_of, flatten, source_identity
 
 UNKNOWN = "unknown"
 SEEN = ("dev", "last", UNKNOWN, "test")  # how much of the test questions a selection has seen, in rising order
@@ -211,11 +211,10 @@ def asked_pipelines(stage: Any) -> list[list[str]]:
 def listed(runs: Iterable[tuple[Run, Mapping[str, Any]]]) -> str:
     """Runs, each with the settings in which it is not like the others."""
     runs = list(runs)
-    first = runs[0][1]["settings"]
-    names = {name for _, record in runs[1:] for name in differences(first, record["settings"])}
+    names = differing([record["settings"] for _, record in runs])
     told_of = []
     for run, record in runs:
-        own = ", ".join(f"{name} {record['settings'].get(name)!r}" for name in sorted(names))
+        own = ", ".join(f"{name} {record['settings'].get(name)!r}" for name in names)
         told_of.append(f"{run.folder} ({own})")
     return "; ".join(told_of)
 

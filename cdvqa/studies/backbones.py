@@ -72,8 +72,7 @@ def runs_of(backbone: str, seeds: int) -> dict[str, list[Job]]:
     """A backbone's jobs by name, one for each seed."""
     overlay = overlay_of(backbone)
     return {
-        name: [job(LOGS, seed=seed, overlay=overlay, backbone=backbone) for seed in range(seeds)]
-        for name, job in RUNS[backbone].items()
+        name: [job(LOGS, seed=seed, overlay=overlay) for seed in range(seeds)] for name, job in RUNS[backbone].items()
     }
 
 
@@ -81,7 +80,7 @@ def ceiling(backbone: str) -> Job:
     """The plain full model on the balanced world."""
     plain = next(iter(RUNS[backbone].values()))
     balanced = (f"--data.name={BALANCED.name}", f"--data.root={BALANCED}")
-    return plain(LOGS, seed=0, overlay=(*overlay_of(backbone), *balanced), data=BALANCED.name, backbone=backbone)
+    return plain(LOGS, seed=0, overlay=(*overlay_of(backbone), *balanced))
 
 
 def blind_accuracy(world: Path, split: str) -> float:

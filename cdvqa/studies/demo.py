@@ -28,7 +28,7 @@ def demo(backbone: str, epochs: int | None, seed: int = 0, at_once: int = 2) -> 
     started = time.monotonic()
     make_scenes(WORLD)
     overlay = [*overlay_of(backbone), *([f"--trainer.max_epochs={epochs}"] if epochs else [])]
-    job = partial(pipeline_job, LOGS, seed=seed, overlay=overlay, backbone=backbone)
+    job = partial(pipeline_job, LOGS, seed=seed, overlay=overlay)
     jobs = three_stages(job, *OBJECTIVES[backbone]) if backbone in OBJECTIVES else full_models(job)
     print(f"{len(jobs)} runs, {at_once} at a time; each prints its accuracy when it has been tested", flush=True)
     run_jobs(jobs, at_once)

@@ -1,4 +1,4 @@
-"""Many runs on one machine: each a `cdvqa fit` and a `cdvqa test` in processes of their own, a few at a time."""
+"""Many runs on one machine, a few at a time, each by `cdvqa fit` and `cdvqa test` in processes of their own."""
 
 import os
 import subprocess
@@ -26,10 +26,10 @@ class Job:
     """One run.
 
     Attributes:
-        run: where it lands.
+        run: its folder.
         args: arguments of `fit` and `test`.
         after: the run it starts from, or None.
-        source: how a run that starts from this one knows it.
+        source: this run as the parent of others, before it exists.
     """
 
     run: Run
@@ -43,7 +43,7 @@ class Job:
 
 
 def run_jobs(jobs: Sequence[Job], at_once: int) -> None:
-    """Run all jobs, parents first; what is finished is kept, what was interrupted goes on.
+    """Run all jobs, parents first; finished runs are skipped, interrupted ones resumed.
 
     Raises:
         InputError: a job failed; the message names its log.
@@ -96,7 +96,7 @@ def call(job: Job, command: str, *extra: str) -> None:
 
 
 def overlay_of(backbone: str) -> tuple[str, ...]:
-    """The arguments that name the world `scenes` and its small model of a kind; `scenes.yaml` has LXMERT's."""
+    """The arguments for the world `scenes` and its small model; `scenes.yaml` has LXMERT's."""
     own = ("--config", f"scenes_{backbone}.yaml") if backbone != "lxmert" else ()
     return ("--config", "scenes.yaml", *own)
 
@@ -107,8 +107,6 @@ def pipeline_job(
     pipeline: Sequence[str],
     seed: int,
     overlay: Sequence[str],
-    data: str = "scenes",
-    backbone: str = "lxmert",
     method: str = "mask",
     zeros: float = 0.5,
     criterion: str = "magnitude",
@@ -121,8 +119,6 @@ def pipeline_job(
         pipeline: objectives from stage 1 to this one; one-shot pruning adds none.
         seed: the run's seed.
         overlay: arguments that name data and model, such as `("--config", "scenes.yaml")`.
-        data: name of the data set's folder.
-        backbone: what its runs are called.
         method: `mask` or `omp` (stages 2 and 3).
         zeros: share of zeros (stages 2 and 3).
         criterion: `magnitude` or `random`: what picks the first mask.
@@ -136,7 +132,7 @@ def pipeline_job(
     settings = {"method": method, "overall": zeros, "criterion": criterion}
     args += [f"--model.sparsity.{name}={value}" for name, value in settings.items()]
     above = objectives if one_shot else objectives[:-1]
-    parent = pipeline_job(logs, stage - 1, above, seed, overlay, data, backbone, method, zeros, criterion)
+    parent = pipeline_job(logs, stage - 1, above, seed, overlay, method, zeros, criterion)
     return planned_job((*args, f"--model.init_from={parent.run.folder}"), parent)
 
 

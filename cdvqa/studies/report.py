@@ -8,8 +8,9 @@ from jsonargparse import ActionYesNo
 from cdvqa.cli.parsing import OneLineParser
 from cdvqa.errors import InputError
 from cdvqa.files import write_atomically
+from cdvqa.runs.identity import differing
 from cdvqa.studies.figure import plot_accuracy
-from cdvqa.studies.table import RUN, differing, markdown, read_runs, short
+from cdvqa.studies.table import RUN, described, markdown, read_runs
 
 
 def run(args: list[str]) -> None:
@@ -63,12 +64,11 @@ def list_runs(table: pd.DataFrame) -> str:
     """Markdown: a row per run, with the settings in which it differs from others of its data, backbone and stage."""
     rows = []
     for (data, backbone, _), alike in table.groupby(["data", "backbone", "stage"]):
-        names = differing(alike["settings"])
+        names = differing(list(alike["settings"]))
         for run, seeds in alike.groupby("run"):
             states = seeds.groupby("state")["seed"].agg(lambda numbers: ", ".join(map(str, sorted(numbers))))
-            settings = seeds["settings"].iloc[0]
             cells = {"data": data, "backbone": backbone, "run": run}
             cells["seeds"] = "; ".join(f"{numbers} {state}" for state, numbers in states.items())
-            cells["settings that differ"] = ", ".join(f"{short(name)} {settings.get(name)}" for name in names)
+            cells["settings that differ"] = ", ".join(described(seeds["settings"].iloc[0], names))
             rows.append(cells)
     return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)

@@ -1,5 +1,6 @@
 """The runs under a logs folder as one table, from which every report and figure is made."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -8,13 +9,14 @@ from typing import Any
 import pandas as pd
 
 from cdvqa.errors import InputError
-from cdvqa.files import read_json
-from cdvqa.runs.folder import Run, percent, read_results
+from cdvqa.runs.folder import DIGITS, Run, percent, read_results
+from cdvqa.runs.identity import BASELINE, differing
 from cdvqa.studies.jobs import Job
 
 ID = "in distribution"
 OOD = "out of distribution"
 RUN = ["data", "backbone", "run"]  # the columns that the seeds of a run share
+PREFIX = r"(model|data|trainer)\."  # of a setting's name
 SHARES = ("language", "vision", "cross", "pooler")
 
 
@@ -62,9 +64,8 @@ def row_of(run: Run) -> dict[str, Any]:
     Raises:
         InputError: run.json or results.json is broken, or of an older cdvqa.
     """
-    path = run.record
+    record, path = run.read(), run.record
     try:
-        record = read_json(path)
         plan = record["sparsity"] or {}
         data, backbone, name, seed = run.folder.parts[-4:]
         parameters = record.get("parameters")
@@ -78,14 +79,14 @@ def row_of(run: Run) -> dict[str, Any]:
             "method": plan.get("method", "full"),
             "plan": plan,
             "kept": parameters["kept"] / parameters["full"] if parameters else float("nan"),
-            "identity": record.get("identity", str(run.folder)),
-            "settings": record.get("settings", plan),
+            "identity": record["identity"],
+            "settings": record["settings"],
             "state": "not tested" if record["finished"] else "not finished",
             "selection": "",
         }
         path = run.results
         return row | accuracies(read_results(run))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ZeroDivisionError) as error:
         raise InputError(f"{path}: broken, or written by an older cdvqa ({error!r})") from error
 
 
@@ -117,7 +118,7 @@ def label_curves(rows: Sequence[dict[str, Any]]) -> None:
         settings = [training_settings(row["settings"], by_identity) for row in group]
         names = differing(settings)
         for row, own in zip(group, settings, strict=True):
-            row["curve"] = ", ".join([label, *(f"{short(name)} {own.get(name)}" for name in names)])
+            row["curve"] = ", ".join([label, *described(own, names)])
 
 
 def plain_label(row: Mapping[str, Any]) -> str:
@@ -141,16 +142,11 @@ def training_settings(settings: Mapping[str, Any], by_identity: Mapping[str, Map
     return own | {f"parent.{name}": value for name, value in parent.items()}
 
 
-def differing(settings: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Names of the settings that are not the same in all of these runs."""
-    settings = list(settings)
-    names = sorted({name for own in settings for name in own})
-    return [name for name in names if any(own.get(name) != settings[0].get(name) for own in settings)]
-
-
-def short(name: str) -> str:
-    """`sparsity.scores` for `model.sparsity.scores`."""
-    return name.removeprefix("model.").removeprefix("trainer.").removeprefix("data.")
+def described(settings: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+    """The values of some settings: `lr 0.001`; a parent is named by the first digits of its identity."""
+    values = {name: settings.get(name, BASELINE.get(name)) for name in names}
+    values |= {name: str(value["identity"])[:DIGITS] for name, value in values.items() if name == "parent"}
+    return [f"{re.sub(PREFIX, '', name)} {value}" for name, value in values.items()]
 
 
 def markdown(runs: pd.DataFrame, by: Sequence[str]) -> str:

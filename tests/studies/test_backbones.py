@@ -81,11 +81,15 @@ def test_every_parent_is_among_the_runs(backbone: str):
 
 @pytest.mark.parametrize("backbone", OBJECTIVES)
 def test_the_demonstration_has_all_stages_and_their_parents(backbone: str):
-    job = partial(pipeline_job, Path("logs"), seed=0, overlay=overlay_of(backbone), backbone=backbone)
+    job = partial(pipeline_job, Path("logs"), seed=0, overlay=overlay_of(backbone))
     jobs = three_stages(job, *OBJECTIVES[backbone])
     assert {job.after for job in jobs} - {None} <= {job.run for job in jobs}
     assert {job.run.folder.parent.name[:6] for job in jobs} == {"stage1", "stage2", "stage3"}
-    assert all(job.after is None for job in full_models(job))
+
+
+def test_the_demonstration_of_updn_has_full_models_alone():
+    jobs = full_models(partial(pipeline_job, Path("logs"), seed=0, overlay=overlay_of("updn")))
+    assert {job.run.folder.parent.name[:6] for job in jobs} == {"stage1"}
 
 
 @pytest.mark.parametrize("backbone", RUNS)
