@@ -71,7 +71,7 @@ SPOILT = {  # how the third line is spoilt: (its text from image, what is said)
     "infinite": (lambda i: with_value(i, "features", -np.inf), "features has NaN, infinite"),
     "NaN in a box": (lambda i: with_value(i, "boxes", np.nan), "boxes has NaN, infinite"),
     "too large for fp16": (lambda i: with_value(i, "features", 1e5), "use --dtype float32"),
-    "an image twice": (lambda i: replaced(bottom_up(i), 0, "1000"), "this image stands in line 1 too"),
+    "an image twice": (lambda i: replaced(bottom_up(i), 0, "1000"), "duplicate image, first in line 1"),
 }
 
 

@@ -112,7 +112,7 @@ class Hdf5Features(FeatureSource):
         for what, values in (("image", ids), ("row", rows)):
             sorted_values = np.sort(values)
             for twice in sorted_values[1:][sorted_values[1:] == sorted_values[:-1]][:1]:
-                raise InputError(f"{origin}: {what} {twice} stands in it twice; remove one")
+                raise InputError(f"{origin}: duplicate {what} {twice}; remove one")
         return ids, rows
 
     def _check_layout(self, file: h5py.File) -> None:

@@ -65,14 +65,14 @@ class RecordSource(FeatureSource):
         outlines: list[Outline] = []
         places: list[int] = []
         for record, place in self.scan(progress):
-            told = outline(record, outlines[0].region_width if outlines else None)
-            if told.image_id in seen:
-                raise InputError(f"{record.where}: image {told.image_id} is in {seen[told.image_id]} too; remove one")
-            if outlines and told.region_width != outlines[0].region_width:
+            found = outline(record, outlines[0].region_width if outlines else None)
+            if found.image_id in seen:
+                raise InputError(f"{record.where}: image {found.image_id} is in {seen[found.image_id]} too; remove one")
+            if outlines and found.region_width != outlines[0].region_width:
                 first = f"{outlines[0].region_width} as in {next(iter(seen.values()))}"
-                raise InputError(f"{record.where}: features are {told.region_width} wide, not {first}")
-            seen[told.image_id] = record.where
-            outlines.append(told)
+                raise InputError(f"{record.where}: features are {found.region_width} wide, not {first}")
+            seen[found.image_id] = record.where
+            outlines.append(found)
             places.append(place)
         if not outlines:
             raise InputError(f"{self.path}: holds no image")
@@ -82,10 +82,10 @@ class RecordSource(FeatureSource):
 
     def images(self, index: FeatureIndex) -> Iterator[ImageRegions]:
         for record, number, count in zip(self.records(index), index.image_id, index.num_boxes, strict=True):
-            told = outline(record, index.region_width)
-            if (told.image_id, told.num_boxes, told.region_width) != (number, count, index.region_width):
+            found = outline(record, index.region_width)
+            if (found.image_id, found.num_boxes, found.region_width) != (number, count, index.region_width):
                 raise InputError(f"{record.where}: it changed while it was read; start again when it is complete")
-            yield regions(record, told)
+            yield regions(record, found)
 
 
 def outline(record: ImageRecord, region_width: int | None) -> Outline:
@@ -120,23 +120,23 @@ def outline(record: ImageRecord, region_width: int | None) -> Outline:
     return Outline(int(match[1]), size, count or stored, width, transposed)
 
 
-def regions(record: ImageRecord, told: Outline) -> ImageRegions:
+def regions(record: ImageRecord, found: Outline) -> ImageRegions:
     """Features and boxes of a record.
 
     Raises:
         InputError: they cannot be read, or boxes are in pixels and the image's size is unknown or wrong.
     """
     name, stored = first_field(record, FEATURES)
-    features = _array(record, name, stored, told.num_boxes)
-    features = (features.T if told.transposed else features)[: told.num_boxes]
-    if features.shape != (told.num_boxes, told.region_width):
-        raise InputError(f"{record.where}: {name!r} is {features.shape}, not {(told.num_boxes, told.region_width)}")
+    features = _array(record, name, stored, found.num_boxes)
+    features = (features.T if found.transposed else features)[: found.num_boxes]
+    if features.shape != (found.num_boxes, found.region_width):
+        raise InputError(f"{record.where}: {name!r} is {features.shape}, not {(found.num_boxes, found.region_width)}")
     name, stored = first_field(record, SHARES + BOXES)
     with np.errstate(over="ignore"):  # too large values become infinite, as which they are refused later
-        boxes = _array(record, name, stored, told.num_boxes)[: told.num_boxes, :4].astype(np.float32)
-    if boxes.shape != (told.num_boxes, 4):
-        raise InputError(f"{record.where}: {name!r} is {boxes.shape}, not {(told.num_boxes, 4)}")
-    return ImageRegions(record.where, features, boxes if name in SHARES else shares(record.where, boxes, told.size))
+        boxes = _array(record, name, stored, found.num_boxes)[: found.num_boxes, :4].astype(np.float32)
+    if boxes.shape != (found.num_boxes, 4):
+        raise InputError(f"{record.where}: {name!r} is {boxes.shape}, not {(found.num_boxes, 4)}")
+    return ImageRegions(record.where, features, boxes if name in SHARES else shares(record.where, boxes, found.size))
 
 
 def shares(where: str, boxes: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 FeatureFormat = Literal["auto", "bottom-up", "lxmert", "arrays", "lmdb", "hdf5"]
 Progress = Callable[[str, int, int], None]
-"""Told what is being done, how many bytes of the input are done, and of how many."""
+"""Called with what is being done, how many bytes of the input are done, and of how many."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +25,7 @@ class FeatureIndex:
     region_width: int
     """F."""
     place: NDArray[np.int64]
-    """(N,) or (N, k): where each image stands in the input: a byte offset, a row, or a position in a listing; the
+    """(N,) or (N, k): location of each image in the input: a byte offset, a row, or a position in a listing; the
     source's own."""
 
     def __getitem__(self, rows: slice) -> "FeatureIndex":
@@ -91,7 +91,7 @@ class FeatureSource(ABC):
         """Go through the input once, without decoding features, in constant memory.
 
         Raises:
-            InputError: something in it is wrong, or an image stands in it twice; file, record and image are named.
+            InputError: something in it is wrong, or an image is duplicate; file, record and image are named.
         """
 
     @abstractmethod

@@ -35,7 +35,7 @@ class TsvRow(NamedTuple):
     height: int
     num_boxes: int
     boxes: slice
-    """Where the base64 stands in the buffer that was split."""
+    """Location of the base64 in the buffer that was split."""
     features: slice
 
     def decode(self, field: Literal["boxes", "features"], buffer: bytearray) -> NDArray[np.float32]:
@@ -101,7 +101,7 @@ class FeatureTsv(FeatureSource):
         """Read the whole file once without decoding it; `place` is (N, 3): offset, bytes and number of the line.
 
         Raises:
-            InputError: a line is cut or malformed, its arrays are not as long as it says, or an image stands twice.
+            InputError: a line is cut or malformed, its arrays are not as long as it says, or an image is duplicate.
         """
         lines: dict[int, int] = {}
         sizes, counts, places = [], [], []
@@ -109,7 +109,7 @@ class FeatureTsv(FeatureSource):
             row = self._split(buffer, start, end, number, cut=offset + end - start == self.bytes)
             self._check_sizes(row, buffer)
             if row.image_id in lines:
-                raise row.refusal(f"this image stands in line {lines[row.image_id]} too; remove one")
+                raise row.refusal(f"duplicate image, first in line {lines[row.image_id]}; remove one")
             lines[row.image_id] = number
             sizes.append((row.width, row.height))
             counts.append(row.num_boxes)

@@ -235,4 +235,4 @@ def _checked_datasets(path: Path, file: h5py.File) -> dict[str, h5py.Dataset]:
 def _check_image_ids(path: Path, sorted_id: NDArray[np.int64]) -> None:
     twice = sorted_id[1:][sorted_id[1:] == sorted_id[:-1]]
     if len(twice):
-        raise InputError(f"{path}: image {twice[0]} stands in it twice; make the file again with `cdvqa prepare`")
+        raise InputError(f"{path}: duplicate image {twice[0]}; make the file again with `cdvqa prepare`")

@@ -148,8 +148,8 @@ def test_the_pickle_beside_it(tmp_path):
         ([1], "train36_imgid2idx.pkl: not a dict from image ids to rows"),
         ({"a": 1}, "train36_imgid2idx.pkl: not a dict from image ids to rows"),
         ({}, "train36_imgid2idx.pkl: holds no image"),
-        ({5: 0, "5": 1}, "train36_imgid2idx.pkl: image 5 stands in it twice"),
-        ({5: 0, 6: 0}, "train36_imgid2idx.pkl: row 0 stands in it twice"),
+        ({5: 0, "5": 1}, "train36_imgid2idx.pkl: duplicate image 5"),
+        ({5: 0, 6: 0}, "train36_imgid2idx.pkl: duplicate row 0"),
         ({5: 0, 6: 3}, "train36_imgid2idx.pkl: image 6 has row 3, but train36.hdf5 has 3 images"),
         ({5: 0, 6: -1}, "train36_imgid2idx.pkl: image 6 has row -1, but"),
     ):
@@ -192,7 +192,7 @@ def test_our_own_layout_gone_wrong(tmp_path):
     path = write_own(tmp_path / "f.h5", sample_images(count=3))
     refused(change(path, num_boxes=[1, 2, 4]), "image 986 is said to have 4 boxes from row 2 on")
     refused(change(path, num_boxes=[1, 2]), r"num_boxes is \(2,\), not \(3,\)")
-    refused(change(path, num_boxes=None, image_id=[7, 5, 7]), "f.h5: image 7 stands in it twice")
+    refused(change(path, num_boxes=None, image_id=[7, 5, 7]), "f.h5: duplicate image 7")
     refused(change(path, image_id=np.ones(3)), "image_id holds float64, not integers")
     refused(change(path, image_id=None), "holds no 'image_id' but boxes, features, size; convert the TSV")
     refused(change(path, image_id=[1, 2, 3], boxes=np.ones((3, 2, 4))), r"boxes is \(3, 2, 4\), not \(3, 3, 4\)")

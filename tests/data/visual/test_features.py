@@ -215,7 +215,7 @@ def _cut(path, by):
         (lambda path: write_h5(path, features=np.zeros((4, 3, 2), int)), "features must be .* not .*int64"),
         (lambda path: write_h5(path, boxes=np.zeros((4, 3, 5))), r"boxes must be \(4, 3, 4\) floats like features"),
         (lambda path: write_h5(path, image_id=np.arange(3)), "image_id must be 4 integers"),
-        (lambda path: write_h5(path, image_id=np.array([1, 2, 1, 3])), "image 1 stands in it twice"),
+        (lambda path: write_h5(path, image_id=np.array([1, 2, 1, 3])), "duplicate image 1"),
     ],
 )
 def test_broken_files_are_named(tmp_path, damage, message):

@@ -65,7 +65,7 @@ def test_an_image_that_stands_twice(check, world):
     write_toy_features(world / "features.h5", image_id=np.array([5, *range(1, IMAGES)]))
     status, output = check()
     assert status == 1 and row(output, "region features")[1] == "unusable"
-    assert "WRONG region features: image 5 stands in it twice" in output
+    assert "WRONG region features: duplicate image 5" in output
 
 
 def test_a_feature_file_in_the_making(check, world, monkeypatch, blocks_of_two):
