@@ -1,10 +1,12 @@
 """What picks the first mask."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from cdvqa.errors import InputError
-from cdvqa.sparsity import Criterion, attach_masks, masks, one_shot_masks
+from cdvqa.sparsity import Criterion, Subnetwork, attach_masks, masks, one_shot_masks
 from cdvqa.sparsity.criteria import FirstOrder
 from tests.sparsity.reference import zeros_asked
 from tests.sparsity.toy import DEAD, GROUPS, NAMES, Toy
@@ -65,3 +67,20 @@ def test_importance_that_cannot_be_ranked_is_refused(importance, message):
     with pytest.raises(InputError, match=message):
         attach_masks(model, GROUPS, SHARES, criterion=Given(importance))
     assert masks(model) == {}
+
+
+def test_the_gradients_do_not_depend_on_how_a_batch_is_split(cdvqa, tmp_path):
+    """Devices and accumulation are no part of a run's identity, so they must not change its first mask."""
+    assert cdvqa("fit", "stage1_lpf.yaml", "--trainer.max_epochs=1") == 0
+    (run,) = Path("logs/scenes/lxmert").glob("stage1*/seed0")
+    flags = [f"--model.init_from={run}", "--model.sparsity.method=omp", "--model.sparsity.criterion=first_order"]
+    found = []
+    for batches in (1, 4):
+        logs = f"--trainer.default_root_dir={tmp_path / str(batches)}"
+        split = f"--trainer.accumulate_grad_batches={batches}"
+        assert cdvqa("fit", "stage2_lpf.yaml", *flags, split, logs) == 0
+        (path,) = (tmp_path / str(batches)).glob("*/*/stage2*/seed0/subnetwork.safetensors")
+        found.append(Subnetwork.load(path).masks)
+    weights = sum(mask.numel() for mask in found[0].values())
+    differ = sum(int((mask ^ found[1][name]).sum()) for name, mask in found[0].items())
+    assert differ <= weights / 1000  # rounding alone: entries next to the threshold
