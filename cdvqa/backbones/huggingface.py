@@ -9,11 +9,13 @@ from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from cdvqa.backbones.backbone import LoadReport
 from cdvqa.errors import InputError
+from cdvqa.hub import WEIGHTS, is_local
 
 Config = TypeVar("Config", bound=PreTrainedConfig)
 Model = TypeVar("Model", bound=PreTrainedModel)
 BERT_ATTENTION = ("self.query", "self.key", "self.value", "output.dense")
 BERT_LAYER = (*(f"attention.{part}" for part in BERT_ATTENTION), "intermediate.dense", "output.dense")
+REMEDY = "give a folder that holds config.json and model.safetensors with --model.backbone.pretrained FOLDER"
 ENOUGH = 0.95  # a checkpoint that fills less than this share is another model's
 
 
@@ -46,19 +48,17 @@ def load_from_hub(model_class: type[Model], source: str, config: PreTrainedConfi
     Raises:
         InputError: weights absent, unreadable, of another shape, or matching less than 95 % of the parameters.
     """
+    local = is_local(source, WEIGHTS, REMEDY)
     disable_progress_bar()  # a bar per load, with nothing to wait for
     set_verbosity_error()  # a table of what does not fit, which the report has in a line
     try:
         # Tensors of another shape are left out here to be refused below: transformers' refusal names none of them.
         loaded: Any = model_class.from_pretrained(
-            source, config=config, output_loading_info=True, ignore_mismatched_sizes=True
+            source, config=config, output_loading_info=True, ignore_mismatched_sizes=True, local_files_only=local
         )
     except (OSError, SafetensorError, EOFError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"{source}: cannot load weights ({reason}); "
-            "give a folder that holds config.json and model.safetensors with --model.backbone.pretrained FOLDER"
-        ) from error
+        raise InputError(f"{source}: cannot load weights ({reason}); {REMEDY}") from error
     model, info = loaded
     if info["mismatched_keys"]:
         name, theirs, ours = min(info["mismatched_keys"])

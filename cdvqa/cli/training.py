@@ -1,5 +1,6 @@
 """fit, validate, test and predict: assembles stage, data and trainer from YAML, and nothing else."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
@@ -13,10 +14,12 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
 from cdvqa.callbacks import (
+    EpochLine,
     FiniteCheck,
     KeepSelected,
     LastCheckpoint,
     Predictions,
+    ProgressLine,
     RunRecord,
     ThresholdReset,
     TrainingLog,
@@ -26,6 +29,7 @@ from cdvqa.cli.configs import resolve_configs
 from cdvqa.cli.log_filters import quieten
 from cdvqa.cli.parsing import OneLineParser, check_numbers, one_line, trainer_error
 from cdvqa.data import VQADataModule
+from cdvqa.data.datasets import made_by
 from cdvqa.distributed.processes import end_at_sigterm
 from cdvqa.errors import InputError
 from cdvqa.runs.folder import Run, network_file, run_of
@@ -94,6 +98,13 @@ class VQACLI(LightningCLI):
         subcommand = self.config.get("subcommand")
         check_numbers(self.config[subcommand] if subcommand else self.config)
 
+    def before_instantiate_classes(self) -> None:
+        """Refuse a data set that is not there before a backbone of 200 million weights is made for it."""
+        data = self._get(self.config, "data")
+        if self.subcommand and not Path(data.root).is_dir() and not data.questions:
+            remedy = made_by(data.name, Path(data.root)) or "point it at the official question files"
+            raise InputError(f"--data.root {data.root}: no such folder; {remedy}")
+
     def instantiate_classes(self) -> None:
         """As Lightning does; a class that cannot be made is named in one line."""
         try:
@@ -129,7 +140,7 @@ class VQACLI(LightningCLI):
         config = self._complete_config()
         kept = KeepSelected(self.run_folder)
         last = LastCheckpoint(self.run_folder, self._get(self.config, "checkpoint_every_n_steps"))
-        callbacks = [
+        callbacks: list[Any] = [
             FiniteCheck(),
             TrainingLog(),
             kept,
@@ -145,6 +156,11 @@ class VQACLI(LightningCLI):
             kwargs["logger"] = [EventLog(self.run_folder.folder), MetricsLog(self.run_folder.metrics)]
         elif settings["logger"] is None:
             kwargs["logger"] = EventLog(self.run_folder.folder) if self.subcommand == "test" else False
+        if not sys.stdout.isatty():
+            callbacks.append(EpochLine())
+            kwargs["enable_progress_bar"] = settings["enable_progress_bar"] or False
+        elif settings["enable_progress_bar"] is not False and not settings["callbacks"]:
+            callbacks.append(ProgressLine())
         plugins = settings["plugins"] if isinstance(settings["plugins"], list) else [settings["plugins"]]
         kwargs["plugins"] = [*filter(None, plugins), WholeFiles()]
         # Under SLURM Lightning starts from any hpc_ckpt_*.ckpt it finds there.

@@ -183,16 +183,20 @@ class VQADataModule(pl.LightningDataModule):
             self.extra_text,
         )
 
+    def check_num_answers(self, found: int) -> None:
+        """Raise InputError unless the vocabulary of the train split has the size that the config says."""
+        if found != self.num_answers:
+            raise InputError(
+                f"{self.root}: its train split has {found} answers, not {self.num_answers}; "
+                f"set --data.num_answers {found}"
+            )
+
     def _read(self) -> PreparedQuestions:
         protocol = self._needs.protocol
         if self.prepared is not None and self.prepared.protocol == protocol:
             return self.prepared
         prepared = self.prepare()
-        if len(prepared.vocabulary) != self.num_answers:
-            raise InputError(
-                f"{self.root}: its train split has {len(prepared.vocabulary)} answers, not {self.num_answers}; "
-                f"set --data.num_answers {len(prepared.vocabulary)}"
-            )
+        self.check_num_answers(len(prepared.vocabulary))
         self.tokenizer, self.tokenizer_digest = prepared.tokenizer, prepared.tokenizer_digest
         self.vocabulary = prepared.vocabulary
         self.text_format = protocol.text_format

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 
 from cdvqa.backbones import Backbone
 from cdvqa.data.handshake import DataFacts
+from cdvqa.data.questions.text import vocabulary_size
 from cdvqa.errors import InputError
 from cdvqa.objectives import OBJECTIVES, Objective
 from cdvqa.sparsity import Subnetwork
@@ -65,7 +66,7 @@ def check_objective(backbone: Backbone, name: str, objective: type[Objective]) -
 def check_word_pieces(backbone: Backbone, tokenizer: Tokenizer) -> None:
     """Raise InputError where the tokeniser has word pieces that the backbone does not embed."""
     embedded = backbone.description.get("vocab_size")
-    pieces = max(tokenizer.get_vocab().values(), default=-1) + 1
+    pieces = vocabulary_size(tokenizer)
     if isinstance(embedded, int) and pieces > embedded:
         raise InputError(
             f"--data.tokenizer: {pieces:,} word pieces, the backbone embeds {embedded:,}; give the backbone's own"

@@ -1,22 +1,113 @@
-"""`cdvqa check`: every file a config needs, whether it is there and sound, and where it may be had. Fetches nothing."""
+"""`cdvqa check`: every file that a config needs, its state, and where it may be obtained."""
 
 import sys
-from typing import TYPE_CHECKING
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from cdvqa.tools.findings import Item, Report
+from cdvqa.data.questions.archives import Source, digest
+from cdvqa.errors import InputError, printable
 
 if TYPE_CHECKING:
     from cdvqa.cli.inspect import ConfigInspector
 
 DESCRIPTION = """\
-List every file that a config needs: where it is looked for, whether it is there, its size and SHA-256, whether it is
-sound and fits the others, and where it may be had. Takes the options of `cdvqa fit`, or those of `cdvqa predict` with
+List every file that a config needs: its path, whether it is there, its size and SHA-256, whether it is sound and fits
+the others, and where it may be obtained. Takes the options of `cdvqa fit`, or those of `cdvqa predict` with
 --data.questions. Fetches and writes nothing. Exit status: 0 if a run can start, 1 if something is missing or wrong,
 2 if the config itself is wrong."""
+
+
+@dataclass
+class Item:
+    """One thing that a config needs.
+
+    Attributes:
+        what: its role, such as `train questions`.
+        where: the path at which it is looked for.
+        source: where it may be obtained, one line.
+        size: bytes, unpacked; None while it is missing.
+        digest: SHA-256 in hexadecimal, of the unpacked file; with a star at the end where it is of a sample.
+        problem: why it is of no use though it is there.
+        holds: what was read from it.
+    """
+
+    what: str
+    where: str
+    source: str
+    size: int | None = None
+    digest: str = ""
+    problem: str = ""
+    holds: str = ""
+
+    @property
+    def state(self) -> Literal["ok", "missing", "unusable"]:
+        return "unusable" if self.problem else "missing" if self.size is None else "ok"
+
+
+class Finding(NamedTuple):
+    """Whether the files fit together in one respect; a note is no mistake."""
+
+    state: Literal["ok", "note", "WRONG"]
+    text: str
+
+
+@dataclass
+class Report:
+    """What was found: the readers that training uses say what is wrong, and this keeps it."""
+
+    items: list[Item] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+    def file(self, what: str, path: Source, source: str) -> Item:
+        """Add a file that is looked for at `path`, and read it through for its digest."""
+        item = Item(what, str(path), source)
+        self.items.append(item)
+        if path.is_file():
+            with self.reading(item):
+                found = digest(path)
+                item.size, item.digest = found["bytes"], found["sha256"]
+        return item
+
+    @contextmanager
+    def reading(self, *items: Item) -> Iterator[None]:
+        """Make an InputError the problem of that one of `items` whose path it begins with, else of the first."""
+        try:
+            yield
+        except InputError as error:
+            wrong = next((item for item in items if str(error).startswith(f"{item.where}: ")), items[0])
+            wrong.problem = str(error).removeprefix(f"{wrong.where}: ")
+
+    def fits(self, text: str, check: Callable[[], Any], prefix: str = "") -> None:
+        """Add `text`, or what `check` raises instead."""
+        try:
+            check()
+        except InputError as error:
+            self.wrong(f"{prefix}{error}")
+        else:
+            self.findings.append(Finding("ok", text))
+
+    def wrong(self, text: str) -> None:
+        self.findings.append(Finding("WRONG", text))
+
+    def note(self, text: str) -> None:
+        self.findings.append(Finding("note", text))
+
+    @property
+    def wanting(self) -> list[Item]:
+        """What is missing or unusable."""
+        return [item for item in self.items if item.state != "ok"]
+
+    @property
+    def problems(self) -> int:
+        """How many mistakes there are; with none a run can start."""
+        return len(self.wanting) + sum(finding.state == "WRONG" for finding in self.findings)
 
 
 def run(args: list[str]) -> int:
@@ -32,28 +123,26 @@ def run(args: list[str]) -> int:
 
 def check(config: "ConfigInspector") -> Report:
     """Look at everything that `fit` with this config would read, or `predict` where it has questions of one's own."""
-    from cdvqa.tools.check_data import check_asked, check_data, check_extra_text
-    from cdvqa.tools.check_features import check_features
-    from cdvqa.tools.check_images import check_images
-    from cdvqa.tools.check_model import check_start, check_tokenizer, find_start
+    from cdvqa.tools import check_files
 
-    data, stage = config.datamodule, config.model
-    takes, own = stage.backbone.description, data.questions_file
-    image_format = stage.backbone.image_format
-    visual = check_images(data, image_format) if image_format else check_features(data, takes.get("visual_feat_dim"))
-    start = find_start(config, predicts=own is not None)
-    parts = (
-        visual.report,
-        check_data(data, stage, visual.reader) if own is None else check_asked(own, visual.reader),
-        *([check_extra_text(data.extra_text_file)] if data.extra_text_file else []),
-        check_tokenizer(data.tokenizer_source, takes.get("vocab_size")),
-        check_start(stage, start, visual.fingerprint),
-    )
-    return Report([item for part in parts for item in part.items], [found for part in parts for found in part.findings])
+    data, stage, report = config.datamodule, config.model, Report()
+    data.needs = stage.needs
+    fingerprint = check_files.check_visual(report, data, stage.backbone)
+    if data.questions_file is None:
+        check_files.check_splits(report, data, stage)
+    else:
+        check_files.check_own_questions(report, data)
+    check_files.check_texts(report, data, stage.backbone)
+    check_files.check_start(report, config, fingerprint)
+    if report.wanting:  # what is missing may be in them
+        for path in sorted(data.root.glob("*.zip")):
+            if not zipfile.is_zipfile(path):
+                report.wrong(f"{path}: no readable zip archive; fetch it again")
+    return report
 
 
 def show(report: Report, console: Console) -> None:
-    """Print the table of files, what was found about them, and where the missing ones may be had."""
+    """Print the table of files, what was found about them, and where the missing ones may be obtained."""
     table = Table(box=None, pad_edge=False)
     for name in ("file", "state", "size", "sha256"):
         table.add_column(name, no_wrap=True, justify="right" if name == "size" else "left")
@@ -61,26 +150,17 @@ def show(report: Report, console: Console) -> None:
     for item in report.items:
         size = "" if item.size is None else decimal(item.size)
         star = "*" * item.digest.endswith("*")
-        table.add_row(item.what, item.state, size, item.digest[:12] + star, item.where)
+        table.add_row(printable(item.what), item.state, size, item.digest[:12] + star, printable(item.where))
     console.print(table)
-    read = [item for item in report.items if item.problem or item.holds]
-    if read or report.findings:
+    read = [Finding("WRONG" if i.problem else "ok", f"{i.what}: {i.problem or i.holds}") for i in report.items]
+    found = [finding for finding in read if not finding.text.endswith(": ")] + report.findings
+    if found:
         console.print()
-    for item in read:
-        line = f"{'WRONG' if item.problem else 'ok':<6}{item.what}: {item.problem or item.holds}"
-        console.print(line, soft_wrap=True)
-    for finding in report.findings:
-        console.print(f"{finding.state:<6}{finding.text}", soft_wrap=True)
+    for finding in found:
+        console.print(printable(f"{finding.state:<6}{finding.text}"), soft_wrap=True)
     if report.wanting:
-        console.print("\nmissing or unusable, and where it may be had:")
-    for source, items in group_by_source(report.wanting).items():
-        console.print(f"- {', '.join(item.what for item in items)}: {source}", soft_wrap=True)
+        console.print("\nmissing or unusable, and where it may be obtained:")
+    for source in dict.fromkeys(item.source for item in report.wanting):
+        whats = ", ".join(item.what for item in report.wanting if item.source == source)
+        console.print(printable(f"- {whats}: {source}"), soft_wrap=True)
     console.print(f"\nproblems: {report.problems}" if report.problems else "\neverything is there and fits together")
-
-
-def group_by_source(items: list[Item]) -> dict[str, list[Item]]:
-    """Items that come from one place, together."""
-    groups: dict[str, list[Item]] = {}
-    for item in items:
-        groups.setdefault(item.source, []).append(item)
-    return groups

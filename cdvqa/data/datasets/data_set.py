@@ -21,6 +21,7 @@ from cdvqa.data.questions.official import (
 from cdvqa.errors import InputError
 
 Distribution = Literal["id", "ood"]
+WORLDS = ("scenes", "scenes-vs", "easyvqa")  # made by this package
 
 
 @dataclass(frozen=True)
@@ -153,3 +154,8 @@ class DataSet(ABC):
         """Question ids of the test sets inside a split."""
         subsets = self.splits()[split].ood_subsets.items()
         return {name: read_question_ids(locate(root, file)) for name, file in subsets}
+
+
+def made_by(name: str | None, root: Path) -> str | None:
+    """How to make the embedded data set `name`; None for a data set that its publisher gives out."""
+    return f"`cdvqa prepare {name} --output {root}` makes this data set" if name in WORLDS else None

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tokenizers import BertWordPieceTokenizer, Tokenizer
 
 from cdvqa.errors import InputError
+from cdvqa.hub import VOCABULARIES, is_local
 from cdvqa.presets import TextFormat
 
 LENGTH = {"standard": 20, "authors": 14}
@@ -97,8 +98,9 @@ def _from_hub(name: str) -> Tokenizer:
         raise InputError(f"{name}: no such file; {_REMEDY}")
     from transformers import AutoTokenizer
 
+    local = is_local(name, VOCABULARIES, _REMEDY)
     try:
-        return AutoTokenizer.from_pretrained(name).backend_tokenizer
+        return AutoTokenizer.from_pretrained(name, local_files_only=local).backend_tokenizer
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(

@@ -8,8 +8,7 @@ import pytest
 from rich.console import Console
 
 from cdvqa.cli import main
-from cdvqa.tools.check import show
-from cdvqa.tools.findings import Item, Report
+from cdvqa.tools.check import Item, Report, show
 from tests.tools.check.table import row
 
 
@@ -23,13 +22,13 @@ def test_all_present(check, world):
     assert "ok    train questions: 60 questions on 12 images\n" in output
     assert "ok    test questions: 23 questions on 12 images\n" in output
     assert "ok    train annotations: 3 question types\n" in output
-    assert "ok    region features: 12 images, 3 x 8 float32; * SHA-256 of its image ids and of 8 of its ima" in output
+    assert "ok    region features: 12 images, 3 x 8 float32; * SHA-256 of a sample" in output
     assert row(output, "word pieces")[-1] == str(world / "vocab.txt")
     assert row(output, "pre-trained weights")[-1] == str(world.parent / "weights" / "model.safetensors")
     assert "ok    pre-trained weights: 100.0% of " in output
-    assert "ok    train has 6 answers with at least 2 questions, as data.num_answers says" in output
+    assert "ok    train has 6 answers, as data.num_answers says" in output
     assert "ok    test: every question's image has features" in output
-    assert "ok    features of 12 sampled images are finite, " in output
+    assert "ok    boxes are shares of the image's width and height" in output
 
 
 @pytest.mark.parametrize(
@@ -64,6 +63,15 @@ def test_an_embedded_world_is_made_and_not_fetched(check, world):
     shutil.rmtree(world)
     _, output = check(**{"data.name": "scenes"})
     assert f"`cdvqa prepare scenes --output {world}` makes this data set" in output and "GVQA" not in output
+
+
+def test_weights_that_prepare_makes_are_not_sought_on_a_hub(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["check", "--config", "stage1_bce.yaml", "--config", "scenes.yaml"]) == 1
+    output = capsys.readouterr().out
+    assert row(output, "pre-trained weights")[1] == "missing"
+    made = next(line for line in output.splitlines() if line.startswith("- ") and "pre-trained weights" in line)
+    assert made.endswith("`cdvqa prepare scenes --output data/scenes` makes this data set")
 
 
 def test_overlays_compose_as_in_fit(capsys, world):

@@ -53,7 +53,7 @@ def test_a_checkpoint_as_the_network(check, world):
     own = ask(world.parent / "mine.json", [(3, "what is it?")])
     torch.save({"network": {"pipeline": ["bce", "lmh"], "features": fingerprint(world, extractor="a")}}, path)
     status, output = check("stage1_lmh.yaml", f"--ckpt_path={path}", **own)
-    assert status == 0 and "ok    network: bce+lmh: a checkpoint\n" in output  # the file at hand names no extractor
+    assert status == 0 and "ok    network: bce+lmh\n" in output  # the file at hand names no extractor
     path.write_bytes(b"cut")
     status, output = check("stage1_lmh.yaml", f"--ckpt_path={path}", **own)
     assert status == 1 and "WRONG network: no checkpoint of cdvqa, or a broken one" in output

@@ -18,7 +18,7 @@ def test_weights_in_the_cache_of_the_hub_are_found(check, world, monkeypatch):
         assert name == "unc-nlp/lxmert-base-uncased"
         return str(folder / file) if (folder / file).is_file() else None
 
-    monkeypatch.setattr("cdvqa.tools.check_model.try_to_load_from_cache", cached)
+    monkeypatch.setattr("cdvqa.hub.try_to_load_from_cache", cached)
     options = {"model.backbone.pretrained": "unc-nlp/lxmert-base-uncased"}
     status, output = check(**options)  # found, but of another shape than LXMERT-base
     assert status == 1
@@ -37,7 +37,7 @@ def test_more_word_pieces_than_the_backbone_embeds(check, world):
     with (world / "vocab.txt").open("a") as file:
         file.writelines(f"piece{i}\n" for i in range(40))
     status, output = check()
-    assert status == 1 and "WRONG 53 word pieces, the backbone embeds 40" in output
+    assert status == 1 and "53 word pieces, the backbone embeds 40" in output
 
 
 def test_stage_2_needs_its_parent_run_and_no_weights(check, world):
@@ -58,7 +58,7 @@ def test_a_parent_run_that_is_there(check, world):
     assert status == 0
     found = row(output, "parent run")
     assert (found[1], found[-1]) == ("ok", str(run / "model.safetensors"))
-    assert "ok    parent run: bce: 1 tensors, 0 of them masked\n" in output
+    assert "ok    parent run: bce\n" in output
     (run / "model.safetensors").write_bytes(b"cut")
     status, output = check("stage2_lmh.yaml", **{"model.parent_objective": "bce"})
     assert status == 1 and row(output, "parent run")[1] == "unusable"
@@ -84,7 +84,7 @@ def test_a_network_trained_on_other_features(check, world):
         return check("stage2_lmh.yaml", **{"model.init_from": run})
 
     status, output = started_from()
-    assert status == 0 and "ok    starting network: trained on region features like those at hand\n" in output
+    assert status == 0 and "ok    starting network: bce\n" in output
     status, output = started_from(norm={"mean": 40.0, "min": 1.0, "max": 80.0})
     assert status == 1
-    assert "WRONG starting network: trained on other region features: mean norm 40 there and " in output
+    assert "trained on other region features: mean norm 40 there and " in output

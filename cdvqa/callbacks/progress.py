@@ -1,0 +1,43 @@
+"""How a training shows on the terminal, and where there is none."""
+
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning import Callback
+from pytorch_lightning.callbacks import RichProgressBar
+from rich.progress import BarColumn
+from rich.table import Column
+
+
+class ProgressLine(RichProgressBar):
+    """Lightning's bar in one line: a bar of several lines erases what others print above it."""
+
+    def configure_columns(self, trainer: pl.Trainer) -> list[Any]:
+        columns = super().configure_columns(trainer)
+        for column in filter(None, [*columns, self._metric_component]):
+            column._table_column = Column(no_wrap=True, overflow="ellipsis")
+            if isinstance(column, BarColumn):
+                column.bar_width = 12
+        return columns
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: Any) -> dict[str, Any]:
+        metrics = super().get_metrics(trainer, pl_module)
+        return {name.removeprefix("val/").removesuffix("/all"): value for name, value in metrics.items()}
+
+
+class EpochLine(Callback):
+    """Print one line per epoch: loss, accuracy on the selecting split, seconds. For logs, where a bar is of no use."""
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self._began = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if not trainer.is_global_zero:
+            return
+        told = [f"loss {float(trainer.callback_metrics['loss']):.4f}"]
+        if "val/accuracy/all" in trainer.callback_metrics:
+            told.append(f"accuracy {float(trainer.callback_metrics['val/accuracy/all']):.2f}")
+        epochs = f"/{trainer.max_epochs}" if (trainer.max_epochs or 0) > 0 else ""
+        seconds = time.monotonic() - self._began
+        print(f"epoch {trainer.current_epoch + 1}{epochs}: {', '.join(told)}, {seconds:.1f} s", flush=True)

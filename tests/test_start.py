@@ -1,0 +1,62 @@
+"""What a new user meets first: a data set or weights that are not there, and a run without a terminal."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from huggingface_hub import HfApi, constants
+from pytorch_lightning import Trainer
+
+from cdvqa.callbacks import ProgressLine
+from cdvqa.cli import main
+from cdvqa.data.questions.text import load_tokenizer
+from cdvqa.errors import InputError
+from cdvqa.hub import WEIGHTS, is_local
+
+Command = Callable[..., int]
+
+
+def test_an_embedded_world_that_is_not_made_yet_is_named_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """It took 13 seconds, for a backbone was made first, and sent people to the official question files."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("cdvqa.backbones.lxmert.architecture", lambda *args: pytest.fail("a backbone is made first"))
+    assert main(["fit", "--config", "stage1_bce.yaml", "--config", "scenes.yaml"]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "data/scenes: no such folder; `cdvqa prepare scenes --output data/scenes` makes this data set" in said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch: pytest.MonkeyPatch, offline: bool):
+    """transformers asked for each of the files, again and again, for 101 seconds."""
+    asked = []
+
+    def fail(*args: object, **options: object) -> None:
+        asked.append(options["timeout"])
+        raise ConnectionError("Name or service not known")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr(HfApi, "model_info", fail)
+    reason = "HF_HUB_OFFLINE is set" if offline else "nor to be fetched .Name or service not known"
+    with pytest.raises(InputError, match=f"nobody/nothing: not in the Hugging Face cache.*{reason}"):
+        is_local("nobody/nothing", WEIGHTS, "give a folder")
+    with pytest.raises(InputError, match=r"nobody/nothing: .*--data.tokenizer PATH/vocab.txt"):
+        load_tokenizer("nobody/nothing")
+    assert len(asked) == (0 if offline else 2) and all(asked)
+
+
+def test_without_a_terminal_each_epoch_is_one_line(cdvqa: Command, capsys: pytest.CaptureFixture[str]):
+    assert cdvqa("fit", "stage1_bce.yaml") == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
+    assert len(lines) == 2
+    for number, line in enumerate(lines, 1):
+        assert re.fullmatch(rf"epoch {number}/2: loss \d+\.\d{{4}}, accuracy \d+\.\d\d, \d+\.\d s", line)
+
+
+def test_the_progress_bar_is_one_line():
+    """In 80 columns Lightning's took three, and erased two lines of other output with each refresh."""
+    columns = ProgressLine().configure_columns(Trainer(logger=False, accelerator="cpu", enable_progress_bar=False))
+    assert all(column.get_table_column().no_wrap for column in columns)
