@@ -1,5 +1,7 @@
 """The command table, the configs and the messages for wrong settings."""
 
+import dataclasses
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +13,7 @@ import yaml
 from cdvqa.cli.commands import COMMANDS, main
 from cdvqa.cli.configs import find_config, shipped
 from cdvqa.errors import InputError
+from cdvqa.presets import Protocol
 from tests.conftest import overlay, run_names, the_run
 
 Command = Callable[..., int]
@@ -184,3 +187,18 @@ def test_a_checkpoint_can_be_evaluated(cdvqa: Command, scenes: Path):
     checkpoint = run / "checkpoints" / "last.ckpt"
     assert main(["test", "--config", "stage2_bce.yaml", *flags, "--ckpt_path", str(checkpoint)]) == 0
     assert (run / "results.json").is_file()
+
+
+def test_preset_fields_are_options_with_a_type_and_help(capsys: pytest.CaptureFixture[str]):
+    """They are declared once, in `Protocol`, and reach the parser through the stage's signature."""
+    fields = [field.name for field in dataclasses.fields(Protocol) if field.name != "dev_share"]  # a field of the data
+    assert main(["fit", "--config", "stage1_lmh.yaml", "--print_config"]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
+    assert [printed[field] for field in fields] == [None] * len(fields)
+    assert main(["fit", "--model.help=cdvqa.stages.MaskTrain"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for field in fields:
+        assert re.search(rf"--model\.{field} \S+ [^-].* \(type: ", text), field
+    assert "questions in one optimiser step over all processes" in text
+    assert main(["fit", "--config", "stage1_lmh.yaml", "--model.optimizer=sgd"]) == 2
+    assert "--model.optimizer" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Scores, rules and losses keep their precision; accumulation, recomputation and compilation do not show."""
+"""Scores, rules and losses keep their precision; recomputation and compilation do not show."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +10,7 @@ from transformers.models.lxmert.modeling_lxmert import LxmertLayer
 
 from cdvqa.backbones import Lxmert
 from cdvqa.objectives import OBJECTIVES, Loss, make_objective
-from cdvqa.sparsity import Subnetwork
 from cdvqa.stages import VQAStage
-from tests.conftest import the_run
 from tests.test_processes import STILL, witnessed
 
 Command = Callable[..., int]
@@ -97,18 +95,6 @@ def test_the_largest_half_precision_logits_overflow_no_objective(objective: str)
     assert loss.total.isfinite()
     loss.total.backward()
     assert logits.grad is not None and logits.grad.isfinite().all()
-
-
-def test_accumulated_batches_are_one_batch(cdvqa: Command):
-    """380 questions: the last step has 32 + 28 of them where it is accumulated, and 60 where it is not."""
-    networks = []
-    for accumulated in (1, 2, 4):
-        flags = [*STILL, "--trainer.precision=64-true", f"--trainer.accumulate_grad_batches={accumulated}"]
-        assert cdvqa("fit", "stage1_lmh.yaml", *flags, "--overwrite") == 0
-        networks.append(Subnetwork.load(the_run("stage1_lmh") / "model.safetensors"))
-    assert networks[0].metadata["step"] == networks[1].metadata["step"]
-    for network in networks[1:]:
-        torch.testing.assert_close(network.state, networks[0].state, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("stage", [1, 2])

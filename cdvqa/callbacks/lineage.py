@@ -146,8 +146,13 @@ def lineage(trainer: pl.Trainer, stage: Any, entries: dict[str, Any]) -> dict[st
 
 
 def count_parameters(stage: Any) -> int:
-    """Parameters as the paper counts them: of the matrices that can be masked, and of the classifier."""
-    return sum(stage.counts.values()) + sum(p.numel() for p in stage.backbone.classifier.parameters())
+    """Parameters as the paper counts them: of the matrices that can be masked, and of the classifier.
+
+    The part that an objective has in the network counts too.
+    """
+    objective = stage.objective.parameters() if stage.objective.in_network else ()
+    parts = (stage.backbone.classifier.parameters(), objective)
+    return sum(stage.counts.values()) + sum(p.numel() for part in parts for p in part)
 
 
 def hyperparameters(stage: Any, seed: int) -> dict[str, Any]:

@@ -6,8 +6,10 @@ import pytorch_lightning as pl
 from pytorch_lightning import Callback
 from pytorch_lightning.utilities import rank_zero_info
 
+from cdvqa.objectives.state import save_objective
 from cdvqa.runs.folder import Run
-from cdvqa.sparsity import Subnetwork, binary_masks, reset_thresholds, sparsity_by_modality
+from cdvqa.sparsity import binary_masks, reset_thresholds, sparsity_by_modality
+from cdvqa.stages.loading import take_network
 
 
 class KeepSelected(Callback):
@@ -81,12 +83,15 @@ class KeepSelected(Callback):
         self.step = trainer.global_step
         if not trainer.is_global_zero:
             return
-        network = Subnetwork.from_model(pl_module.backbone, pl_module.metadata() | {"step": self.step})
+        metadata = pl_module.metadata() | {"step": self.step}
+        network = take_network(pl_module.backbone, pl_module.objective, metadata)
         path = self.run.subnetwork if network.masks else self.run.model
         network.save(path)
         self.zeros = sum(mask.numel() - int(mask.count_nonzero()) for mask in network.masks.values())
         if network.masks:
             self.realised = sparsity_by_modality(network.masks, pl_module.backbone.matrices())
+        if pl_module.trains or not pl_module.objective.fresh_in_each_stage:
+            save_objective(pl_module.objective, path.parent)
         rank_zero_info(f"kept the network of step {self.step}: {path}")
 
 

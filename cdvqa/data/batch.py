@@ -13,10 +13,13 @@ T = TypeVar("T")
 
 
 def map_tensors(data: T, change: Callable[[Tensor], Tensor]) -> T:
-    """The same dataclass with each of its tensors changed, those of dataclasses inside it too."""
+    """The same dataclass with each of its tensors changed, also in dataclasses and dictionaries inside it."""
     values = {field.name: getattr(data, field.name) for field in fields(data)}  # type: ignore[arg-type]
     changed: dict[str, Any] = {name: change(value) for name, value in values.items() if isinstance(value, Tensor)}
     changed |= {name: map_tensors(value, change) for name, value in values.items() if is_dataclass(value)}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            changed[name] = {key: map_tensors(part, change) for key, part in value.items()}
     return replace(data, **changed)  # type: ignore[type-var]
 
 
@@ -40,6 +43,14 @@ class AnswerSequences:
 
 
 @dataclass
+class Words:
+    """Word pieces of B questions: `input_ids` and `attention_mask` as in `VQABatch`."""
+
+    input_ids: Tensor
+    attention_mask: Tensor | None
+
+
+@dataclass
 class VQABatch:
     """B questions with their images and targets; what a backbone does not need stays None.
 
@@ -58,6 +69,9 @@ class VQABatch:
         answer_type: (B,) int64, index into the data module's `answer_types`.
         answers: the raw human answers of each question, in evaluation only.
         sequences: what a generative backbone is trained to say.
+        counts: (B, A) float32, how often each answer occurs among the normalised human answers to the training
+            questions of the question's type.
+        views: other forms of the questions, by the view's name.
     """
 
     question_id: Tensor
@@ -74,6 +88,8 @@ class VQABatch:
     answer_type: Tensor | None = None
     answers: list[list[str]] | None = None
     sequences: AnswerSequences | None = None
+    counts: Tensor | None = None
+    views: dict[str, Words] | None = None
 
     def __len__(self) -> int:
         return len(self.question_id)

@@ -6,12 +6,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Optional
 
+import numpy as np
 import pytorch_lightning as pl
+from numpy.typing import NDArray
 
+from cdvqa.data.answers.prior import answer_counts
 from cdvqa.data.answers.sequences import AnswerTexts
 from cdvqa.data.answers.vocabulary import AnswerVocabulary
 from cdvqa.data.batch import VQABatch
-from cdvqa.data.dataset import GenerativeDataset, QuestionDataset, VQADataset
+from cdvqa.data.dataset import GenerativeDataset, QuestionDataset, Views, VQADataset
 from cdvqa.data.datasets import make_data_set
 from cdvqa.data.datasets.dev_split import DevSplit
 from cdvqa.data.handshake import DataFacts, DataNeeds
@@ -20,7 +23,7 @@ from cdvqa.data.prepared import PreparedQuestions
 from cdvqa.data.questions.archives import locate
 from cdvqa.data.questions.extra_text import ExtraText, word_pieces
 from cdvqa.data.questions.official import read_own_questions
-from cdvqa.data.questions.text import load_tokenizer, tokenizer_digest
+from cdvqa.data.questions.text import TokenisedQuestions, load_tokenizer, tokenizer_digest
 from cdvqa.data.samplers import evaluation_loader, training_loader
 from cdvqa.data.visual.augmentation import AUGMENTATIONS, Augmentation
 from cdvqa.data.visual.features import RegionFeatures
@@ -224,7 +227,19 @@ class VQADataModule(pl.LightningDataModule):
             visual,
             with_answers=not training,
             random_label_seed=self._seed() if training and prepared.protocol.no_answer == "random" else None,
+            counts=self._counts(prepared) if training and self._needs.counts else None,
+            views=self._views(questions.text) if training and self._needs.views else None,
         )
+
+    def _counts(self, prepared: PreparedQuestions) -> NDArray[np.float32]:
+        annotations = prepared.split("train").questions.annotations
+        return answer_counts(annotations, self.vocabulary, prepared.question_types)
+
+    def _views(self, text: list[str]) -> Views:
+        def cut(question_id: NDArray[np.int64], text: list[str]) -> TokenisedQuestions:
+            return word_pieces(question_id, text, self.tokenizer, self.text_format, self.extra_text)
+
+        return Views(self._needs.views, text, cut, self._seed())
 
     # --- loaders --------------------------------------------------------------------------------------------------
 
@@ -334,4 +349,5 @@ class VQADataModule(pl.LightningDataModule):
             features=self.visual.fingerprint(),
             files=(dict(prepared.digests) if prepared else {}) | extra,
             extra_text=self.extra_text.digest["sha256"] if self.extra_text else None,
+            first_batches=self.first_batches,
         )

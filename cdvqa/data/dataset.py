@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,45 @@ from torch import Tensor
 from cdvqa.data.answers.prior import QuestionTypePrior
 from cdvqa.data.answers.sequences import AnswerTexts
 from cdvqa.data.answers.targets import SoftTargets
-from cdvqa.data.batch import VQABatch
+from cdvqa.data.batch import VQABatch, Words
 from cdvqa.data.questions.annotations import Annotations
 from cdvqa.data.questions.official import Questions
 from cdvqa.data.questions.text import TokenisedQuestions
 from cdvqa.data.visual.source import VisualSource
+
+View = Callable[[str, np.random.Generator], str]
+
+
+@dataclass(frozen=True)
+class Views:
+    """Other forms of N questions, written and cut into word pieces when a batch is read.
+
+    The text is a function of seed, epoch and question id, so that a resumed run repeats it.
+
+    Attributes:
+        functions: from a question and a random generator to the view's text, by the view's name.
+        text: the questions.
+        cut: from question ids and texts to word pieces.
+        seed: of the run.
+    """
+
+    functions: Mapping[str, View]
+    text: Sequence[str]
+    cut: Callable[[NDArray[np.int64], list[str]], TokenisedQuestions]
+    seed: int
+    _one_at_a_time: Any = field(default_factory=Lock)  # the tokeniser is shared by all reading threads
+
+    def batch(self, rows: NDArray[np.intp], question_id: NDArray[np.int64], epoch: int) -> dict[str, Words]:
+        """The views of the questions in these rows (B,)."""
+        views = {}
+        for number, (name, write) in enumerate(self.functions.items()):
+            draws = (np.random.default_rng((self.seed, epoch, int(i), number)) for i in question_id)
+            text = [write(self.text[row], random) for row, random in zip(rows, draws, strict=True)]
+            with self._one_at_a_time:
+                pieces = self.cut(question_id, text)
+            ids, mask = pieces.batch(np.arange(len(rows)))
+            views[name] = Words(torch.from_numpy(ids), None if mask is None else torch.from_numpy(mask))
+        return views
 
 
 class QuestionDataset:
@@ -95,6 +130,8 @@ class VQADataset(QuestionDataset):
         random_label_seed: where given, a question without an in-vocabulary answer gets a uniformly random label,
             another one in each epoch (the authors' training). It is a function of seed, epoch and question, so that a
             resumed run repeats it. Otherwise its label is −1.
+        counts: (types, A), how often each answer occurs in training, by type; where given, batches hold its rows.
+        views: other forms of the questions for the batches to hold.
 
     Raises:
         InputError: an image is lacking.
@@ -111,6 +148,8 @@ class VQADataset(QuestionDataset):
         visual: VisualSource,
         with_answers: bool = False,
         random_label_seed: int | None = None,
+        counts: NDArray[np.float32] | None = None,
+        views: Views | None = None,
     ) -> None:
         super().__init__(questions.question_id, questions.image_id, tokens, visual)
         annotations: Annotations = questions.annotations
@@ -120,6 +159,8 @@ class VQADataset(QuestionDataset):
         self.answer_type = torch.from_numpy(annotations.answer_type.codes_in(answer_types))
         self.answers = annotations.answers if with_answers else None
         self.random_label_seed = random_label_seed
+        self.counts = None if counts is None else torch.from_numpy(counts)
+        self.views = views
 
     def batch(self, rows: NDArray[np.intp], epoch: int = 0, out: Tensor | None = None) -> VQABatch:
         """The questions in these rows (B,); see `QuestionDataset.batch`."""
@@ -132,6 +173,8 @@ class VQADataset(QuestionDataset):
             question_type=question_type,
             answer_type=self.answer_type[rows],
             answers=None if self.answers is None else [self.answers[row] for row in rows],
+            counts=None if self.counts is None else self.counts[question_type],
+            views=None if self.views is None else self.views.batch(rows, self.question_id[rows], epoch),
         )
 
     def label(self, rows: NDArray[np.intp], epoch: int) -> NDArray[np.int64]:

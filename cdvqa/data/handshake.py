@@ -1,7 +1,7 @@
 """What a model needs of the data, and what the data say of themselves: the two meet here, and nowhere else."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from cdvqa.data.dataset import View
 from cdvqa.data.datasets.data_set import Distribution
+from cdvqa.data.loaders import BatchLoader
 from cdvqa.data.visual.source import ImageFormat
 from cdvqa.presets import Protocol, TextFormat
 
@@ -22,12 +24,16 @@ class DataNeeds:
         protocol: text format, soft score, prior, labels, selection and batch size.
         image_format: the pictures the backbone takes; None where it takes region features.
         sequences: whether training batches hold the human answers word piece by word piece.
+        counts: whether training batches hold how often each answer occurs in the question's type.
+        views: other forms of each question that training batches hold, by name; see `cdvqa.data.dataset.Views`.
         network: for `predict`, what the network that answers says of itself: its answers and text format.
     """
 
     protocol: Protocol
     image_format: ImageFormat | None = None
     sequences: bool = False
+    counts: bool = False
+    views: Mapping[str, View] = field(default_factory=dict)
     network: Mapping[str, Any] | None = None
 
 
@@ -52,6 +58,8 @@ class DataFacts:
         features: fingerprint of the features or images.
         files: bytes and SHA-256 of the question files read.
         extra_text: SHA-256 of the file of text behind the questions, if there is one.
+        first_batches: makes a loader of the first epoch's training questions in the order of one process, and tells in
+            how many parts it gives a whole batch.
     """
 
     root: Path
@@ -72,6 +80,7 @@ class DataFacts:
     features: Mapping[str, Any]
     files: Mapping[str, Any]
     extra_text: str | None
+    first_batches: Callable[[], tuple[BatchLoader, int]]
 
     def fingerprint(self) -> dict[str, Any]:
         """What `run.json` records of the data."""

@@ -31,6 +31,7 @@ class LMH(Objective):
     """
 
     needs = frozenset({"prior", "hidden"})
+    fresh_in_each_stage = True
     preset_fields = MappingProxyType({"trainable": "lmh_trainable"})
 
     def __init__(self, hidden_size: int, entropy_weight: float = 0.36, trainable: bool = True) -> None:

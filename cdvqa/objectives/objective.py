@@ -7,6 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from cdvqa.data.dataset import View
 from cdvqa.objectives.output import Output
 
 
@@ -44,6 +45,10 @@ class Objective(nn.Module, ABC):
     - hidden (B, H): the pooled output before the classifier;
     - label (B,) int64: the answer of highest soft score, −1 where none is in the vocabulary;
     - question (B, Hq) and vision (B, Hv): what the backbone knows of either alone, detached;
+    - counts (B, A): how often each answer occurs among the normalised human answers to the training questions of the
+      question's type;
+    - teacher: the `Output` of the finished run that `model.teacher` names, without gradient;
+    - views: an `Output` for each of `views`, which costs a forward pass each;
     - progress: a `Progress`.
 
     It is found by a short name (`cdvqa.objectives.OBJECTIVES`) or by `package.module.Class`; its arguments are
@@ -63,11 +68,24 @@ class Objective(nn.Module, ABC):
 
     Attributes:
         needs: names of the tensors that `loss` takes; it gets these and no others.
+        views: other forms of each question, by name: functions from its text and a random generator, which is a
+            function of seed, epoch and question id, to another text.
+        batch_dependent: whether a term depends on the batch as a whole, as contrastive losses do. `loss` then gets the
+            questions of all processes, and gradients cannot be accumulated. Random numbers for it come from
+            `self.generator`, which is seeded by the run's seed and the step.
+        in_network: whether its parameters are a part of the network at test: saved in the network file and counted.
+            Otherwise they lie in `objective.safetensors` beside it.
+        fresh_in_each_stage: whether a stage leaves aside the parameters that the stage before has trained.
         preset_fields: options that are fields of the presets, such as LMH's `trainable`, by the field's name.
         sequence_options: defaults of options that differ for a generative backbone.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
+    views: ClassVar[Mapping[str, View]] = {}
+    batch_dependent: ClassVar[bool] = False
+    in_network: ClassVar[bool] = False
+    fresh_in_each_stage: ClassVar[bool] = False
+    generator: torch.Generator
     preset_fields: ClassVar[Mapping[str, str]] = {}
     sequence_options: ClassVar[Mapping[str, Any]] = {}
 
@@ -110,6 +128,13 @@ class Objective(nn.Module, ABC):
         all questions of the step, in however many batches and processes.
         """
         return len(label)
+
+    def head(self, inputs: int, answers: int) -> nn.Module | None:
+        """What takes the place of the classifier's last Linear (`inputs` → `answers`); None leaves it.
+
+        It is saved, counted and trained as a part of the classifier.
+        """
+        return None
 
     def scores(self, output: Output) -> Tensor:
         """What evaluation ranks, (B, A): the logits."""

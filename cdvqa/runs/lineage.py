@@ -12,6 +12,7 @@ from cdvqa.runs.folder import DIGITS, Run, network_file, run_name, run_of
 from cdvqa.runs.identity import BASELINE, differences, differing, digest_of, flatten, source_identity
 
 UNKNOWN = "unknown"
+LEARNT_FROM = ("model.teacher", "model.objective_options.")
 SEEN = ("dev", "last", UNKNOWN, "test")  # how much of the test questions a selection has seen, in rising order
 HELD_OUT = ("data.dev_split", "data.dev_share", "data.split_seed")
 # What an evaluation may have otherwise. The network itself says which word pieces it wants.
@@ -268,7 +269,7 @@ def objectives_above(stage: Any, record: Mapping[str, Any]) -> list[str]:
 
 
 def sources_of(config: Mapping[str, Any], seed: int) -> list[Source]:
-    """Networks that the objective's options name, such as a teacher's."""
-    values = [str(value) for name, value in flatten(config) if name.startswith("model.objective_options.")]
-    named = [value for value in values if run_of(Path(value)) or Path(value).suffix == ".safetensors"]
-    return [Source.of(value, seed, "--model.objective_options") for value in named]
+    """The teacher's network, and those that the objective's options name."""
+    values = [(name, str(value)) for name, value in flatten(config) if name.startswith(LEARNT_FROM) and value]
+    named = [(name, value) for name, value in values if run_of(Path(value)) or Path(value).suffix == ".safetensors"]
+    return [Source.of(value, seed, f"--{name}") for name, value in named]

@@ -63,6 +63,12 @@ def check_objective(backbone: Backbone, name: str, objective: type[Objective]) -
         )
 
 
+def check_data(backbone: Backbone, facts: DataFacts) -> None:
+    """Raise InputError where a backbone cannot take the word pieces or the features."""
+    check_word_pieces(backbone, facts.tokenizer)
+    check_width(backbone, facts.visual_path, facts.features)
+
+
 def check_word_pieces(backbone: Backbone, tokenizer: Tokenizer) -> None:
     """Raise InputError where the tokeniser has word pieces that the backbone does not embed."""
     embedded = backbone.description.get("vocab_size")
@@ -92,12 +98,17 @@ def needs_question_types(objective: Objective) -> bool:
     return bool(objective.needs & {"prior", "counts"})
 
 
-def check_priors(name: str, objective: Objective, facts: DataFacts) -> None:
-    """Raise InputError where an objective needs the answers' priors and the training data cannot tell them."""
+def check_training(name: str, objective: Objective, facts: DataFacts, accumulated: int) -> None:
+    """Raise InputError where an objective cannot be trained with these data, or with gradients accumulated."""
     if needs_question_types(objective) and not facts.question_types_known:
         raise InputError(
             f"{facts.root}: the cached targets of train name no question types, which --model.objective {name} "
             "needs; put the official annotations there, or use bce or ce"
+        )
+    if objective.batch_dependent and accumulated > 1:
+        raise InputError(
+            f"--trainer.accumulate_grad_batches: {name} depends on the whole batch; take 1, and a smaller "
+            "--model.global_batch if memory is short"
         )
 
 

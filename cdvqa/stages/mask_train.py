@@ -80,18 +80,18 @@ class MaskTrain(VQAStage):
         """
         if not batches:
             return
-        data, device = self.trainer.datamodule, self.trainer.strategy.root_device  # type: ignore[attr-defined]
+        device = self.trainer.strategy.root_device
         self.to(device)
         names = [name for members in self.backbone.matrices().values() for name in members]
         weights = [self.backbone.get_parameter(name).requires_grad_(True) for name in names]
         training = [module for module in self.modules() if module.training]
         self.eval()
-        loader, parts = data.first_batches()
+        loader, parts = self.facts.first_batches()
         pieces = iter(loader)
         while batches and (first := next(pieces, None)) is not None:
             total, questions = [torch.zeros_like(weight) for weight in weights], 0
             for piece in chain([first], islice(pieces, parts - 1)):
-                loss = self.loss(data.on_after_batch_transfer(piece.to(device), 0))
+                loss = self.loss(piece.to(device).widened())
                 found = torch.autograd.grad(loss.total, weights, allow_unused=True)
                 for gradient, part in zip(total, found, strict=True):
                     if part is not None:

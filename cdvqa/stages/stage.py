@@ -11,29 +11,26 @@ from pytorch_lightning.utilities import rank_zero_info
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from cdvqa.backbones import Backbone, Output
+from cdvqa.backbones import Backbone
 from cdvqa.data.batch import VQABatch
 from cdvqa.data.datasets import make_data_set
 from cdvqa.data.handshake import DataFacts, DataNeeds
-from cdvqa.data.loaders import TrainingLoader
+from cdvqa.distributed.processes import all_rows, map_nested
 from cdvqa.errors import InputError
 from cdvqa.metrics import SplitAccuracy, set_means
-from cdvqa.objectives import Loss, Progress, find_objective, make_objective
+from cdvqa.objectives import Loss, find_objective, make_objective
+from cdvqa.objectives.state import class_path, load_objective
 from cdvqa.presets import Preset, settle, takes_preset_fields
 from cdvqa.runs.folder import network_file
 from cdvqa.runs.lineage import Lineage
 from cdvqa.sparsity import Sparsity, Subnetwork
-from cdvqa.stages.compatibility import (
-    check_compatible,
-    check_objective,
-    check_priors,
-    check_stage,
-    check_width,
-    check_word_pieces,
-)
+from cdvqa.stages.compatibility import check_compatible, check_data, check_objective, check_stage, check_training
 from cdvqa.stages.features import warn_of_other_features, warn_of_other_text
+from cdvqa.stages.inputs import objective_inputs, progress, step_weight
+from cdvqa.stages.loading import fill_network, replace_head
 from cdvqa.stages.machine import check_compiler, check_kernels, check_precision
 from cdvqa.stages.optimisation import epoch_cosine_schedule, linear_schedule, make_optimizer, warmup_steps
+from cdvqa.stages.teacher import Teacher
 
 
 class VQAStage(pl.LightningModule):
@@ -43,7 +40,10 @@ class VQAStage(pl.LightningModule):
         backbone: the vision-language model.
         objective: bce, ce, lmh, rubi, lpf or poe, or a class of your own, such as package.module.Class.
         objective_options: the objective's own arguments, such as gamma of lpf or entropy_weight of lmh.
-        lr: learning rate at the top of the schedule, one for all parameters.
+        lr: learning rate at the top of the schedule.
+        objective_lr: learning rate of the objective's own parameters; null: that of all.
+        objective_clip: largest norm of their gradients; null: not clipped.
+        teacher: folder of a finished run, for an objective that learns from its outputs.
         init_from: run folder or network file to start from; without it, stages 2 and 3 look for the run of the stage
             before among those of the same data, backbone and seed.
         parent_objective: objectives of the stages before, such as `lpf` (stage 2) or `lpf+lmh` (stage 3); where null
@@ -53,7 +53,7 @@ class VQAStage(pl.LightningModule):
             gradients in less memory, for about a third more time.
         preset: `paper` or `authors`; decides every field below that is null.
         layout: linked to data.layout.
-        fields: preset fields, each an option of its own; see `cdvqa.presets.Protocol`.
+        fields: see `cdvqa.presets.Protocol`.
     """
 
     stage: ClassVar[int]
@@ -67,6 +67,9 @@ class VQAStage(pl.LightningModule):
         objective: str = "bce",
         objective_options: Optional[dict[str, Any]] = None,
         lr: float = 5e-5,
+        objective_lr: Optional[float] = None,
+        objective_clip: Optional[float] = None,
+        teacher: Optional[str] = None,
         init_from: Optional[str] = None,
         parent_objective: Optional[str] = None,
         compile: bool = False,
@@ -93,6 +96,7 @@ class VQAStage(pl.LightningModule):
         self.backbone = backbone
         self.counts = backbone.counts()
         self.lr = lr
+        self.objective_lr, self.objective_clip, self.teacher_folder = objective_lr, objective_clip, teacher
         self.init_from = init_from
         self.compiled = compile
         self.gradient_checkpointing = gradient_checkpointing
@@ -103,6 +107,10 @@ class VQAStage(pl.LightningModule):
             objective, backbone.hidden_size, num_answers=backbone.num_answers, **sizes, **options
         )
         backbone.asked = self.objective.needs & backbone.provides.keys()
+        self.head = replace_head(backbone, self.objective)
+        self.teacher: Teacher | None = None
+        if ("teacher" in self.objective.needs) != (teacher is not None):
+            raise InputError("--model.teacher: give it to an objective that needs a teacher, and only to such a one")
         self.parent_objective = parent_objective
         # The command line fills in both: the network to start from, and what the run takes over from it.
         self.start: Path | None = Path(init_from) if init_from else None
@@ -122,7 +130,14 @@ class VQAStage(pl.LightningModule):
     @property
     def needs(self) -> DataNeeds:
         """What this stage asks of the data module."""
-        return DataNeeds(self.protocol, self.backbone.image_format, self.backbone.generates)
+        needs = self.objective.needs
+        return DataNeeds(
+            protocol=self.protocol,
+            image_format=self.backbone.image_format,
+            sequences=self.backbone.generates,
+            counts="counts" in needs,
+            views=self.objective.views if "views" in needs else {},
+        )
 
     # --- where a stage starts -------------------------------------------------------------------------------------
 
@@ -135,6 +150,8 @@ class VQAStage(pl.LightningModule):
         if self.evaluates is not None:
             self.evaluated = self._fill(self.evaluates).metadata
         else:
+            if self.teacher_folder is not None:
+                self.teacher = Teacher(Path(self.teacher_folder), self.metadata())
             network = None if self.resumes else self.load_start()
             with torch.device("cpu"):  # Lightning makes the GPU the default here, but the weights are still on the CPU
                 self.shape_model(network)
@@ -154,8 +171,9 @@ class VQAStage(pl.LightningModule):
     def _fill(self, path: Path) -> Subnetwork:
         network = Subnetwork.load(path)
         self._check(path, network.metadata)
-        self.backbone.load_state_dict(network.state)
-        rank_zero_info(f"weights: {path}")
+        evaluates = self.evaluates is not None
+        fill_network(self.backbone, self.objective, network, path, self.metadata(), evaluates)
+        load_objective(self.objective, path.parent, evaluates)
         return network
 
     def _check(self, path: Path, theirs: dict[str, Any]) -> None:
@@ -186,6 +204,8 @@ class VQAStage(pl.LightningModule):
             "features": self.facts.features,
             "extra_text": self.facts.extra_text,
             "stage": self.stage,
+            "objective": class_path(self.objective),
+            "head": self.head,
             "pipeline": self.lineage.pipeline,
             "preset": self.preset,
             "departures": self.departures,
@@ -195,44 +215,35 @@ class VQAStage(pl.LightningModule):
     # --- steps ----------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: VQABatch, batch_idx: int) -> Tensor:
-        loss = self.loss(batch)
+        loss = self.loss(batch, together=self.objective.batch_dependent)
         self.counted = loss.count
         self.report = {"train/loss/total": loss.total.detach()}
         self.report |= {f"train/loss/{name}": value.detach() for name, value in loss.terms.items()}
         self.report |= {f"objective/{name}": value.detach() for name, value in loss.logged.items()}
         self.log("loss", self.report["train/loss/total"], prog_bar=True, logger=False)
-        return loss.total * self._weight(loss.count, batch_idx)
+        return loss.total * step_weight(self.trainer, self.objective, self.backbone.generates, loss.count, batch_idx)
 
-    def loss(self, batch: VQABatch) -> Loss:
-        """The objective's loss of a batch, formed in fp32 (or fp64) whatever the precision of the forward pass."""
-        output: Output = self.backbone(batch)
+    def loss(self, batch: VQABatch, together: bool = False) -> Loss:
+        """The objective's loss of a batch, formed in fp32 (or fp64) whatever the precision of the forward pass.
+
+        Args:
+            batch: this process's questions.
+            together: form it over the questions of all processes.
+        """
+        output, dtype = self.backbone(batch), cast(torch.dtype, self.dtype)
         with torch.autocast(self.device.type, enabled=False):
             if output.sequence is not None:
                 sequence = output.sequence
-                return self.objective.sequence(**(sequence._asdict() | {"logits": sequence.logits.to(self.dtype)}))
-            return self.objective(**self._inputs(batch, output))  # type: ignore[no-any-return]
-
-    def _inputs(self, batch: VQABatch, output: Output) -> dict[str, Any]:
-        """What the objective is given: logits, soft targets and what it needs, by name."""
-        names = {"logits", "soft_target"} | self.objective.needs
-        known = {name: getattr(of, name) for of in (batch, output) for name in names if hasattr(of, name)}
-        inputs = {name: x.to(self.dtype) if x.is_floating_point() else x for name, x in known.items() if x is not None}
-        if "progress" in names:
-            trainer = self.trainer
-            epochs = (trainer.current_epoch, trainer.max_epochs or 0)
-            inputs["progress"] = Progress(trainer.global_step, int(trainer.estimated_stepping_batches), *epochs)
-        return inputs
-
-    def _weight(self, counted: int, batch_idx: int) -> float:
-        """What to multiply a batch's mean loss by, so that a step is the mean over all questions that count in it.
-
-        Lightning divides by the number of accumulated batches, and DDP by that of processes.
-        """
-        loader, accumulated = cast(TrainingLoader, self.trainer.train_dataloader), self.trainer.accumulate_grad_batches
-        batches = int(self.trainer.num_training_batches)  # fewer than the loader's under limit_train_batches
-        labels = loader.labels_of_step(batch_idx, accumulated, batches)
-        of_step = len(labels) if self.backbone.generates else self.objective.counted(labels)
-        return counted * accumulated * self.trainer.world_size / max(1, of_step)
+                return self.objective.sequence(**(sequence._asdict() | {"logits": sequence.logits.to(dtype)}))
+            needs = self.objective.needs
+            inputs = objective_inputs(needs, batch, output, self.backbone, self.teacher, dtype)
+            if together:
+                inputs = map_nested(inputs, all_rows)
+                seeds = np.random.SeedSequence((self.facts.seed, self.trainer.global_step))
+                self.objective.generator = torch.Generator().manual_seed(int(seeds.generate_state(1)[0]))
+            if "progress" in needs:
+                inputs["progress"] = progress(self.trainer)
+            return self.objective(**inputs)  # type: ignore[no-any-return]
 
     def on_fit_start(self) -> None:
         # Lightning seeds every process alike, and each would drop the same units; the model has been made alike by now.
@@ -247,12 +258,11 @@ class VQAStage(pl.LightningModule):
             check_compiler(self.trainer.strategy.root_device)
         self.facts = facts = cast(DataFacts, self.trainer.datamodule.facts)  # type: ignore[attr-defined]
         self.split_names = facts.splits
-        check_word_pieces(self.backbone, facts.tokenizer)
-        check_width(self.backbone, facts.visual_path, facts.features)
+        check_data(self.backbone, facts)
         if stage == "predict":
             return
         if stage == "fit":
-            check_priors(self.objective_name, self.objective, facts)
+            check_training(self.objective_name, self.objective, facts, self.trainer.accumulate_grad_batches)
         types = facts.question_types, facts.answer_types
         modules = nn.ModuleList(SplitAccuracy(*types, facts.subsets.get(name)) for name in facts.splits)
         self.accuracies = cast(list[SplitAccuracy], modules)
@@ -306,7 +316,9 @@ class VQAStage(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         lr, decay = self.lr, self.protocol.weight_decay
-        own = {"params": [p for p in self.objective.parameters() if p.requires_grad], "lr": lr, "weight_decay": decay}
+        own_lr = lr if self.objective_lr is None else self.objective_lr
+        trained = [parameter for parameter in self.objective.parameters() if parameter.requires_grad]
+        own = {"params": trained, "lr": own_lr, "weight_decay": decay}
         groups = [group for group in [*self.backbone.parameter_groups(lr, decay), own] if group["params"]]
         optimizer = make_optimizer(self.protocol.optimizer, groups)
         total = int(self.trainer.estimated_stepping_batches)
@@ -324,10 +336,12 @@ class VQAStage(pl.LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the norm of the backbone's gradients; LMH's own parameters stand outside it, as in the authors' code."""
+        """Clip the norm of the backbone's gradients; the objective's own have a norm of their own, or none."""
         if gradient_clip_val:
             norm = nn.utils.clip_grad_norm_(self.backbone.parameters(), gradient_clip_val)
             self.report["train/gradient_norm"] = norm
+        if self.objective_clip is not None:
+            nn.utils.clip_grad_norm_(self.objective.parameters(), self.objective_clip)
 
 
 def tag(group: str) -> str:

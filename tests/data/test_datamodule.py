@@ -343,3 +343,38 @@ def test_a_run_resumed_at_any_step_sees_the_same_questions(tmp_path, workers, wh
 def test_a_global_batch_that_does_not_divide_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"model\.global_batch 20 is not a multiple of 3"):
         run(write_toy(tmp_path / "data"), tmp_path / "run", accumulate=3)
+
+
+def test_counts_are_those_of_the_training_questions_of_the_type(tmp_path):
+    data = make(write_toy(tmp_path, train=200), replace(PAPER, global_batch=16))
+    data.needs = replace(data.needs, counts=True)
+    data.setup("fit")
+    held_out = set(data.facts.question_id["dev"].tolist())
+    batch = next(iter(data.train_dataloader()))
+    for kind, counts in zip(batch.question_type.tolist(), batch.counts, strict=True):
+        given = [
+            answer["answer"]
+            for annotation in train_annotations(tmp_path)
+            if annotation["question_type"] == data.question_types[kind] and annotation["question_id"] not in held_out
+            for answer in annotation["answers"]
+        ]
+        assert counts.tolist() == [given.count(answer) for answer in data.vocabulary.answers]
+    assert next(iter(data.val_dataloader())).counts is None
+
+
+def test_a_view_is_a_function_of_seed_epoch_and_question(tmp_path):
+    def backwards_from(text, random):
+        words = text.split()
+        start = int(random.integers(len(words)))
+        return " ".join([*words[start:], *words[:start]])
+
+    data = make(write_toy(tmp_path), replace(PAPER, global_batch=16))
+    data.needs = replace(data.needs, views={"turned": backwards_from})
+    data.setup("fit")
+    train, rows = data._datasets["train"], np.arange(16)
+    first, again, other = (train.batch(rows, epoch).views["turned"] for epoch in (3, 3, 4))
+    backwards = train.batch(rows[::-1].copy(), 3).views["turned"].input_ids.flip(0)
+    assert torch.equal(first.input_ids, again.input_ids) and torch.equal(first.input_ids, backwards)
+    assert not torch.equal(first.input_ids, other.input_ids)
+    assert first.attention_mask.shape == first.input_ids.shape == (16, 20)
+    assert train.batch(rows, 3).to("cpu").views["turned"].input_ids.shape == (16, 20)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from cdvqa.data.answers.normalisation import normalise_answer
 from cdvqa.data.answers.targets import SoftTargets
 from cdvqa.data.answers.vocabulary import AnswerVocabulary
 from cdvqa.data.questions.annotations import Annotations, Categories, JsonRecord
@@ -66,3 +67,15 @@ class QuestionTypePrior:
     def rows(self, question_types: Sequence[str]) -> NDArray[np.float32]:
         """Priors (T, A) of several question types."""
         return np.stack([self.row(name) for name in question_types])
+
+
+def answer_counts(
+    annotations: Annotations, vocabulary: AnswerVocabulary, question_types: Sequence[str]
+) -> NDArray[np.float32]:
+    """How often each answer occurs among the normalised human answers to the questions of a type, (types, A)."""
+    answers = annotations.answers
+    label = np.array([vocabulary.index(normalise_answer(name)) for name in answers.names], np.int64)[answers.codes]
+    kind = np.repeat(annotations.question_type.codes_in(question_types), np.diff(answers.offsets))
+    cell = (kind * len(vocabulary) + label)[label >= 0]
+    counts = np.bincount(cell, minlength=len(question_types) * len(vocabulary))
+    return counts.reshape(len(question_types), -1).astype(np.float32)

@@ -1,0 +1,62 @@
+"""The parameters of an objective, in `objective.safetensors` beside the network that it trained."""
+
+from pathlib import Path
+
+from pytorch_lightning.utilities import rank_zero_info
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from cdvqa.errors import InputError
+from cdvqa.files import write_atomically
+from cdvqa.objectives.objective import Objective
+
+FILE = "objective.safetensors"
+
+
+def class_path(part: nn.Module) -> str:
+    """`package.module.Class` of a part of the model."""
+    return f"{type(part).__module__}.{type(part).__qualname__}"
+
+
+def save_objective(objective: Objective, folder: Path) -> None:
+    """Write the objective's parameters into `folder`, unless it has none or they are in the network file."""
+    state = {key: value.detach().cpu().contiguous() for key, value in objective.state_dict().items()}
+    if state and not objective.in_network:
+        with write_atomically(folder / FILE) as temporary:
+            save_file(state, temporary, {"objective": class_path(objective)})
+
+
+def load_objective(objective: Objective, folder: Path, evaluates: bool) -> None:
+    """Fill the objective from `folder`, if the same objective wrote there.
+
+    Args:
+        objective: as it is built.
+        folder: where the network lies that it trained.
+        evaluates: whether the network is evaluated, so that `scores` needs the parameters; otherwise a stage starts.
+
+    Raises:
+        InputError: the file is unreadable or does not fit; or it is needed, and absent or another objective's.
+    """
+    path, name = folder / FILE, class_path(objective)
+    unread = type(objective).scores is Objective.scores if evaluates else objective.fresh_in_each_stage
+    if unread or objective.in_network or not objective.state_dict():
+        return
+    theirs = None
+    if path.is_file():
+        try:
+            with safe_open(path, framework="pt") as file:
+                theirs = (file.metadata() or {}).get("objective")
+                state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+            if theirs == name:
+                objective.load_state_dict(state)
+        except (SafetensorError, OSError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{path}: does not fit {name} ({reason}); copy it again") from error
+    if theirs == name:
+        rank_zero_info(f"objective: {path}")
+    elif evaluates:
+        what = f"is of objective {theirs}" if theirs else "is missing"
+        raise InputError(f"{path}: {what}; the scores of {name} need its parameters")
+    elif theirs:
+        rank_zero_info(f"objective: {name} starts fresh; {path} is of {theirs}")

@@ -1,0 +1,75 @@
+"""Networks in and out of a stage's model: backbone, the objective's head, and its part in the network."""
+
+from pathlib import Path
+from typing import Any, cast
+
+from pytorch_lightning.utilities import rank_zero_info
+from torch import nn
+
+from cdvqa.backbones import Backbone
+from cdvqa.errors import InputError
+from cdvqa.objectives import Objective
+from cdvqa.objectives.state import class_path
+from cdvqa.sparsity import Subnetwork
+
+OWN = "objective."  # begins the names of an objective's tensors in a network file
+
+
+def replace_head(backbone: Backbone, objective: Objective) -> str | None:
+    """Put the objective's head in the place of the classifier's last Linear; return its kind, None without one."""
+    if backbone.generates:
+        return None
+    classifier = cast(nn.Sequential, backbone.classifier)
+    last = cast(nn.Linear, classifier[-1])
+    head = objective.head(last.in_features, last.out_features)
+    if head is None:
+        return None
+    classifier[-1] = head
+    return class_path(head)
+
+
+def take_network(backbone: Backbone, objective: Objective, metadata: dict[str, Any]) -> Subnetwork:
+    """The network as it is now, with its masks and, where it belongs to it, the objective's part."""
+    network = Subnetwork.from_model(backbone, metadata)
+    if objective.in_network:
+        network.state |= {f"{OWN}{name}": value for name, value in objective.state_dict().items()}
+    return network
+
+
+def fill_network(
+    backbone: Backbone, objective: Objective, network: Subnetwork, path: Path, ours: dict[str, Any], evaluates: bool
+) -> None:
+    """Fill backbone and objective from a network.
+
+    A head of another kind starts fresh, and so does the part of another objective; either is logged.
+
+    Args:
+        backbone, objective: what to fill.
+        network: from `path`.
+        path: its file.
+        ours: metadata of the model at hand.
+        evaluates: whether the network is evaluated as it is, so that nothing may start fresh.
+
+    Raises:
+        InputError: nothing may start fresh, and something would.
+    """
+    theirs = network.metadata
+    state = {name: value for name, value in network.state.items() if not name.startswith(OWN)}
+    own = {name.removeprefix(OWN): value for name, value in network.state.items() if name.startswith(OWN)}
+    fresh = []
+    if theirs.get("head") != ours["head"]:
+        fresh.append(f"the head ({ours['head'] or 'linear'})")
+        last = f"classifier.{len(cast(nn.Sequential, backbone.classifier)) - 1}."
+        kept = {name: value for name, value in backbone.state_dict().items() if name.startswith(last)}
+        state = {name: value for name, value in state.items() if not name.startswith(last)} | kept
+    if objective.in_network and theirs.get("objective") != ours["objective"]:
+        fresh.append(f"{ours['objective']}'s part")
+    elif objective.in_network:
+        objective.load_state_dict(own)
+    if fresh and evaluates:
+        raise InputError(
+            f"{path}: holds no {' and no '.join(fresh)} of --model.objective {ours['objective']}; "
+            f"evaluate it with the objective that trained it ({theirs.get('objective')})"
+        )
+    backbone.load_state_dict(state)
+    rank_zero_info(f"weights: {path}" + "".join(f"; {part} starts fresh" for part in fresh))

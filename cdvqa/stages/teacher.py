@@ -1,0 +1,49 @@
+"""The network of a finished run, whose outputs an objective learns from."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from cdvqa.backbones import Backbone
+from cdvqa.data.batch import VQABatch
+from cdvqa.errors import InputError
+from cdvqa.objectives import Output
+from cdvqa.registry import find_class
+from cdvqa.runs.folder import Run
+from cdvqa.sparsity import Subnetwork
+from cdvqa.stages.compatibility import check_compatible
+
+
+class Teacher:
+    """A frozen network in evaluation mode; it is no part of the model that it teaches.
+
+    Args:
+        folder: the run's folder: its backbone is built from `config.yaml`, its weights are those it selected.
+        ours: metadata of the model at hand; the teacher needs its answers, text format and word pieces.
+
+    Raises:
+        InputError: no such run, or it does not fit.
+    """
+
+    def __init__(self, folder: Path, ours: dict[str, Any]) -> None:
+        run = Run(folder)
+        if not run.finished:
+            raise InputError(f"--model.teacher {folder}: no finished run; give the folder that holds its run.json")
+        network = Subnetwork.load(run.result())
+        check_compatible(run.result(), network.metadata | {"backbone": ours["backbone"]}, ours)
+        model = yaml.safe_load(run.config.read_text())["model"]["init_args"]["backbone"]
+        kind: type[Backbone] = find_class("--model.teacher: backbone", model["class_path"], {}, Backbone)  # type: ignore[type-abstract]
+        options = dict(model.get("init_args") or {}) | {"num_answers": len(network.metadata["answers"])}
+        self.metadata = network.metadata
+        self.backbone = kind(**options)
+        self.backbone.load_state_dict({name: network.state[name] for name in self.backbone.state_dict()})
+        self.backbone.requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def __call__(self, batch: VQABatch) -> Output:
+        """The teacher's output, on the device of the batch and in the type of its soft targets."""
+        assert batch.soft_target is not None
+        output: Output = self.backbone.to(batch.soft_target)(batch)
+        return output

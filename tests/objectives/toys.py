@@ -1,0 +1,76 @@
+"""Objectives that use what the built-in ones do not: the whole batch, a head, a teacher, counts, parameters beside."""
+
+import torch
+from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits, normalize
+
+from cdvqa.objectives import Loss, Objective
+
+
+def bce(logits, soft_target):
+    return binary_cross_entropy_with_logits(logits, soft_target, reduction="sum") / len(logits)
+
+
+class Contrast(Objective):
+    """BCE, and the similarity of pooled outputs over the whole batch with random margins."""
+
+    needs = frozenset({"hidden"})
+    batch_dependent = True
+
+    def loss(self, logits, soft_target, hidden):
+        task, joint = bce(logits, soft_target), normalize(hidden, dim=1)
+        margins = torch.rand(len(joint), 1, generator=self.generator).to(joint)
+        contrast = ((joint @ joint.T - margins) ** 2).mean()
+        return Loss(task + contrast, {"task": task, "contrast": contrast}, len(logits))
+
+
+class CosineHead(nn.Module):
+    """Cosines of the features with one direction for each answer."""
+
+    def __init__(self, inputs: int, answers: int) -> None:
+        super().__init__()
+        self.directions = nn.Parameter(torch.randn(answers, inputs))
+
+    def forward(self, features):
+        return normalize(features, dim=1) @ normalize(self.directions, dim=1).T
+
+
+class Margin(Objective):
+    """Cross-entropy of cosines, less a margin for answers that are rare in the question's type."""
+
+    needs = frozenset({"counts", "progress"})
+
+    def head(self, inputs, answers):
+        return CosineHead(inputs, answers)
+
+    def loss(self, logits, soft_target, counts, progress):
+        assert counts.sum() > 0 and 0 <= progress.step < progress.steps and progress.epoch < progress.epochs
+        frequency = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
+        loss = -(soft_target * (8 * (logits - 1 + frequency)).log_softmax(dim=1)).sum() / len(logits)
+        return Loss(loss, {"task": loss}, len(logits))
+
+
+class Distil(Objective):
+    """BCE against the teacher's answers."""
+
+    needs = frozenset({"teacher"})
+
+    def loss(self, logits, soft_target, teacher):
+        assert not teacher.logits.requires_grad
+        loss = bce(logits, teacher.logits.sigmoid())
+        return Loss(loss, {"task": loss}, len(logits))
+
+
+class Scaled(Objective):
+    """BCE of logits times a learned factor for each answer, which `scores` uses too."""
+
+    def __init__(self, num_answers: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(num_answers))
+
+    def loss(self, logits, soft_target):
+        loss = bce(logits * self.scale, soft_target)
+        return Loss(loss, {"task": loss}, len(logits))
+
+    def scores(self, output):
+        return output.logits * self.scale
