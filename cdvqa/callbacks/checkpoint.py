@@ -1,6 +1,7 @@
 """The checkpoint that an interrupted run goes on from."""
 
 import math
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytorch_lightning as pl
@@ -41,12 +42,15 @@ class LastCheckpoint(Checkpoint):
         self.run = run
         self.every = every
         self.step: int | None = None  # of the checkpoint on disk
+        self.after_first: Callable[[], None] | None = None  # called once there is something to resume
         self._due = False
         self._resumed: dict[str, Any] | None = None  # the part of a checkpoint that waits for the training to start
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if self._resumed is None:
             self._save(trainer)
+            if self.after_first is not None and trainer.is_global_zero:
+                self.after_first()
             return
         # Lightning restores loaders too, but not one that it had to make earlier to count the steps of the schedule.
         loader(trainer).load_state_dict(self._resumed["loader"])
@@ -76,7 +80,9 @@ class LastCheckpoint(Checkpoint):
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         checkpoint["loader"] = loader(trainer).state_dict()
         checkpoint["generators"] = gather([generators(pl_module.device)])
-        checkpoint["metrics_bytes"] = sum(logger.flush() for logger in metrics_logs(trainer))
+        # Before step 0 is saved the rows may be those of a run that this one replaces.
+        rows = 0 if self.step is None else sum(logger.flush() for logger in metrics_logs(trainer))
+        checkpoint["metrics_bytes"] = rows
 
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn != "fit":

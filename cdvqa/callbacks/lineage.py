@@ -16,9 +16,11 @@ from rich.table import Table
 
 from cdvqa.callbacks.checkpoint import LastCheckpoint
 from cdvqa.callbacks.selection import KeepSelected
+from cdvqa.distributed.processes import gather
 from cdvqa.errors import InputError
-from cdvqa.files import read_json, remove_leftovers, write_atomically, write_json
+from cdvqa.files import remove_leftovers, write_atomically, write_json
 from cdvqa.runs.folder import Run, read_results
+from cdvqa.runs.lock import RunLock
 from cdvqa.runs.loggers import EventLog
 
 PACKAGES = ("cdvqa", "torch", "pytorch-lightning", "transformers", "torchmetrics", "numpy")
@@ -27,8 +29,8 @@ PACKAGES = ("cdvqa", "torch", "pytorch-lightning", "transformers", "torchmetrics
 class RunRecord(Callback):
     """Write the run's config and lineage at its start, mark it finished at its end, and add results after a test.
 
-    Nothing is written before the data and the model have been set up, so wrong input leaves no run behind. `run.json`
-    comes after the checkpoint of step 0: what is a run can be resumed, and what is killed before starts anew.
+    Nothing is written before the checkpoint of step 0, so wrong input leaves no run behind, what is a run can be
+    resumed, and what is killed before starts anew. An older run in the folder is removed then, and not before.
 
     Args:
         run: the run's files.
@@ -36,7 +38,7 @@ class RunRecord(Callback):
         entries: what run.json says of the run before it starts: its seed, identity and settings.
         kept: what chooses the run's model; comes before this among the callbacks.
         last: what saves the run's checkpoint; comes after this among the callbacks.
-        overwrite: remove an older run in this folder first.
+        lock: what keeps other processes out of the folder.
     """
 
     def __init__(
@@ -46,35 +48,55 @@ class RunRecord(Callback):
         entries: dict[str, Any],
         kept: KeepSelected,
         last: LastCheckpoint,
-        overwrite: bool = False,
+        lock: RunLock | None = None,
     ) -> None:
         self.run = run
         self.kept = kept
         self.last = last
         self.config = config
         self.entries = entries
-        self.overwrite = overwrite
+        self.lock = lock
+        self.replaced: dict[Path, int] = {}  # files of an older run, and their inodes
+        last.after_first = self.begin
+
+    def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
+        runs = set(gather([(self.entries.get("identity"), str(self.run.folder))]))
+        if len(runs) > 1:
+            raise InputError(f"the processes were started with other settings: they make {', '.join(map(str, runs))}")
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        if not trainer.is_global_zero:
-            return
+        record = self.run.read() if pl_module.resumes else lineage(trainer, pl_module, self.entries)
+        parent = pl_module.lineage.parent
+        refuse_other_questions(self.run.folder, record, pl_module.facts.files)
+        if parent is not None:
+            refuse_other_questions(parent.path, parent.record, pl_module.facts.files)
+        self.record = record | surroundings(trainer)
+        if trainer.is_global_zero and pl_module.resumes:
+            self._write()
+        elif trainer.is_global_zero:
+            files = [path for path in self.run.folder.rglob("*") if path.is_file() and path.name != ".lock"]
+            self.replaced = {path: path.stat().st_ino for path in files}
+
+    def begin(self) -> None:
+        """Write what makes the folder a run, and remove the run that it replaces: there is something to resume now."""
+        replaces = self.run.exists
+        self._write()
+        for path, inode in self.replaced.items() if replaces else ():
+            if path.is_file() and path.stat().st_ino == inode:
+                path.unlink()
+
+    def _write(self) -> None:
+        with write_atomically(self.run.config) as temporary:
+            temporary.write_text(self.config, encoding="utf-8")
+        write_json(self.run.record, self.record)
         for path in (self.run.checkpoint, self.run.model, self.run.subnetwork, self.run.record, self.run.config):
             remove_leftovers(path)
-        if not pl_module.resumes:
-            if self.overwrite and self.run.folder.is_dir():
-                shutil.rmtree(self.run.folder)
-            self.run.metrics.unlink(missing_ok=True)
-            with write_atomically(self.run.config) as temporary:
-                temporary.write_text(self.config, encoding="utf-8")
-        self.record = read_json(self.run.record) if self.run.exists else lineage(trainer, pl_module, self.entries)
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        if trainer.is_global_zero and not self.run.exists:
-            write_json(self.run.record, self.record)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if not trainer.is_global_zero:
             return
+        if trainer.max_epochs == 0:  # one-shot pruning has no step 0
+            self.begin()
         kept, full = self.kept, count_parameters(pl_module)
         selected = {"by": pl_module.protocol.selection, "best": kept.best, "step": kept.step, "sparsity": kept.realised}
         parameters = {"full": full, "kept": full - kept.zeros}
@@ -87,7 +109,8 @@ class RunRecord(Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
         # Wrong data that shows only when it is read: before the first steps are saved there is nothing worth keeping.
         wrong_input = isinstance(exception, InputError) and trainer.state.fn == "fit" and not pl_module.resumes
-        if wrong_input and trainer.is_global_zero and not self.last.step:
+        created = self.lock is not None and self.run.folder in self.lock.created
+        if wrong_input and created and not self.last.step:
             shutil.rmtree(self.run.folder, ignore_errors=True)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
@@ -137,12 +160,26 @@ def lineage(trainer: pl.Trainer, stage: Any, entries: dict[str, Any]) -> dict[st
         "protocol": asdict(stage.protocol),
         "backbone": stage.backbone.description,
         "data": stage.facts.fingerprint(),
-        "processes": trainer.world_size,
-        "packages": {name: version(name) for name in PACKAGES},
-        "git": git_revision(),
         "started": now(),
         "finished": None,
     }
+
+
+def surroundings(trainer: pl.Trainer) -> dict[str, Any]:
+    """What may change when a run goes on; run.json has the latest."""
+    packages = {name: version(name) for name in PACKAGES}
+    return {"processes": trainer.world_size, "packages": packages, "git": git_revision()}
+
+
+def refuse_other_questions(source: Path, record: Mapping[str, Any], files: Mapping[str, Any]) -> None:
+    """Raise InputError where a run read other questions than those at hand under the same file names."""
+    theirs = {Path(name).name: digest for name, digest in record.get("data", {}).get("files", {}).items()}
+    for name, digest in files.items():
+        if theirs.get(Path(name).name, digest) != digest:
+            raise InputError(
+                f"{source}: was made with another {Path(name).name} than the one at hand; give the same files with "
+                "--data.root, or other data another --data.name"
+            )
 
 
 def count_parameters(stage: Any) -> int:

@@ -1,6 +1,7 @@
 """fit, validate, test and predict: assembles stage, data and trainer from YAML, and nothing else."""
 
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
@@ -46,6 +47,7 @@ from cdvqa.runs.lineage import (
     told,
     unlike_run,
 )
+from cdvqa.runs.lock import RunLock
 from cdvqa.runs.loggers import EventLog, MetricsLog
 from cdvqa.stages import VQAStage
 from cdvqa.stages.compatibility import read_metadata
@@ -65,8 +67,9 @@ TRAINER = {
 class VQACLI(LightningCLI):
     """LightningCLI with stages by class, data and backbone linked, and a run folder settled before anything starts."""
 
-    def __init__(self, args: list[str], run: bool = True) -> None:
+    def __init__(self, args: list[str], run: bool = True, held: ExitStack | None = None) -> None:
         quieten()
+        self.held = held or ExitStack()  # ends with the command
         self.entries: dict[str, Any] = {}  # what run.json says of the run before it starts
         super().__init__(
             VQAStage,
@@ -137,6 +140,11 @@ class VQACLI(LightningCLI):
             self.run_folder = self.begin()
         else:
             self.run_folder = self.go_on()
+        lock = None
+        if self.subcommand != "validate" and getattr(rank_zero_only, "rank", 0) == 0:
+            lock = self.held.enter_context(RunLock(self.run_folder.folder))
+        if self.subcommand == "fit" and self._get(self.config, "ckpt_path") is None:
+            self._refuse_existing_run()
         config = self._complete_config()
         kept = KeepSelected(self.run_folder)
         last = LastCheckpoint(self.run_folder, self._get(self.config, "checkpoint_every_n_steps"))
@@ -144,7 +152,7 @@ class VQACLI(LightningCLI):
             FiniteCheck(),
             TrainingLog(),
             kept,
-            RunRecord(self.run_folder, config, self.entries, kept, last, self._get(self.config, "overwrite")),
+            RunRecord(self.run_folder, config, self.entries, kept, last, lock),
             Predictions(self.run_folder),
             last,
         ]
@@ -176,11 +184,7 @@ class VQACLI(LightningCLI):
         return trainer
 
     def before_fit(self) -> None:
-        """Refuse to mix two runs in one folder."""
-        ckpt_path = self._get(self.config, "ckpt_path")
-        self.model.resumes = ckpt_path is not None
-        if ckpt_path is None:
-            self._refuse_existing_run()
+        self.model.resumes = self._get(self.config, "ckpt_path") is not None
         rank_zero_info(f"run: {self.run_folder.folder}")
 
     def before_test(self) -> None:
@@ -318,7 +322,8 @@ class VQACLI(LightningCLI):
 
 def run(args: list[str]) -> None:
     """Run `fit`, `validate`, `test` or `predict` with the given command-line arguments."""
-    VQACLI(args)
+    with ExitStack() as held:
+        VQACLI(args, held=held)
 
 
 def prune(args: list[str]) -> None:

@@ -1,0 +1,139 @@
+"""One writer per run, and no run is lost by a command that fails."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cdvqa.errors import InputError
+from cdvqa.runs import lock
+from cdvqa.runs.lock import RunLock, ourselves
+from tests.conftest import run_names, the_run
+
+Command = Callable[..., int]
+SHORT = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1"]
+
+
+@pytest.fixture
+def other() -> Iterator[int]:
+    """The id of a process that lives as long as the test."""
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    yield process.pid
+    process.communicate(b"\n")
+
+
+def content(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def held_by(folder: Path, age: float = 0, **changes: object) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".lock"
+    path.write_text(json.dumps(ourselves() | changes))
+    os.utime(path, (time.time() - age,) * 2)
+    return path
+
+
+def test_a_run_that_is_being_written_is_left_alone(cdvqa: Command, other: int, capsys: pytest.CaptureFixture[str]):
+    """Defect: a second `fit` called it interrupted, and `--ckpt_path last` and `--overwrite` mixed two runs."""
+    assert cdvqa("fit", "stage1_bce.yaml", *SHORT) == 0
+    run = the_run("stage1_bce")
+    held_by(run, pid=other)
+    before = content(run)
+    for flags in (["fit"], ["fit", "--ckpt_path=last"], ["fit", "--overwrite"], ["test"], ["predict"]):
+        assert cdvqa(flags[0], "stage1_bce.yaml", *SHORT, *flags[1:]) == 2
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert f"{run}: process {other} on " in error and "is writing this run (last sign of life " in error
+    assert content(run) == before
+    assert cdvqa("validate", "stage1_bce.yaml", *SHORT) == 0  # writes nothing
+
+
+def test_an_abandoned_lock_is_taken(tmp_path: Path, other: int):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    for path in (
+        held_by(tmp_path / "a", pid=gone.pid),
+        held_by(tmp_path / "b", age=301, pid=other),
+        held_by(tmp_path / "c", age=301, host="elsewhere"),
+    ):
+        with RunLock(path.parent):
+            assert json.loads(path.read_text()) == ourselves()
+        assert not path.exists()
+    for path in (
+        held_by(tmp_path / "d", age=290, host="elsewhere"),
+        held_by(tmp_path / "e", boot="before", pid=gone.pid),
+    ):
+        with pytest.raises(InputError, match="is writing this run"), RunLock(path.parent):
+            pass
+        assert path.exists()
+
+
+def test_a_lock_shows_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(lock, "BEAT", 0.01)
+    with RunLock(tmp_path / "run") as held:
+        os.utime(held.path, (0, 0))
+        end = time.monotonic() + 10
+        while held.path.stat().st_mtime == 0 and time.monotonic() < end:
+            time.sleep(0.01)
+        assert held.path.stat().st_mtime > 0
+
+
+def test_only_folders_of_its_own_are_removed(tmp_path: Path):
+    with RunLock(tmp_path / "a" / "b"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "kept").mkdir()
+    with RunLock(tmp_path / "kept"):
+        pass
+    assert (tmp_path / "kept").is_dir()
+
+
+def test_a_failed_overwrite_keeps_the_run(cdvqa: Command, capsys: pytest.CaptureFixture[str]):
+    """Defect: `fit --overwrite` with wrong input deleted the finished run that was there."""
+    assert cdvqa("fit", "stage1_bce.yaml", *SHORT) == 0
+    assert cdvqa("test", "stage1_bce.yaml", *SHORT) == 0
+    run = the_run("stage1_bce")
+    before = content(run)
+    faults = ["--data.num_answers=5", "--data.root=nowhere", "--data.features=nowhere.h5", "--model.init_from=nowhere"]
+    for fault in [*faults, "--trainer.callbacks+=tests.runs.test_lock.nothing"]:
+        assert cdvqa("fit", "stage1_bce.yaml", *SHORT, "--overwrite", fault) == 2, fault
+    assert content(run) == before and run_names() == {"stage1_bce"}
+
+
+def test_an_overwritten_run_is_removed_when_the_new_one_can_be_resumed(cdvqa: Command, monkeypatch: pytest.MonkeyPatch):
+    assert cdvqa("fit", "stage1_bce.yaml", *SHORT) == 0
+    assert cdvqa("test", "stage1_bce.yaml", *SHORT) == 0
+    run = the_run("stage1_bce")
+    (run / "predictions" / "note.txt").write_text("of the old run")
+    old, first = content(run), "cdvqa.callbacks.checkpoint.LastCheckpoint._save"
+
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(first, full)
+        assert cdvqa("fit", "stage1_bce.yaml", *SHORT, "--overwrite") == 1
+    assert content(run) == old
+    assert cdvqa("fit", "stage1_bce.yaml", *SHORT, "--overwrite") == 0
+    new = {path.relative_to(run).as_posix().split(".out.")[0] for path in content(run)}
+    new -= {"hparams.yaml"}  # TensorBoard's
+    assert new == {"config.yaml", "run.json", "metrics.csv", "model.safetensors", "checkpoints/last.ckpt", "events"}
+    rows = (run / "metrics.csv").read_text().splitlines()
+    assert len([row for row in rows if "val/accuracy/all" in row]) == 1, "rows of the old run are left"
+
+
+def test_wrong_data_in_the_first_steps_leaves_a_folder_that_was_there(cdvqa: Command, scenes: Path):
+    """Nothing is removed from a folder that this process did not create."""
+    flags = ["--trainer.callbacks+=tests.faults.CutFeatures", "--trainer.callbacks.step=10"]
+    assert cdvqa("fit", "stage1_bce.yaml", *SHORT, *flags) == 0
+    run = the_run("stage1_bce")
+    for path in content(run):
+        path.unlink()
+    (run / "mine.txt").write_text("mine")
+    assert cdvqa("fit", "stage1_bce.yaml", *SHORT, *flags, "--data.num_answers=5") == 2
+    assert list(content(run)) == [run / "mine.txt"]
