@@ -13,13 +13,34 @@ from pytorch_lightning.utilities import rank_zero_warn
 from cdvqa.callbacks.training_log import ends_step
 from cdvqa.data.loaders import TrainingLoader
 from cdvqa.distributed.processes import gather
+from cdvqa.errors import InputError
 from cdvqa.files import write_atomically
 from cdvqa.runs.folder import Run
 from cdvqa.runs.loggers import MetricsLog
 
+PARTS = ("state_dict", "loops", "callbacks", "loader", "generators", "metrics_bytes")  # of our own checkpoints
+
 
 class WholeFiles(TorchCheckpointIO):
     """Checkpoints that are whole or absent; Lightning's own are moved from the folder for temporary files."""
+
+    def load_checkpoint(self, path: Any, *args: Any, **options: Any) -> dict[str, Any]:
+        """Read a checkpoint as data, never as code.
+
+        Raises:
+            InputError: it is cut off, damaged, or of another program.
+        """
+        try:
+            checkpoint = super().load_checkpoint(path, *args, **options)
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # torch names no base of what it raises at a broken file
+            reason = f"no checkpoint of cdvqa, or a broken one ({type(error).__name__})"
+            raise InputError(f"{path}: {reason}; give another, or start again with --overwrite") from error
+        missing = [part for part in PARTS if not isinstance(checkpoint, dict) or part not in checkpoint]
+        if missing:
+            raise InputError(f"{path}: no checkpoint of cdvqa: it has no {missing[0]}")
+        return checkpoint
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         with write_atomically(path) as temporary, temporary.open("wb") as file:

@@ -186,10 +186,20 @@ class VQAStage(pl.LightningModule):
         checkpoint["network"] = self.metadata()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        path = Path(str(self.trainer.ckpt_path))
-        if "network" not in checkpoint:
+        path, theirs = Path(str(self.trainer.ckpt_path)), checkpoint.get("network")
+        if not isinstance(theirs, dict):
             raise InputError(f"{path}: no checkpoint of this cdvqa; it does not say which network it holds")
-        self._check(path, checkpoint["network"])
+        if theirs.get("stage") != self.stage:
+            raise InputError(
+                f"{path}: a checkpoint of stage {theirs.get('stage')}, and the config is of stage {self.stage}; "
+                "give that stage's config, or start this stage with --model.init_from"
+            )
+        self._check(path, theirs)
+        ours = self.state_dict()
+        other = {name for name in ours.keys() ^ checkpoint["state_dict"].keys()}
+        other |= {name for name in ours.keys() - other if ours[name].shape != checkpoint["state_dict"][name].shape}
+        if other:
+            raise InputError(f"{path}: not a checkpoint of this config; they differ in {min(other)}")
 
     def shape_model(self, network: Subnetwork | None) -> None:
         """Attach what the stage trains; `network` is what it started from (None on resume)."""

@@ -1,0 +1,39 @@
+"""Checkpoints that are cut off, of another program or of another stage are refused in one line."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import the_run
+
+Command = Callable[..., int]
+
+
+def test_a_checkpoint_that_does_not_fit_is_one_line(cdvqa: Command, capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    """Each of these was a traceback of torch or Lightning, in `fit` and in `test`."""
+    assert cdvqa("fit", "stage1_bce.yaml") == 0
+    run = the_run("stage1_bce")
+    last, path = run / "checkpoints" / "last.ckpt", tmp_path / "other.ckpt"
+    whole, bytes_ = torch.load(last, weights_only=True), last.read_bytes()
+    damaged = {
+        "no checkpoint of cdvqa, or a broken one": lambda: path.write_bytes(bytes_[: len(bytes_) // 2]),
+        "no checkpoint of cdvqa, or a broken one (": lambda: path.write_text("something else"),
+        "no checkpoint of cdvqa: it has no state_dict": lambda: torch.save([1, 2], path),
+        "no checkpoint of cdvqa: it has no loops": lambda: torch.save({"state_dict": {}}, path),
+        "it does not say which network it holds": lambda: torch.save(whole | {"network": 3}, path),
+        "not a checkpoint of this config; they differ in": lambda: torch.save(whole | {"state_dict": {}}, path),
+    }
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    for said, damage in damaged.items():
+        damage()
+        for command in ("fit", "test"):
+            capsys.readouterr()
+            assert cdvqa(command, "stage1_bce.yaml", f"--ckpt_path={path}") == 2, said
+            line = capsys.readouterr().err.strip().splitlines()[-1]
+            assert line.startswith(f"cdvqa {command}: ") and said in line, line
+    torch.save(whole | {"network": whole["network"] | {"stage": 2}}, path)
+    assert cdvqa("test", "stage1_bce.yaml", f"--ckpt_path={path}") == 2
+    assert "a checkpoint of stage 2, and the config is of stage 1" in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in before} == before
