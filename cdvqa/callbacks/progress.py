@@ -29,15 +29,18 @@ class ProgressLine(RichProgressBar):
 class EpochLine(Callback):
     """Print one line per epoch: loss, accuracy on the selecting split, seconds. For logs, where a bar is of no use."""
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self._began = time.monotonic()  # a run that is resumed within an epoch does not start that epoch
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self._began = time.monotonic()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if not trainer.is_global_zero:
             return
-        told = [f"loss {float(trainer.callback_metrics['loss']):.4f}"]
-        if "val/accuracy/all" in trainer.callback_metrics:
-            told.append(f"accuracy {float(trainer.callback_metrics['val/accuracy/all']):.2f}")
+        shown = {"loss": "loss {:.4f}", "val/accuracy/all": "accuracy {:.2f}"}
+        metrics = trainer.callback_metrics
+        told = [text.format(float(metrics[name])) for name, text in shown.items() if name in metrics]
         epochs = f"/{trainer.max_epochs}" if (trainer.max_epochs or 0) > 0 else ""
         seconds = time.monotonic() - self._began
-        print(f"epoch {trainer.current_epoch + 1}{epochs}: {', '.join(told)}, {seconds:.1f} s", flush=True)
+        print(f"epoch {trainer.current_epoch + 1}{epochs}: {', '.join([*told, f'{seconds:.1f} s'])}", flush=True)
