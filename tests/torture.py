@@ -20,7 +20,7 @@ import torch
 
 from cdvqa.runs.folder import Run
 from cdvqa.worlds.scenes import SceneConstants, write_scenes
-from tests import fuzzing
+from tests import fuzzing, signals
 from tests.conftest import CONF, overlay, the_run
 from tests.killing import PHASES, ROOT, Board, differences, start
 
@@ -204,11 +204,16 @@ if __name__ == "__main__":
     parser.add_argument("--kills", type=int, default=56, help="at least this many")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "torture.md")
+    parser.add_argument("--signals", type=int, default=20, help="SIGTERMs to each of rank 0, rank 1 and the group")
     parser.add_argument("--mutations", type=int, default=fuzzing.MUTATIONS, help="of each reader's files")
     given = parser.parse_args()
     page = given.page.absolute()
     with tempfile.TemporaryDirectory() as temporary:
-        sound = torture(given.kills, given.seed, Path(temporary), page)
+        folder = Path(temporary)
+        sound = torture(given.kills, given.seed, folder, page)
+        ended = signals.time_signals(given.signals, given.seed, folder / "scenes", folder)
+    page.write_text(page.read_text() + signals.section(ended))
+    sound &= not any(None in trials for trials in ended.values())
     outcomes = fuzzing.fuzz_all(given.mutations, given.seed)
     fuzzing.write_section(page, outcomes, given.seed)
     raise SystemExit(not sound or any(outcome.uncaught for outcome in outcomes))
