@@ -10,7 +10,7 @@ import pandas as pd
 
 from cdvqa.errors import InputError
 from cdvqa.runs.folder import DIGITS, Run, percent, read_results
-from cdvqa.runs.identity import BASELINE, differing
+from cdvqa.runs.identity import differing
 from cdvqa.studies.jobs import Job
 
 ID = "in distribution"
@@ -143,8 +143,8 @@ def training_settings(settings: Mapping[str, Any], by_identity: Mapping[str, Map
 
 
 def described(settings: Mapping[str, Any], names: Iterable[str]) -> list[str]:
-    """The values of some settings: `lr 0.001`; a parent is named by the first digits of its identity."""
-    values = {name: settings.get(name, BASELINE.get(name)) for name in names}
+    """The settings of these names that the run reads: `lr 0.001`; a parent by the first digits of its identity."""
+    values = {name: settings[name] for name in names if name in settings}
     values |= {name: str(value["identity"])[:DIGITS] for name, value in values.items() if name == "parent"}
     return [f"{re.sub(PREFIX, '', name)} {value}" for name, value in values.items()]
 

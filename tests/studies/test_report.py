@@ -120,7 +120,7 @@ def test_a_curve_holds_runs_that_differ_in_the_overall_sparsity_alone(tmp_path: 
         make_run(tmp_path, f"further-{parent}", results=scored(1), **own)
     curve = read_runs(tmp_path)[0].set_index("run")["curve"]
     assert curve["full"] == "full (bce), lr 0.001" and curve["slow"] == "full (bce), lr 0.0001"
-    assert curve["s50"] == curve["s70"] == "stage 2: bce+lmh, mask, sparsity.scores two_level"
+    assert curve["s50"] == curve["s70"] == "stage 2: bce+lmh, mask"
     assert curve["s70-weight"] == "stage 2: bce+lmh, mask, sparsity.scores weight"
     assert curve["L60"] == "stage 2: bce+lmh, mask, modality, language 60 %" != curve["L40"]
     assert curve["further-s50"] == curve["further-s70"] != curve["further-s70-weight"]
