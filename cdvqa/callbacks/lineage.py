@@ -196,8 +196,8 @@ def hyperparameters(stage: Any, seed: int) -> dict[str, Any]:
     """One row of TensorBoard's HParams table. Every run has the same columns: TensorBoard reads them from one run."""
     row = {"stage": stage.stage, "objective": stage.objective_name, "pipeline": "+".join(stage.lineage.pipeline)}
     row |= {"preset": stage.preset, "lr": stage.lr, "seed": seed}
-    plan = stage.lineage.plan or {"method": "full", "assignment": "none", "overall": 0.0}
-    return row | {"method": plan["method"], "assignment": str(plan["assignment"]), "sparsity": plan["overall"]}
+    plan = stage.lineage.plan or {"method": "full", "assignment": "none", "criterion": "none", "overall": 0.0}
+    return row | {key: plan[key] for key in ("method", "assignment", "criterion")} | {"sparsity": plan["overall"]}
 
 
 def now() -> str:

@@ -23,5 +23,7 @@ def quieten() -> None:
     """Silence the expected warnings, and no others."""
     advice = logging.getLogger("pytorch_lightning.utilities.rank_zero")
     advice.addFilter(lambda record: "litlogger" not in record.getMessage())
+    # The run folder names the seed; a study would print this line for each of its runs.
+    logging.getLogger("lightning_fabric.utilities.seed").setLevel(logging.WARNING)
     for message in EXPECTED:
         warnings.filterwarnings("ignore", message=f".*{message}.*")

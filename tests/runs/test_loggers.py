@@ -34,7 +34,7 @@ def test_events_hold_settings_accuracies_and_test_results(cdvqa: Callable[..., i
     row = settings(log)
     assert row == {
         "stage": 1, "objective": "bce", "pipeline": "bce", "preset": "paper", "lr": 0.002, "seed": 0,
-        "method": "full", "assignment": "none", "sparsity": 0,
+        "method": "full", "assignment": "none", "criterion": "none", "sparsity": 0,
     }  # fmt: skip
     one_shot = events(pruned)
     assert SELECTED_ACCURACY not in one_shot.Tags()["scalars"]
