@@ -11,6 +11,7 @@ from jsonargparse.typing import PositiveInt
 from lightning_fabric.plugins.environments import SLURMEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
@@ -164,10 +165,11 @@ class VQACLI(LightningCLI):
             kwargs["logger"] = [EventLog(self.run_folder.folder), MetricsLog(self.run_folder.metrics)]
         elif settings["logger"] is None:
             kwargs["logger"] = EventLog(self.run_folder.folder) if self.subcommand == "test" else False
+        bars = [callback for callback in settings["callbacks"] or [] if isinstance(callback, ProgressBar)]
         if not sys.stdout.isatty():
             callbacks.append(EpochLine())
-            kwargs["enable_progress_bar"] = settings["enable_progress_bar"] or False
-        elif settings["enable_progress_bar"] is not False and not settings["callbacks"]:
+            kwargs["enable_progress_bar"] = settings["enable_progress_bar"] or bool(bars)
+        elif settings["enable_progress_bar"] is not False and not bars:
             callbacks.append(ProgressLine())
         plugins = settings["plugins"] if isinstance(settings["plugins"], list) else [settings["plugins"]]
         kwargs["plugins"] = [*filter(None, plugins), WholeFiles()]

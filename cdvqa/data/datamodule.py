@@ -189,10 +189,8 @@ class VQADataModule(pl.LightningDataModule):
     def check_num_answers(self, found: int) -> None:
         """Raise InputError unless the vocabulary of the train split has the size that the config says."""
         if found != self.num_answers:
-            raise InputError(
-                f"{self.root}: its train split has {found} answers, not {self.num_answers}; "
-                f"set --data.num_answers {found}"
-            )
+            remedy = f"set --data.num_answers {found}"
+            raise InputError(f"{self.root}: its train split has {found} answers, not {self.num_answers}; {remedy}")
 
     def _read(self) -> PreparedQuestions:
         protocol = self._needs.protocol
@@ -305,8 +303,6 @@ class VQADataModule(pl.LightningDataModule):
     def _seed(self) -> int:
         """The run's seed, which Lightning's `seed_everything` hands to every process through the environment."""
         return int(os.environ.get("PL_GLOBAL_SEED", 0))
-
-    # --- images and facts ---------------------------------------------------------------------------------------
 
     @cached_property
     def visual(self) -> VisualSource:

@@ -39,6 +39,22 @@ def check_compatible(path: Path, theirs: dict[str, Any], ours: dict[str, Any]) -
             raise InputError(f"{path}: its {field} is not this run's: {what}{REMEDY.get(field, '')}")
 
 
+def check_checkpoint(path: Path, checkpoint: Mapping[str, Any], stage: int, ours: Mapping[str, torch.Tensor]) -> None:
+    """Raise InputError where a checkpoint is of another stage, or its tensors are not `ours`, those of the model."""
+    theirs, found = checkpoint.get("network"), checkpoint["state_dict"]
+    if not isinstance(theirs, dict):
+        raise InputError(f"{path}: no checkpoint of this cdvqa; it does not say which network it holds")
+    if theirs.get("stage") != stage:
+        raise InputError(
+            f"{path}: a checkpoint of stage {theirs.get('stage')}, and the config is of stage {stage}; "
+            "give that stage's config, or start this stage with --model.init_from"
+        )
+    other = ours.keys() ^ found.keys()
+    other |= {name for name in ours.keys() - other if ours[name].shape != found[name].shape}
+    if other:
+        raise InputError(f"{path}: not a checkpoint of this config; they differ in {min(other)}")
+
+
 def check_stage(backbone: Backbone, stage: int) -> None:
     """Raise InputError where a backbone is not for this stage."""
     if stage > 1 and not backbone.matrices():

@@ -24,7 +24,14 @@ from cdvqa.presets import Preset, settle, takes_preset_fields
 from cdvqa.runs.folder import network_file
 from cdvqa.runs.lineage import Lineage
 from cdvqa.sparsity import Sparsity, Subnetwork
-from cdvqa.stages.compatibility import check_compatible, check_data, check_objective, check_stage, check_training
+from cdvqa.stages.compatibility import (
+    check_checkpoint,
+    check_compatible,
+    check_data,
+    check_objective,
+    check_stage,
+    check_training,
+)
 from cdvqa.stages.features import warn_of_other_features, warn_of_other_text
 from cdvqa.stages.inputs import objective_inputs, progress, step_weight
 from cdvqa.stages.loading import fill_network, replace_head
@@ -186,20 +193,9 @@ class VQAStage(pl.LightningModule):
         checkpoint["network"] = self.metadata()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        path, theirs = Path(str(self.trainer.ckpt_path)), checkpoint.get("network")
-        if not isinstance(theirs, dict):
-            raise InputError(f"{path}: no checkpoint of this cdvqa; it does not say which network it holds")
-        if theirs.get("stage") != self.stage:
-            raise InputError(
-                f"{path}: a checkpoint of stage {theirs.get('stage')}, and the config is of stage {self.stage}; "
-                "give that stage's config, or start this stage with --model.init_from"
-            )
-        self._check(path, theirs)
-        ours = self.state_dict()
-        other = {name for name in ours.keys() ^ checkpoint["state_dict"].keys()}
-        other |= {name for name in ours.keys() - other if ours[name].shape != checkpoint["state_dict"][name].shape}
-        if other:
-            raise InputError(f"{path}: not a checkpoint of this config; they differ in {min(other)}")
+        path = Path(str(self.trainer.ckpt_path))
+        check_checkpoint(path, checkpoint, self.stage, self.state_dict())
+        self._check(path, checkpoint["network"])
 
     def shape_model(self, network: Subnetwork | None) -> None:
         """Attach what the stage trains; `network` is what it started from (None on resume)."""
@@ -221,8 +217,6 @@ class VQAStage(pl.LightningModule):
             "departures": self.departures,
             "selection": self.lineage.selection,
         }
-
-    # --- steps ----------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: VQABatch, batch_idx: int) -> Tensor:
         loss = self.loss(batch, together=self.objective.batch_dependent)
@@ -316,8 +310,6 @@ class VQAStage(pl.LightningModule):
 
     def predict_step(self, batch: VQABatch, batch_idx: int, dataloader_idx: int = 0) -> list[str]:
         return self.answer(batch)
-
-    # --- optimisation ---------------------------------------------------------------------------------------------
 
     @property
     def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
