@@ -146,8 +146,6 @@ class VQAStage(pl.LightningModule):
             views=self.objective.views if "views" in needs else {},
         )
 
-    # --- where a stage starts -------------------------------------------------------------------------------------
-
     def configure_model(self) -> None:
         """Fill in the weights and shape the model for this stage, once."""
         if self.configured:
