@@ -16,7 +16,8 @@ LEARNT_FROM = ("model.teacher", "model.objective_options.")
 SEEN = ("dev", "last", UNKNOWN, "test")  # how much of the test questions a selection has seen, in rising order
 HELD_OUT = ("data.dev_split", "data.dev_share", "data.split_seed")
 # What an evaluation may have otherwise. The network itself says which word pieces it wants.
-TRAINING = ("trainer.", "model.backbone.pretrained", "model.backbone.glove", "data.tokenizer", "data.extra_text")
+STARTS = ("model.backbone.pretrained", "model.backbone.glove", "model.teacher")
+TRAINING = ("trainer.", *STARTS, "data.tokenizer", "data.extra_text")
 
 
 @dataclass(frozen=True)

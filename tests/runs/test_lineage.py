@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from cdvqa.cli import main
+from cdvqa.cli.inspect import ConfigInspector
+from cdvqa.runs.lineage import Source, inherit
 from cdvqa.sparsity import Subnetwork
-from tests.conftest import run_names, the_run
+from tests.conftest import CONF, run_names, the_run
 
 Command = Callable[..., int]
 SHORT = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1"]
@@ -96,6 +98,19 @@ def test_selection_and_development_split_are_inherited(cdvqa: Command, capsys: p
         assert cdvqa("fit", "stage2_lmh.yaml", *SHORT, flag) == 2
         assert told in said(capsys)
     assert run_names() == {"stage1_bce", "stage1_lmh", "stage2_bce+bce_mask_uniform_s50"}
+
+
+def test_a_result_has_seen_as_much_of_test_as_anything_it_is_built_on():
+    stage = ConfigInspector(["--config", "stage1_bce.yaml", "--config", str(CONF / "tiny.yaml")]).model
+    teachers = {seen: Source(Path(seen), {}, {"selection": seen}) for seen in ("dev", "last", "unknown", "test")}
+    bare = Source(Path("bare"), {"tensors": ""})
+    for others, seen in [
+        ([], "dev"),
+        ([teachers["last"]], "last"),
+        ([bare], "unknown"),
+        ([teachers["test"], bare], "test"),
+    ]:
+        assert inherit(stage, {}, None, others).selection == seen
 
 
 def test_existing_runs_are_found_by_the_settings_given(

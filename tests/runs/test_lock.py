@@ -10,8 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from cdvqa.callbacks.checkpoint import LastCheckpoint
+from cdvqa.callbacks.lineage import RunRecord
+from cdvqa.callbacks.selection import KeepSelected
 from cdvqa.errors import InputError
 from cdvqa.runs import lock
+from cdvqa.runs.folder import Run
 from cdvqa.runs.lock import RunLock, ourselves
 from tests.conftest import run_names, the_run
 
@@ -137,3 +141,13 @@ def test_wrong_data_in_the_first_steps_leaves_a_folder_that_was_there(cdvqa: Com
     (run / "mine.txt").write_text("mine")
     assert cdvqa("fit", "stage1_bce.yaml", *SHORT, *flags, "--data.num_answers=5") == 2
     assert list(content(run)) == [run / "mine.txt"]
+
+
+def test_processes_that_were_started_with_other_settings_all_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    callback = RunRecord(
+        Run(tmp_path), "", {"identity": "a"}, KeepSelected(Run(tmp_path)), LastCheckpoint(Run(tmp_path))
+    )
+    callback.setup(None, None, "fit")  # type: ignore[arg-type]
+    monkeypatch.setattr("cdvqa.callbacks.lineage.gather", lambda parts: [*parts, ("b", "elsewhere")])
+    with pytest.raises(InputError, match="the processes were started with other settings: they make "):
+        callback.setup(None, None, "fit")  # type: ignore[arg-type]
