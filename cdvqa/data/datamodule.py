@@ -209,9 +209,9 @@ class VQADataModule(pl.LightningDataModule):
         if split in self._datasets:
             return
         questions, tokens, targets = prepared.split(split)
-        training = split == "train"
+        needs, types, training = self._needs, prepared.question_types, split == "train"
         visual = self._training_visual() if training else self.visual
-        if training and self._needs.sequences:
+        if training and needs.sequences:
             answers = AnswerTexts.from_annotations(questions.annotations, self.tokenizer)
             self._datasets[split] = GenerativeDataset(questions, tokens, answers, visual)
             return
@@ -220,18 +220,14 @@ class VQADataModule(pl.LightningDataModule):
             tokens,
             targets,
             prepared.prior,
-            prepared.question_types,
+            types,
             prepared.answer_types,
             visual,
             with_answers=not training,
             random_label_seed=self._seed() if training and prepared.protocol.no_answer == "random" else None,
-            counts=self._counts(prepared) if training and self._needs.counts else None,
-            views=self._views(questions.text) if training and self._needs.views else None,
+            counts=answer_counts(questions.annotations, self.vocabulary, types) if training and needs.counts else None,
+            views=self._views(questions.text) if training and needs.views else None,
         )
-
-    def _counts(self, prepared: PreparedQuestions) -> NDArray[np.float32]:
-        annotations = prepared.split("train").questions.annotations
-        return answer_counts(annotations, self.vocabulary, prepared.question_types)
 
     def _views(self, text: list[str]) -> Views:
         def cut(question_id: NDArray[np.int64], text: list[str]) -> TokenisedQuestions:
