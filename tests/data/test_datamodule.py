@@ -359,7 +359,8 @@ def test_counts_are_those_of_the_training_questions_of_the_type(tmp_path):
             for answer in annotation["answers"]
         ]
         assert counts.tolist() == [given.count(answer) for answer in data.vocabulary.answers]
-    assert next(iter(data.val_dataloader())).counts is None
+    (evaluation,) = data.val_dataloader()
+    assert next(iter(evaluation)).counts is None
 
 
 def test_a_view_is_a_function_of_seed_epoch_and_question(tmp_path):

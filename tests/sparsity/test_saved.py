@@ -4,10 +4,13 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
+from cdvqa.callbacks import LastCheckpoint
 from cdvqa.sparsity import Assignment, Group, Subnetwork
 from tests.sparsity.reference import zeros_asked
 
@@ -82,12 +85,22 @@ class ByNorm(Assignment):
         return [Group([m.name], 0.9 if m is largest else overall) for m in matrices]
 
 
-def test_a_resumed_run_keeps_its_groups_although_its_weights_come_later(cdvqa: Callable[..., int], parent: str):
+def test_a_resumed_run_keeps_its_groups_although_its_weights_come_later(
+    cdvqa: Callable[..., int], parent: str, monkeypatch: pytest.MonkeyPatch
+):
+    save = LastCheckpoint.on_train_epoch_end
+
+    def save_and_stop(self: LastCheckpoint, trainer: pl.Trainer, pl_module: Any) -> None:
+        save(self, trainer, pl_module)
+        raise KeyboardInterrupt
+
     flags = [parent, *FAST, f"--model.sparsity.assignment={__name__}.ByNorm", "--trainer.max_epochs=2"]
-    assert cdvqa("fit", "stage2_bce.yaml", *flags, "--model.selection=last", "--trainer.max_steps=6") == 0
-    first = Subnetwork.load(stage2() / "subnetwork.safetensors")
-    assert cdvqa("fit", "stage2_bce.yaml", *flags, "--model.selection=last", "--ckpt_path=last") == 0
-    then = Subnetwork.load(stage2() / "subnetwork.safetensors")
-    zeros = [{name: int((~mask).sum()) for name, mask in network.masks.items()} for network in (first, then)]
-    assert zeros[0] == zeros[1]
-    assert any(not torch.equal(mask, then.masks[name]) for name, mask in first.masks.items())
+    with monkeypatch.context() as patch:
+        patch.setattr(LastCheckpoint, "on_train_epoch_end", save_and_stop)
+        assert cdvqa("fit", "stage2_bce.yaml", *flags) == 130
+    assert cdvqa("fit", "stage2_bce.yaml", *flags, "--ckpt_path=last") == 0
+    resumed = Subnetwork.load(stage2() / "subnetwork.safetensors").masks
+    assert cdvqa("fit", "stage2_bce.yaml", *flags, "--overwrite") == 0
+    whole = Subnetwork.load(stage2() / "subnetwork.safetensors").masks
+    assert len({float((~mask).float().mean().round(decimals=1)) for mask in whole.values()}) > 1
+    assert all(torch.equal(mask, resumed[name]) for name, mask in whole.items())
