@@ -16,11 +16,10 @@ from cdvqa.data.answers.prior import QuestionTypePrior
 from cdvqa.data.answers.targets import SoftTargets
 from cdvqa.data.answers.vocabulary import AnswerVocabulary
 from cdvqa.data.dataset import VQADataset
-from cdvqa.data.loaders import BatchLoader
+from cdvqa.data.loaders import BatchLoader, TrainingLoader
 from cdvqa.data.questions.annotations import Annotations, Categories, HumanAnswers
 from cdvqa.data.questions.official import Questions
 from cdvqa.data.questions.text import TokenisedQuestions
-from cdvqa.data.samplers import training_loader
 from cdvqa.data.visual.features import RegionFeatures
 
 REGIONS, WIDTH, ANSWERS, TYPES = 36, 2048, 2274, 65
@@ -97,7 +96,7 @@ def loaders(path: Path, name: str, batches: int, repeats: int) -> list[Record]:
     dataset = make_dataset(path, batches * BATCH)
     chosen = np.random.default_rng(2).permutation(dataset.image_id).reshape(batches, BATCH)
     buffer = np.empty((BATCH, *dataset.visual.image_shape), dataset.visual.dtype)
-    ours = {workers: training_loader(dataset, BATCH, num_workers=workers) for workers in (0, 2)}
+    ours = {workers: TrainingLoader(dataset, BATCH, num_workers=workers) for workers in (0, 2)}
     fewer = range(max(len(dataset) // 4, BATCH))
     usual = {workers: DataLoader(Items(path, dataset), BATCH, sampler=fewer, num_workers=workers) for workers in (0, 2)}
     arms: dict[str, Callable[[], None]] = {"limit": lambda: bare(path, chosen, buffer)}

@@ -6,7 +6,7 @@ from pathlib import Path
 from benchmarks.data_reading import consume_ours, make_dataset, write_file
 from benchmarks.mask_step import arm
 from benchmarks.record import Record, interleave
-from cdvqa.data.samplers import training_loader
+from cdvqa.data.loaders import TrainingLoader
 
 BATCH, BATCHES = 8, 40
 A100 = 2000.0  # questions a second, an estimate from above
@@ -16,7 +16,7 @@ NOTE = "Beside a training step: a dense LXMERT-base step at batch 8 on one threa
 def measure(folder: Path, images: int = 1000, repeats: int = 3) -> list[Record]:
     path = folder / "fp32.h5"
     write_file(path, images, "float32", chunks=None)
-    loader = training_loader(make_dataset(path, BATCH * BATCHES), BATCH)
+    loader = TrainingLoader(make_dataset(path, BATCH * BATCHES), BATCH)
     with arm("dense") as ask:
         times = interleave({"step": partial(ask, BATCH, 1), "load": lambda: consume_ours(loader)}, repeats)
     step, load = times["step"].median, times["load"].median / BATCHES

@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from cdvqa.data.samplers import evaluation_loader, training_loader
+from cdvqa.data.loaders import TrainingLoader, evaluation_loader
 from tests.data.toy import make_dataset
 
 EPOCHS = 3
@@ -29,7 +29,7 @@ class Data(pl.LightningDataModule):
         return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size, "num_workers": self.workers}
 
     def train_dataloader(self):
-        return training_loader(self.train, 6 // self.trainer.world_size, seed=3, **self._place())
+        return TrainingLoader(self.train, 6 // self.trainer.world_size, seed=3, **self._place())
 
     def val_dataloader(self):
         return evaluation_loader(self.test, 4, **self._place())

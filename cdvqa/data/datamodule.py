@@ -18,13 +18,12 @@ from cdvqa.data.dataset import GenerativeDataset, QuestionDataset, Views, VQADat
 from cdvqa.data.datasets import make_data_set
 from cdvqa.data.datasets.dev_split import DevSplit
 from cdvqa.data.handshake import DataFacts, DataNeeds
-from cdvqa.data.loaders import BatchLoader
+from cdvqa.data.loaders import BatchLoader, TrainingLoader, evaluation_loader
 from cdvqa.data.prepared import PreparedQuestions
 from cdvqa.data.questions.archives import locate
 from cdvqa.data.questions.extra_text import ExtraText, word_pieces
 from cdvqa.data.questions.official import read_own_questions
 from cdvqa.data.questions.text import TokenisedQuestions, load_tokenizer, tokenizer_digest
-from cdvqa.data.samplers import evaluation_loader, training_loader
 from cdvqa.data.visual.augmentation import AUGMENTATIONS, Augmentation
 from cdvqa.data.visual.features import RegionFeatures
 from cdvqa.data.visual.images import ImageFolder
@@ -239,7 +238,7 @@ class VQADataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> BatchLoader:
         """The training questions, shuffled in each epoch by the run's seed."""
-        return training_loader(
+        return TrainingLoader(
             self._datasets["train"],
             self._batch_size()[0],
             seed=self._seed(),
@@ -256,7 +255,7 @@ class VQADataModule(pl.LightningDataModule):
             A loader, and how many of its batches hold `global_batch` questions together.
         """
         batch_size, parts = self._batch_size()
-        return training_loader(self._datasets["train"], batch_size, seed=self._seed()), parts
+        return TrainingLoader(self._datasets["train"], batch_size, seed=self._seed()), parts
 
     def _batch_size(self) -> tuple[int, int]:
         """Questions that one process takes at once, and how many such batches make an optimiser step."""

@@ -6,7 +6,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,25 +19,10 @@ from cdvqa.data.dataset import QuestionDataset
 Task = tuple[NDArray[np.intp], int, Tensor]  # what `QuestionDataset.batch` is asked for
 
 
-class RowSampler(Protocol):
-    """Which rows of a data set this process gets, in their order."""
-
-    def __iter__(self) -> Iterator[int]: ...
-
-    def __len__(self) -> int: ...
-
-
 class ShuffledRows:
     """The rows of one process in training: all deal the same permutation of an epoch, and each takes an equal part.
 
     Where the rows do not divide evenly, the first of the permutation are dealt a second time.
-
-    Args:
-        rows: number of rows.
-        rank: this process.
-        world_size: number of processes.
-        seed: of the permutations; the same on every process.
-        epoch: the first epoch.
     """
 
     def __init__(self, rows: int, rank: int, world_size: int, seed: int, epoch: int) -> None:
@@ -76,7 +61,9 @@ class BatchLoader:
         num_workers: threads that read ahead, two batches each; 0 reads a batch when it is asked for.
     """
 
-    def __init__(self, dataset: QuestionDataset, sampler: RowSampler, batch_size: int, num_workers: int = 0) -> None:
+    def __init__(
+        self, dataset: QuestionDataset, sampler: ShuffledRows | range, batch_size: int, num_workers: int = 0
+    ) -> None:
         self.dataset = dataset
         self._rows = sampler  # by the name `sampler` Lightning would look for a torch DataLoader's other parts too
         self.batch_size = batch_size
@@ -117,21 +104,34 @@ class BatchLoader:
 
 
 class TrainingLoader(BatchLoader):
-    """A shuffling loader whose state can be saved and restored in the middle of an epoch.
+    """A loader that shuffles in each epoch and whose state can be saved and restored in the middle of one.
 
-    The state is the same on every process, and does not depend on the number of threads.
+    All processes take the same number of steps. With one process every question is seen exactly once. The state is the
+    same on every process, and does not depend on the number of threads.
+
+    Args:
+        dataset: the training questions.
+        batch_size: questions per step of this process.
+        seed: of the permutations; the same on every process.
+        epoch: the first epoch; `sampler.set_epoch` moves on to the next.
+        rank: this process.
+        world_size: number of processes.
+        num_workers: threads that read ahead.
     """
 
     def __init__(
         self,
         dataset: QuestionDataset,
-        sampler: ShuffledRows,
         batch_size: int,
+        seed: int = 0,
+        epoch: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
         num_workers: int = 0,
     ) -> None:
-        super().__init__(dataset, sampler, batch_size, num_workers)
-        self.sampler = sampler  # Lightning tells it the epoch
-        self._handed_out = (sampler.epoch, 0)  # batches of an epoch
+        self.sampler = ShuffledRows(len(dataset), rank, world_size, seed, epoch)  # Lightning tells it the epoch
+        super().__init__(dataset, self.sampler, batch_size, num_workers)
+        self._handed_out = (epoch, 0)  # batches of an epoch
         self._resumed = False
 
     def __iter__(self) -> Iterator[VQABatch]:
@@ -172,6 +172,14 @@ class TrainingLoader(BatchLoader):
         self._handed_out = (state_dict["epoch"] + epochs, batches)
         self._resumed = True
         self.sampler.set_epoch(self._handed_out[0])
+
+
+def evaluation_loader(
+    dataset: QuestionDataset, batch_size: int, rank: int = 0, world_size: int = 1, num_workers: int = 0
+) -> BatchLoader:
+    """One unbroken range of the questions for each process, in order: every question exactly once."""
+    first, end = (len(dataset) * process // world_size for process in (rank, rank + 1))
+    return BatchLoader(dataset, range(first, end), batch_size, num_workers)
 
 
 class Buffers:

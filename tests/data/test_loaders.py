@@ -11,8 +11,7 @@ import torch
 
 from cdvqa.data import loaders
 from cdvqa.data.dataset import QuestionDataset
-from cdvqa.data.loaders import BatchLoader, Buffers
-from cdvqa.data.samplers import training_loader
+from cdvqa.data.loaders import BatchLoader, Buffers, TrainingLoader
 from cdvqa.data.visual.features import write_features
 from cdvqa.errors import InputError
 from tests.data.toy import IMAGES, REGIONS, WIDTH, make_dataset, write_toy, write_toy_features
@@ -60,7 +59,7 @@ def test_a_batch_in_use_is_never_overwritten(tmp_path, workers, dtype):
         lambda features: features.detach().transpose(1, 2)[1:],
     ]
     held, memory = [], set()
-    loader = training_loader(dataset, 16, num_workers=workers)
+    loader = TrainingLoader(dataset, 16, num_workers=workers)
     for epoch in range(12):
         loader.sampler.set_epoch(epoch)
         for batch in islice(iter(loader), chance.choice([5, 19])):

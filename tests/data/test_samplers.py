@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cdvqa.data.samplers import evaluation_loader, training_loader
+from cdvqa.data.loaders import TrainingLoader, evaluation_loader
 from tests.data.toy import make_dataset, write_toy
 
 N = 23
@@ -27,7 +27,7 @@ def flat(lists):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_training_on_one_process_sees_each_question_once_in_a_new_order(dataset, workers):
-    loader = training_loader(dataset, 5, seed=3, num_workers=workers)
+    loader = TrainingLoader(dataset, 5, seed=3, num_workers=workers)
     epochs = []
     for epoch in range(2):
         loader.sampler.set_epoch(epoch)
@@ -35,11 +35,11 @@ def test_training_on_one_process_sees_each_question_once_in_a_new_order(dataset,
         assert [len(batch) for batch in epochs[-1]] == [5, 5, 5, 5, 3]
         assert sorted(flat(epochs[-1])) == list(range(1000, 1000 + N))
     assert epochs[0] != epochs[1]
-    assert epochs[0] != ids(training_loader(dataset, 5, seed=4))
+    assert epochs[0] != ids(TrainingLoader(dataset, 5, seed=4))
 
 
 def test_the_order_is_that_of_the_seed_and_the_epoch_alone(dataset):
-    loader = training_loader(dataset, 5, seed=3, epoch=4)
+    loader = TrainingLoader(dataset, 5, seed=3, epoch=4)
     torch.manual_seed(1)
     expected = torch.randperm(N, generator=torch.Generator().manual_seed(3 + 4))
     assert flat(ids(loader)) == dataset.question_id[expected.numpy()].tolist()
@@ -53,7 +53,7 @@ def test_the_order_is_that_of_the_seed_and_the_epoch_alone(dataset):
 def test_a_state_from_the_middle_of_an_epoch_goes_on_exactly(dataset, workers, world_size):
     for rank in range(world_size):
         place = {"seed": 3, "rank": rank, "world_size": world_size, "num_workers": workers}
-        whole, saved, resumed = (training_loader(dataset, 3, **place) for _ in range(3))
+        whole, saved, resumed = (TrainingLoader(dataset, 3, **place) for _ in range(3))
         for loader in (whole, saved, resumed):
             loader.sampler.set_epoch(1)
         expected = ids(whole)
@@ -70,7 +70,7 @@ def test_a_state_from_the_middle_of_an_epoch_goes_on_exactly(dataset, workers, w
 @pytest.mark.parametrize("stop", range(9))
 def test_a_state_from_any_place_leaves_exactly_the_rest(dataset, stop):
     """8 batches an epoch; another number of threads goes on from the same state."""
-    saved, resumed = (training_loader(dataset, 3, seed=3, num_workers=workers) for workers in (2, 1))
+    saved, resumed = (TrainingLoader(dataset, 3, seed=3, num_workers=workers) for workers in (2, 1))
     seen = flat(ids(islice(iter(saved), stop)))
     state = saved.state_dict()
     assert state == saved.state_dict() == {"epoch": 0, "batches": stop}
@@ -82,16 +82,16 @@ def test_a_state_from_any_place_leaves_exactly_the_rest(dataset, stop):
 
 
 def test_a_state_from_two_processes_goes_on_on_one(dataset):
-    pair = [training_loader(dataset, 3, seed=3, rank=rank, world_size=2) for rank in range(2)]
+    pair = [TrainingLoader(dataset, 3, seed=3, rank=rank, world_size=2) for rank in range(2)]
     seen = flat(flat(ids(islice(iter(loader), 2)) for loader in pair))
     assert pair[0].state_dict() == pair[1].state_dict()
-    alone = training_loader(dataset, 6, seed=3)
+    alone = TrainingLoader(dataset, 6, seed=3)
     alone.load_state_dict(pair[1].state_dict())
     assert sorted(seen + flat(ids(alone))) == list(range(1000, 1000 + N))
 
 
 def test_an_iteration_given_up_starts_over(dataset):
-    loader = training_loader(dataset, 3, seed=3)
+    loader = TrainingLoader(dataset, 3, seed=3)
     expected = ids(loader)
     assert ids(islice(iter(loader), 2)) == expected[:2]
     assert ids(loader) == expected
@@ -101,7 +101,7 @@ def test_an_iteration_given_up_starts_over(dataset):
 
 
 def test_two_training_processes_take_equal_steps_and_share_the_questions(dataset):
-    parts = [ids(training_loader(dataset, 4, seed=3, rank=rank, world_size=2)) for rank in range(2)]
+    parts = [ids(TrainingLoader(dataset, 4, seed=3, rank=rank, world_size=2)) for rank in range(2)]
     assert [len(batch) for batch in parts[0]] == [len(batch) for batch in parts[1]] == [4, 4, 4]
     seen = flat(flat(parts))
     assert set(seen) == set(range(1000, 1000 + N)) and len(seen) == N + 1  # one is dealt twice
@@ -126,7 +126,7 @@ def test_random_labels_change_with_the_epoch_and_repeat_on_resume(tmp_path, work
     assert missing.sum() > 10
 
     def labels(epoch):
-        loader = training_loader(dataset, 64, seed=3, num_workers=workers)
+        loader = TrainingLoader(dataset, 64, seed=3, num_workers=workers)
         loader.sampler.set_epoch(epoch)
         pairs = [pair for b in loader for pair in zip(b.question_id.tolist(), b.label.tolist(), strict=True)]
         return np.array([label for _, label in sorted(pairs)])

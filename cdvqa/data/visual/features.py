@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cdvqa.data.visual.fingerprint import measure, sample_rows
-from cdvqa.data.visual.rows import opened, own_dataset, rows_of
+from cdvqa.data.visual.rows import Rows, opened, own_dataset
 from cdvqa.errors import InputError
 from cdvqa.files import write_atomically
 
@@ -49,7 +49,7 @@ class RegionFeatures:
             self.shape: tuple[int, int, int] = stored["features"].shape
             self.image_id: NDArray[np.int64] = stored["image_id"][:].astype(np.int64)
             self._num_boxes: NDArray[np.int64] | None = stored["num_boxes"][:] if "num_boxes" in stored else None
-            self._features, self._boxes = rows_of(self.path, stored["features"]), rows_of(self.path, stored["boxes"])
+            self._features, self._boxes = Rows(self.path, stored["features"]), Rows(self.path, stored["boxes"])
             self.dtype = self._features.dtype
             self._stored_fingerprint: dict[str, Any] | None = None
             if text_attribute(file, "format") == FORMAT:
@@ -60,6 +60,9 @@ class RegionFeatures:
         _check_image_ids(self.path, self._sorted_id)
         if self._num_boxes is not None and not np.all((self._num_boxes > 0) & (self._num_boxes <= self.shape[1])):
             raise InputError(f"{self.path}: num_boxes must lie between 1 and {self.shape[1]}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return RegionFeatures, (self.path,)
 
     def __len__(self) -> int:
         return len(self.image_id)

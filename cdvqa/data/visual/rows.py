@@ -1,14 +1,12 @@
 """Rows of one data set of an HDF5 file: read at their offset in the file, or through h5py."""
 
-from __future__ import annotations
-
 import math
 import os
 import weakref
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -19,70 +17,50 @@ from cdvqa.errors import InputError
 LARGEST = 1 << 28  # bytes of an image, and of a chunk, which HDF5 needs besides to take it apart
 
 
-class Rows(ABC):
-    """Rows of a data set, to be read in any order, with repeats, by any number of threads.
+class Rows:
+    """Rows of a data set, to be read in any order, with repeats, by any number of threads and by forked processes.
 
-    `dtype` is the stored type where it is native fp16 or fp32, and fp32 for any other; `row_shape` is without the
-    first axis. A forked process may go on reading; a pickled copy opens the file again.
+    One that is stored in one uncompressed piece of native fp16 or fp32 is read at its offset in the file: several times
+    as fast as through h5py, and threads do not wait. Any other storage is read through h5py.
+
+    Attributes:
+        dtype: the stored type where it is native fp16 or fp32, and fp32 for any other.
     """
 
     def __init__(self, path: Path, dataset: h5py.Dataset) -> None:
-        self.path = path
-        self.name: str = dataset.name
-        self.dtype = dataset.dtype if dataset.dtype in (np.float16, np.float32) else np.dtype(np.float32)
-        self.row_shape: tuple[int, ...] = dataset.shape[1:]
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return open_rows, (self.path, self.name)
-
-    @contextmanager
-    def _naming_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except InputError:
-            raise
-        except Exception as error:  # as in `opened`
-            raise InputError(f"{self.path}: {self.name} cannot be read ({error!s:.200}); make the file again") from None
-
-    @abstractmethod
-    def read(self, rows: NDArray[np.intp], out: NDArray[np.floating]) -> None:
-        """Fill `out` (B, *row_shape) of type `dtype`, C-contiguous, with the rows (B,)."""
-
-
-class FileRows(Rows):
-    """A data set in one uncompressed piece: several times as fast as through h5py, and threads do not wait."""
-
-    def __init__(self, path: Path, dataset: h5py.Dataset) -> None:
-        super().__init__(path, dataset)
-        self._offset: int = dataset.id.get_offset()
-        self._descriptor = os.open(path, os.O_RDONLY)
-        weakref.finalize(self, os.close, self._descriptor)
-
-    def read(self, rows: NDArray[np.intp], out: NDArray[np.floating]) -> None:
-        size = out[:1].nbytes
-        with self._naming_errors():
-            for into, row in zip(out, rows.tolist(), strict=True):
-                if os.preadv(self._descriptor, [into], self._offset + row * size) != size:
-                    raise InputError(
-                        f"{self.path}: the file ends inside {self.name}; make it again with `cdvqa prepare`"
-                    )
-
-
-class LibraryRows(Rows):
-    """A data set in any other storage (chunked, compressed, another type), through h5py."""
-
-    def __init__(self, path: Path, dataset: h5py.Dataset) -> None:
-        super().__init__(path, dataset)
+        native = dataset.dtype in (np.float16, np.float32)
+        self.dtype = dataset.dtype if native else np.dtype(np.float32)
+        self._path, self._name = path, dataset.name
+        self._offset = dataset.id.get_offset() if native and dataset.chunks is None else None
+        self._dataset: Any = None
         self._process = -1
-        self._dataset: h5py.Dataset | None = None
+        if self._offset is not None:
+            self._descriptor = os.open(path, os.O_RDONLY)
+            weakref.finalize(self, os.close, self._descriptor)
 
     def read(self, rows: NDArray[np.intp], out: NDArray[np.floating]) -> None:
+        """Fill `out` (B, ...) of type `dtype`, C-contiguous, with the rows (B,).
+
+        Raises:
+            InputError: the file is cut off or damaged.
+        """
+        try:
+            if self._offset is None:
+                self._read_through_library(rows, out)
+            else:
+                size = out[:1].nbytes
+                for into, row in zip(out, rows.tolist(), strict=True):
+                    if os.preadv(self._descriptor, [into], self._offset + row * size) != size:
+                        raise ValueError("the file ends inside it")
+        except Exception as error:  # as in `opened`
+            why = f"{self._name} cannot be read ({error!s:.200})"
+            raise InputError(f"{self._path}: {why}; make the file again with `cdvqa prepare`") from None
+
+    def _read_through_library(self, rows: NDArray[np.intp], out: NDArray[np.floating]) -> None:
         if self._process != os.getpid():  # a forked process must not share the library's state with its parent
-            self._dataset, self._process = None, os.getpid()
-        with self._naming_errors():
-            self._dataset = self._dataset or h5py.File(self.path, "r")[self.name]
-            for place in np.argsort(rows).tolist():  # rows of one chunk follow each other
-                self._dataset.read_direct(out, np.s_[int(rows[place])], np.s_[place])
+            self._dataset, self._process = h5py.File(self._path, "r")[self._name], os.getpid()
+        for place in np.argsort(rows).tolist():  # rows of one chunk follow each other
+            self._dataset.read_direct(out, np.s_[int(rows[place])], np.s_[place])
 
 
 @contextmanager
@@ -128,15 +106,3 @@ def own_dataset(path: Path, file: h5py.File, name: str) -> h5py.Dataset | None:
     if end > size or row > LARGEST:
         raise InputError(f"{path}: {name} cannot be {dataset.shape} in a file of {size:,} bytes; make the file again")
     return dataset
-
-
-def rows_of(path: Path, dataset: h5py.Dataset) -> Rows:
-    """The fastest way to read a data set's rows from the file."""
-    plain = dataset.chunks is None and dataset.dtype in (np.float16, np.float32)
-    return (FileRows if plain and dataset.id.get_offset() is not None else LibraryRows)(path, dataset)
-
-
-def open_rows(path: Path, name: str) -> Rows:
-    """The rows of a data set of a file that `RegionFeatures` has opened before."""
-    with opened(path) as file:
-        return rows_of(path, own_dataset(path, file, name))

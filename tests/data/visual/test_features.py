@@ -322,5 +322,5 @@ def test_a_file_cut_off_while_open_is_named(tmp_path):
     write_toy_features(path)
     reader = RegionFeatures(path)
     os.truncate(path, 2500)
-    with pytest.raises(InputError, match=r"the file ends inside /(features|boxes)"):
+    with pytest.raises(InputError, match=r"/(features|boxes) cannot be read \(the file ends inside it\)"):
         reader.read(np.arange(IMAGES))
