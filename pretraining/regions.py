@@ -58,7 +58,7 @@ class RegionLearner(Learner):
         self.boxes = torch.from_numpy(np.stack([regions.boxes for regions in asked.regions]))
         self.things = torch.full((len(asked.regions), REGIONS, 3), -1)
         for row, regions in enumerate(asked.regions):
-            self.things[row, : regions.number] = torch.tensor([what_it_is(thing) for thing in regions.things])
+            self.things[row, : len(regions.things)] = torch.tensor([what_it_is(thing) for thing in regions.things])
 
     @abstractmethod
     def see(self, look: Look) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from cdvqa.data.batch import VQABatch
 from cdvqa.data.dataset import GenerativeDataset, QuestionDataset, Views, VQADataset
 from cdvqa.data.datasets import make_data_set
 from cdvqa.data.datasets.dev_split import DevSplit
-from cdvqa.data.handshake import DataFacts, DataNeeds
+from cdvqa.data.handshake import OWN_TEXT, DataFacts, DataNeeds
 from cdvqa.data.loaders import BatchLoader, TrainingLoader, evaluation_loader
 from cdvqa.data.prepared import PreparedQuestions
 from cdvqa.data.questions.archives import locate
@@ -321,6 +321,7 @@ class VQADataModule(pl.LightningDataModule):
         """What has been found; forgotten at each `setup`."""
         prepared = self.prepared
         extra = {str(self.extra_text_file): self.extra_text.digest} if self.extra_text else {}
+        text = self.extra_text.digest["sha256"] if self.extra_text else None
         return DataFacts(
             root=self.root,
             seed=self._seed(),
@@ -339,6 +340,6 @@ class VQADataModule(pl.LightningDataModule):
             visual_path=self.visual.path,
             features=self.visual.fingerprint(),
             files=(dict(prepared.digests) if prepared else {}) | extra,
-            extra_text=self.extra_text.digest["sha256"] if self.extra_text else None,
+            extra_text=OWN_TEXT if text and self.questions_file else text,
             first_batches=self.first_batches,
         )

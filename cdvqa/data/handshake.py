@@ -15,6 +15,8 @@ from cdvqa.data.loaders import BatchLoader
 from cdvqa.data.visual.source import ImageFormat
 from cdvqa.presets import Protocol, TextFormat
 
+OWN_TEXT = "own"
+
 
 @dataclass(frozen=True)
 class DataNeeds:
@@ -57,7 +59,8 @@ class DataFacts:
         visual_path: the feature file, or the folder of images.
         features: fingerprint of the features or images.
         files: bytes and SHA-256 of the question files read.
-        extra_text: SHA-256 of the file of text behind the questions, if there is one.
+        extra_text: SHA-256 of the file of text behind the questions, if there is one; `OWN_TEXT` for own questions,
+            whose file is never that of training.
         first_batches: makes a loader of the first epoch's training questions in the order of one process, and tells in
             how many parts it gives a whole batch.
     """

@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer
 
 from cdvqa.backbones import Backbone
-from cdvqa.data.handshake import DataFacts
+from cdvqa.data.handshake import OWN_TEXT, DataFacts
 from cdvqa.data.questions.text import vocabulary_size
 from cdvqa.errors import InputError
 from cdvqa.objectives import OBJECTIVES, Objective
@@ -32,11 +32,15 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def check_compatible(path: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
-    """Raise InputError where the network in `path` has another backbone, vocabulary, text format or tokeniser."""
+    """Raise InputError where a network has another backbone, vocabulary, text format, tokeniser or extra text."""
     for field in ("backbone", "answers", "text_format", "tokenizer"):
         if theirs.get(field) != ours[field]:
             what = difference(theirs.get(field), ours[field])
             raise InputError(f"{path}: its {field} is not this run's: {what}{REMEDY.get(field, '')}")
+    there, here = theirs.get("extra_text"), ours["extra_text"]
+    if "extra_text" in theirs and there != here and not (there and here == OWN_TEXT):  # old files do not say
+        there, here = (f"the extra text {text[:12]}" if text else "no extra text" for text in (there, here))
+        raise InputError(f"{path}: trained with {there}, and given {here}; set --data.extra_text as it was in training")
 
 
 def check_checkpoint(path: Path, checkpoint: Mapping[str, Any], stage: int, ours: Mapping[str, torch.Tensor]) -> None:

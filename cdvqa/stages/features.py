@@ -1,4 +1,4 @@
-"""Whether a network meets region features, and text behind the questions, of the kind it was trained on."""
+"""Whether a network gets region features of the kind that it was trained on."""
 
 from collections.abc import Iterator, Mapping
 from math import sqrt
@@ -29,17 +29,6 @@ def warn_of_other_features(
         rank_zero_warn(
             f"{network}: was trained on other region features than those in {file}: {', '.join(found)}; "
             "its answers will suffer: point --data.features at features made as the network's were"
-        )
-
-
-def warn_of_other_text(network: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-    """Warn, in one line, if other text stands behind the questions than in the network's training (its metadata)."""
-    there, here = (metadata.get("extra_text") for metadata in (theirs, ours))
-    if "extra_text" in theirs and there != here:
-        there, here = (f"extra text {sha256[:12]}" if sha256 else "no extra text" for sha256 in (there, here))
-        rank_zero_warn(
-            f"{network}: was trained with {there} behind its questions, and is given {here}; its answers will suffer: "
-            "set --data.extra_text as it was"
         )
 
 

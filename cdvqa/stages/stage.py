@@ -32,7 +32,7 @@ from cdvqa.stages.compatibility import (
     check_stage,
     check_training,
 )
-from cdvqa.stages.features import warn_of_other_features, warn_of_other_text
+from cdvqa.stages.features import warn_of_other_features
 from cdvqa.stages.inputs import objective_inputs, progress, step_weight
 from cdvqa.stages.loading import fill_network, replace_head
 from cdvqa.stages.machine import check_compiler, check_kernels, check_precision
@@ -185,7 +185,6 @@ class VQAStage(pl.LightningModule):
         ours = self.metadata()
         check_compatible(path, theirs, ours)
         warn_of_other_features(path, theirs.get("features"), self.facts.visual_path, ours["features"])
-        warn_of_other_text(path, theirs, ours)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["network"] = self.metadata()

@@ -4,9 +4,9 @@ from typing import Any
 
 from jsonargparse import ActionYesNo, ArgumentParser, auto_cli
 
+from cdvqa import worlds
 from cdvqa.tools import prepare_questions
 from cdvqa.tools.prepare_features import features
-from cdvqa.tools.prepare_worlds import easyvqa, scenes, scenes_vs
 
 
 class Parser(ArgumentParser):
@@ -23,6 +23,11 @@ def run(args: list[str]) -> None:
     """Run one of the subcommands."""
     if args[1:2] == ["questions"]:  # its options are those of `cdvqa fit`, which only Lightning's parser knows
         return prepare_questions.run(args[2:])
-    commands: dict[str, Any] = {"scenes": scenes, "scenes-vs": scenes_vs, "easyvqa": easyvqa, "features": features}
-    commands["questions"] = prepare_questions.questions
+    commands: dict[str, Any] = {
+        "scenes": worlds.make_scenes,
+        "scenes-vs": worlds.make_scenes_vs,
+        "easyvqa": worlds.make_easyvqa,
+        "features": features,
+        "questions": prepare_questions.questions,
+    }
     auto_cli(commands, args=args[1:], prog="cdvqa prepare", as_positional=False, parser_class=Parser)

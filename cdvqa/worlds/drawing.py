@@ -104,10 +104,6 @@ class Regions:
     boxes: np.ndarray
     things: list[Thing]
 
-    @property
-    def number(self) -> int:
-        return len(self.things)
-
 
 def cut_regions(image: Image.Image, things: list[Thing], noise: float, rng: np.random.Generator) -> Regions:
     """Turn each object's crop into a feature: a fixed projection of its pixels plus Gaussian noise.

@@ -8,15 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from cdvqa.data.visual.features import write_features
 from cdvqa.errors import InputError
-from cdvqa.worlds.layout import (
-    annotation_record,
-    build_world,
-    question_record,
-    write_features,
-    write_split,
-    write_vocabulary,
-)
+from cdvqa.worlds.layout import annotation_record, build_world, question_record, write_split, write_vocabulary
 
 VERSION = 1
 PREFIXES = (
@@ -46,12 +40,16 @@ class Source(NamedTuple):
     image: Path
 
 
-def make_easyvqa(output: Path, seed: int = 0) -> None:
-    """Write easy-VQA into the folder `output`, in the files of `scenes`.
+def make_easyvqa(output: Path = Path("data/easyvqa"), seed: int = 0) -> None:
+    """Make `easyvqa`: the images and questions of the package easy-vqa, in the files of VQA-CP v2.
 
     The answers of each question type are resampled to a skewed prior in `train` and `id` and to its inverse in `test`;
     no image is in two splits. All ten annotators agree. A region is one of 4 x 4 cells of the image, its feature a
     fixed projection of the cell's 16 x 16 x 3 pixels.
+
+    Args:
+        output: folder to make.
+        seed: seed of the split.
 
     Raises:
         InputError: easy-VQA is not installed, or `output` exists and is not this world, complete.
@@ -142,11 +140,11 @@ def _write_images(folder: Path, paths: list[Path]) -> dict[Path, int]:
         boxes.append(cells[1])
     write_features(
         folder / "features.h5",
-        features=np.stack(features),
+        features=np.stack(features).astype(np.float16),
         boxes=np.stack(boxes),
-        image_ids=list(ids.values()),
-        size=(SIDE, SIDE),
-        number=[GRID * GRID] * len(ids),
+        image_id=np.array(list(ids.values())),
+        size=np.full((len(ids), 2), SIDE),
+        num_boxes=np.full(len(ids), GRID * GRID),
     )
     return ids
 

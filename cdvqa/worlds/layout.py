@@ -3,13 +3,12 @@
 import os
 import re
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import h5py
-import numpy as np
 import orjson
 
 from cdvqa.errors import InputError
@@ -24,7 +23,6 @@ def build_world(output: Path, identity: dict[str, Any], build: Callable[[Path], 
     `identity` (name, version, seed, ...) is kept in `world.json` with the size of every file. A complete folder of the
     same identity is kept; anything else that exists there raises `InputError`.
     """
-    output = Path(output)
     if output.is_dir() and not any(output.iterdir()):
         output.rmdir()
     if output.exists():
@@ -35,12 +33,15 @@ def build_world(output: Path, identity: dict[str, Any], build: Callable[[Path], 
     temporary = output.with_name(f"{output.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
+    start = time.perf_counter()
     try:
         build(temporary)
-        write_json(temporary / MARKER, {**identity, "files": _file_sizes(temporary)})
+        sizes = _file_sizes(temporary)
+        write_json(temporary / MARKER, {**identity, "files": sizes})
         temporary.rename(output)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+    print(f"{output}: made, {sum(sizes.values()):,} bytes, {time.perf_counter() - start:.1f} s")
 
 
 def _check_existing(output: Path, identity: dict[str, Any]) -> None:
@@ -91,18 +92,6 @@ def write_json(path: Path, content: Any) -> None:
     """Write compact JSON (the folder as a whole is renamed into place)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(orjson.dumps(content))
-
-
-def write_features(
-    path: Path, features: np.ndarray, boxes: np.ndarray, image_ids: list[int], size: tuple[int, int], number: list[int]
-) -> None:
-    """Write the feature file: `features` (N, R, F) fp16, `boxes` (N, R, 4) in [0, 1], ids, sizes, real regions."""
-    with h5py.File(path, "w") as file:
-        file["features"] = features.astype(np.float16)
-        file["boxes"] = boxes.astype(np.float32)
-        file["image_id"] = np.array(image_ids, np.int64)
-        file["size"] = np.tile(np.array(size, np.int64), (len(image_ids), 1))
-        file["num_boxes"] = np.array(number, np.int64)
 
 
 def write_vocabulary(path: Path, texts: Iterable[str]) -> None:

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cdvqa.data.visual.features import write_features
 from cdvqa.worlds.drawing import HEIGHT, WIDTH, Regions, Thing, cut_regions, draw_scene
-from cdvqa.worlds.layout import annotation_record, question_record, write_features, write_vocabulary
+from cdvqa.worlds.layout import annotation_record, question_record, write_vocabulary
 from cdvqa.worlds.scene_questions import LANGUAGE, QUESTION_TYPES, Question, annotate
 
 # The small pre-trained models, made by `python -m pretraining.pretrain`.
@@ -52,12 +53,13 @@ class SceneFolder:
         """Write the features of every image and the vocabulary, and copy the small pre-trained models."""
         for name, shipped in SHIPPED.items():
             shutil.copytree(shipped, self.folder / name)
+        images = len(self.regions)
         write_features(
             self.folder / "features.h5",
-            features=np.stack([region.features for region in self.regions]),
+            features=np.stack([region.features for region in self.regions]).astype(np.float16),
             boxes=np.stack([region.boxes for region in self.regions]),
-            image_ids=list(range(1, len(self.regions) + 1)),
-            size=(WIDTH, HEIGHT),
-            number=[region.number for region in self.regions],
+            image_id=np.arange(1, images + 1),
+            size=np.tile((WIDTH, HEIGHT), (images, 1)),
+            num_boxes=np.array([len(region.things) for region in self.regions]),
         )
         write_vocabulary(self.folder / "vocab.txt", LANGUAGE)

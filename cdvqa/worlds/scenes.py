@@ -36,11 +36,15 @@ class SceneConstants:
         return replace(self, noise=0.0, prior_strength=0.0)
 
 
-def make_scenes(output: Path, seed: int = 0) -> None:
-    """Write the `scenes` world into the folder `output` (about 7,000 drawn images and 24,000 questions).
+def make_scenes(output: Path = Path("data/scenes"), seed: int = 0) -> None:
+    """Make `scenes`: 7,000 drawn images and 24,000 questions with shifted answer priors, in the files of VQA-CP v2.
 
     The answers of each question type follow a skewed prior in `train` and `id`, and the opposite one in `test`, the
     out-of-distribution test. Images are never shared between splits. The same seed gives the same files.
+
+    Args:
+        output: folder to make.
+        seed: seed of everything that is drawn.
 
     Raises:
         InputError: `output` exists and is not this world, complete.

@@ -35,11 +35,15 @@ class ShortcutConstants:
     boost: float = 6.0
 
 
-def make_scenes_vs(output: Path, seed: int = 0) -> None:
-    """Write the world into the folder `output`: Training, Val, IID-Test, and nine OOD tests that are parts of IID-Test.
+def make_scenes_vs(output: Path = Path("data/scenes-vs"), seed: int = 0) -> None:
+    """Make `scenes-vs`: the scenes with the planted shortcuts and the nine OOD tests of VQA-VS, parts of IID-Test.
 
     OOD-Test/<S> holds the questions of IID-Test whose answer is rarer than uniform in training, among the questions
     of the same type with the same concept of shortcut S; for a combination such as QT+KW, of each of its parts.
+
+    Args:
+        output: folder to make.
+        seed: seed of everything that is drawn.
 
     Raises:
         InputError: `output` exists and is not this world, complete.

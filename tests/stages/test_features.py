@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from cdvqa.data.visual.features import RegionFeatures
 from cdvqa.data.visual.fingerprint import measure
 from cdvqa.sparsity import Subnetwork
-from cdvqa.stages.features import differences, warn_of_other_text
+from cdvqa.stages.features import differences
 from tests.conftest import the_run
 
 Command = Callable[..., int]
@@ -118,18 +118,24 @@ def test_the_fingerprint_is_in_the_runs_record_and_in_the_network(cdvqa: Command
     assert Subnetwork.load(the_run("stage1_bce") / "model.safetensors").metadata["features"] == fingerprint
 
 
-def test_a_network_knows_the_text_behind_its_questions(cdvqa: Command, scenes: Path, tmp_path: Path):
-    extra = tmp_path / "extra.json"
+def test_a_network_refuses_other_text_behind_its_questions(cdvqa: Command, scenes: Path, tmp_path: Path, capsys):
+    extra, own, mine = (tmp_path / name for name in ("extra.json", "own.json", "mine.json"))
     questions = json.loads((scenes / "vqacp_v2_train_questions.json").read_text())
     extra.write_text(json.dumps([{"question_id": question["question_id"], "ocr": ["stop"]} for question in questions]))
-    flags = [f"--data.extra_text={extra}", "--trainer.max_steps=1"]
-    assert cdvqa("fit", "stage1_bce.yaml", "updn.yaml", *flags) == 0
+    own.write_text(json.dumps([{"question_id": 1, "ocr": ["go"]}]))
+    mine.write_text(json.dumps([questions[0] | {"question_id": 1}]))
+    with_text, with_other = f"--data.extra_text={extra}", f"--data.extra_text={own}"
+    assert cdvqa("fit", "stage1_bce.yaml", "updn.yaml", with_text, "--trainer.max_steps=1") == 0
     (network,) = Path("logs").rglob("model.safetensors")
-    metadata = Subnetwork.load(network).metadata
-    assert metadata["extra_text"] == hashlib.sha256(extra.read_bytes()).hexdigest()
-    with pytest.warns(UserWarning, match="was trained with extra text .* behind its questions, and is given no extra"):
-        warn_of_other_text(network, metadata, {"extra_text": None})
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        warn_of_other_text(network, metadata, metadata)
-        warn_of_other_text(network, {}, metadata)  # a network file of before says nothing
+    digest = hashlib.sha256(extra.read_bytes()).hexdigest()
+    assert Subnetwork.load(network).metadata["extra_text"] == digest
+    predict = ("predict", "stage1_bce.yaml", "updn.yaml", f"--ckpt_path={network}")
+    assert cdvqa(*predict, with_text) == 0
+    assert cdvqa(*predict, f"--data.questions={mine}", with_other) == 0  # own questions have a file of their own
+    capsys.readouterr()
+    cases = (([], "no extra text"), ([with_other], "the extra text "), ([f"--data.questions={mine}"], "no extra text"))
+    for flags, found in cases:
+        assert cdvqa(*predict, *flags) == 2
+        error = capsys.readouterr().err
+        assert f"{network}: trained with the extra text {digest[:12]}, and given {found}" in error.replace("\n", " ")
+        assert "--data.extra_text" in error
