@@ -8,6 +8,7 @@ from typing import Any
 # Set before any library reads them: the suite never asks the network and runs one thread a process.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])  # for processes that tests start
 
 import numpy as np
 import pytest

@@ -53,8 +53,6 @@ from cdvqa.runs.loggers import EventLog, MetricsLog
 from cdvqa.stages import VQAStage
 from cdvqa.stages.compatibility import read_metadata
 
-# The help of dataclass options, such as --model.sparsity.overall, is the docstring below each field.
-set_parsing_settings(docstring_parse_attribute_docstrings=True)
 TRAINER = {
     "default_root_dir": "logs",
     "gradient_clip_val": 1.0,
@@ -70,6 +68,11 @@ class VQACLI(LightningCLI):
 
     def __init__(self, args: list[str], run: bool = True, held: ExitStack | None = None) -> None:
         quieten()
+        # The help of dataclass options, such as --model.sparsity.overall, is the docstring below each field. To find
+        # these takes a third of the start.
+        asked = any("help" in arg or "comments" in arg or arg == "-h" for arg in args)
+        set_parsing_settings(docstring_parse_attribute_docstrings=asked)
+        self.command = args[0] if run else ""
         self.held = held or ExitStack()  # ends with the command
         self.entries: dict[str, Any] = {}  # what run.json says of the run before it starts
         super().__init__(
@@ -87,11 +90,10 @@ class VQACLI(LightningCLI):
             run=run,
         )
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """Lightning's, less the arguments that `_prepare_subcommand_kwargs` settles."""
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """The one at hand, less the arguments that `_prepare_subcommand_kwargs` settles."""
         settled = {"verbose", "weights_only", "return_predictions"}
-        return {name: skipped | settled for name, skipped in LightningCLI.subcommands().items()}
+        return {name: skipped | settled for name, skipped in LightningCLI.subcommands().items() if name == self.command}
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning would read the whole file here and let its hyper-parameters win over the config."""
