@@ -2,15 +2,13 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from cdvqa.errors import InputError
 from cdvqa.sparsity.masks.mask import BinaryMask, pack, unpack
 from cdvqa.sparsity.masks.matrices import MaskedMatrix, masked_matrices
-from cdvqa.sparsity.selection.kth import places, read_blocks
-from cdvqa.sparsity.selection.threshold import Ranking, Rule, TieBreak, block_rule, count_zeros, select_each
+from cdvqa.sparsity.selection.threshold import Ranking, Rule, TieBreak, count_zeros, select_each
 from cdvqa.sparsity.statistics import MatrixReset
 
 
@@ -108,6 +106,7 @@ def rounded(rule: Rule, mask: BinaryMask) -> Rule:
     return Rule(mask.threshold.item() if threshold == mask.score.max().item() else threshold)
 
 
+@torch.no_grad()
 def take_over(mask: BinaryMask, rule: Rule, weight: Tensor) -> Tensor:
     """Let `mask` follow `rule`, and bring the mask that it remembers from the latest selection up to date.
 
@@ -115,34 +114,10 @@ def take_over(mask: BinaryMask, rule: Rule, weight: Tensor) -> Tensor:
         int64 (3,) on the mask's device: the zeros of the live mask before, the zeros after, and the entries whose mask
         is not what the latest selection left.
     """
-    recount = by_block if weight.device.type == "cpu" else at_once
-    return recount(mask, rule, weight)
-
-
-@torch.no_grad()
-def at_once(mask: BinaryMask, rule: Rule, weight: Tensor) -> Tensor:
-    """`take_over` on any device, without a wait for the host."""
     before = mask.mask(weight)
     mask.follow(rule)
     after = mask.mask(weight)
-    flips = (unpack(mask.selected, weight.shape) != after).sum()
+    changed = unpack(mask.selected, weight.shape) ^ after
     mask.selected.copy_(pack(after))
-    return torch.stack([(~before).sum(), (~after).sum(), flips])
-
-
-@torch.no_grad()
-def by_block(mask: BinaryMask, rule: Rule, weight: Tensor) -> Tensor:
-    """`take_over` on the CPU: scores and weights are read once, and no mask is larger than a block."""
-    before = Rule(mask.threshold.item(), mask.tie_weight.item(), int(mask.tie_index))
-    mask.follow(rule)
-    score, packed = mask.score.detach().reshape(-1), mask.selected.numpy()
-    keep = block_rule(weight.detach().reshape(-1), score.dtype)
-    kept_before = kept_after = flips = 0
-    for (_, start), values in read_blocks([score], places([score])):
-        kept_before += int(np.count_nonzero(keep(before, values, start)))
-        kept = keep(rule, values, start)
-        kept_after += int(np.count_nonzero(kept))
-        remembered = packed[start // 8 : (start + len(values) + 7) // 8]
-        flips += int(np.count_nonzero(np.unpackbits(remembered, count=len(values)) != kept))
-        remembered[:] = np.packbits(kept)
-    return torch.tensor([len(score) - kept_before, len(score) - kept_after, flips])
+    entries = weight.numel()
+    return torch.stack([entries - before.count_nonzero(), entries - after.count_nonzero(), changed.count_nonzero()])

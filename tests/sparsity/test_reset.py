@@ -9,8 +9,9 @@ from torch import nn
 from cdvqa.sparsity import Rule, attach_masks, binary_masks, masks, reset_thresholds
 from cdvqa.sparsity.masks.mask import pack, pack_by_shifts, unpack, unpack_by_shifts
 from cdvqa.sparsity.masks.matrices import masked_matrices
-from cdvqa.sparsity.reset import at_once, by_block
+from cdvqa.sparsity.reset import take_over
 from cdvqa.sparsity.selection.kth import BLOCK
+from cdvqa.sparsity.selection.threshold import outranks
 from tests.sparsity.reference import sorted_masks, zeros_asked
 
 GROUPS = {"language": ["0.weight", "1.weight"], "cross": ["2.weight"], "vision": ["3.weight"]}
@@ -71,19 +72,27 @@ def test_reports_and_masks_are_those_of_a_full_sort(assignment, tied_weights, sh
         remembered = masks(layers)
 
 
-def test_counts_do_not_depend_on_the_device():
-    plain, other = model(tied_weights=True), model(tied_weights=True)
-    for layers in (plain, other):
-        move(layers, 0.4, 3)
-    here, there = (masked_matrices(layers)[0] for layers in (plain, other))
+def test_zeros_and_flips_are_counted_entry_by_entry():
+    layers = model(tied_weights=True)
+    move(layers, 0.4, 3)
+    _, _, _, mask, weight = masked_matrices(layers)[0]
     for rule in (Rule(0.0, 0.5, BLOCK + 3), Rule(0.0, 0.5, 99), Rule(0.02), Rule(0.02, 0.1, 7), Rule(-math.inf)):
-        before = there.mask.mask(there.weight)
-        remembered = unpack(there.mask.selected, there.weight.shape)
-        counts = [by_block(here.mask, rule, here.weight), at_once(there.mask, rule, there.weight)]
-        after = there.mask.mask(there.weight)
-        expected = [int((~before).sum()), int((~after).sum()), int((remembered ^ after).sum())]
-        assert [numbers.tolist() for numbers in counts] == [expected, expected]
-        assert torch.equal(here.mask.selected, there.mask.selected)
+        before, remembered = mask.mask(weight), unpack(mask.selected, weight.shape)
+        counts = take_over(mask, rule, weight)
+        after = mask.mask(weight)
+        assert counts.tolist() == [int((~before).sum()), int((~after).sum()), int((remembered ^ after).sum())]
+        assert torch.equal(unpack(mask.selected, weight.shape), after)
+
+
+def test_live_masks_do_not_depend_on_the_device():
+    generator = torch.Generator().manual_seed(4)
+    scores, weight = (torch.randint(3, (257, 256), generator=generator).float() for _ in range(2))
+    for rule in (Rule(1.0, 1.0, BLOCK + 3), Rule(1.0, 1.0, 99), Rule(1.0), Rule(0.0, -1.0), Rule(-math.inf)):
+        size, position = weight.abs(), torch.arange(257 * 256).reshape(257, 256)
+        plain = (scores > rule.threshold) | (
+            (scores == rule.threshold) & outranks(size, position, rule.tie_weight, rule.tie_index)
+        )
+        assert torch.equal(rule.mask(scores, weight), plain)
 
 
 @pytest.mark.parametrize("entries", [1, 7, 8, 9, 1000])

@@ -1,78 +1,75 @@
-"""The k-th smallest of many numbers on the CPU: exact, a few passes over memory, without a copy of them all.
+"""The last zero of a ranking: the entry that ranks k-th in ascending (score, |weight|, part, position), exactly.
 
-A small sample gives a bracket that holds the answer with odds of some hundred to one. One pass counts what lies below
-the bracket and gathers what lies inside it; numbers tied with an end of the bracket, however many, are only counted.
+On the CPU in a few passes over memory, without a copy of all numbers: a small sample gives a bracket that holds the
+answer with odds of some hundred to one; one pass counts what lies below the bracket and gathers what lies inside it.
+Numbers tied with an end of the bracket, however many, are only counted. On a GPU by sorting.
 """
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 BLOCK = 1 << 16
-"""Entries of a block, 256 KiB of fp32, which stays in the processor's cache; a multiple of 8, so that the mask of a
-block can be packed by itself."""
+"""Entries of a block, 256 KiB of fp32, which stays in the processor's cache."""
 
-Place = tuple[int, int]
-"""Number of a part, and position in it of a block's first entry."""
-
-Counted = Iterable[tuple[Place, np.ndarray, np.ndarray]]
-"""Blocks: where they are, their values, and which of them count."""
-
-
-class Found(NamedTuple):
-    """The k-th smallest number, how many are below it, how many are equal to it, and the blocks that may hold these."""
-
-    value: float
-    below: int
-    ties: int
-    where: list[Place]
-
-
-def kth_smallest(parts: Sequence[Tensor], k: int) -> Tensor:
-    """The k-th smallest value (1-based, a scalar of the parts' type) over all `parts` together; NaN if any of them is.
-
-    0.0 and -0.0 are equal, as floats are, and come back as 0.0.
-
-    Args:
-        parts: 1-D CPU tensors, all float32 or all float64.
-        k: 1 to the number of values.
-    """
-    total = sum(map(len, parts))
-    found = _search(lambda: _scores(parts), _pick(parts, _sample(total), parts[0].dtype), k, total)
-    return parts[0].new_tensor(found.value)
+LIMIT = 1 << 26
+"""Scores that a GPU sorts as one tensor, 256 MiB of fp32; more of them are searched on the CPU."""
 
 
 def last_zero(scores: Sequence[Tensor], weights: Sequence[Tensor], zeros: int) -> tuple[Tensor, Tensor]:
     """The entry that ranks `zeros`-th (1-based) in ascending (score, |weight|, part, position).
 
-    Only entries tied at its score are ranked by |weight|, and only those tied in both by position.
+    0.0 and -0.0 are equal, as floats are, and come back as 0.0.
 
     Args:
-        scores: as the parts of `kth_smallest`.
+        scores: 1-D, all float32 or all float64, on one device, with at least one entry.
         weights: 1-D, one per part and as long, of any floating type.
+        zeros: 1 to the number of entries.
 
     Returns:
         Its score (NaN if any score is) and |weight|, of the scores' type; and its position as each part sees it, int64:
-        -1 before the part's first entry, the part's length beyond its last.
+        -1 before the part's first entry, the part's length beyond its last. Both on the scores' device.
     """
+    device = scores[0].device
+    if device.type != "cpu" and sum(map(len, scores)) <= LIMIT:
+        return by_sorting(scores, weights, zeros)
+    values, places = by_counting([part.cpu() for part in scores], [part.cpu() for part in weights], zeros)
+    return values.to(device), places.to(device)
+
+
+def by_sorting(scores: Sequence[Tensor], weights: Sequence[Tensor], zeros: int) -> tuple[Tensor, Tensor]:
+    """`last_zero` by two sorts of all entries; nothing waits for the host."""
+    score = torch.cat(list(scores)) + 0.0
+    size = torch.cat([weight.abs().to(score.dtype) for weight in weights])
+    order = size.sort(stable=True).indices
+    last = order[score[order].sort(stable=True).indices][zeros - 1 : zeros]
+    values = torch.where(score.isnan().any(), math.nan, torch.cat([score[last], size[last]]))
+    lengths = torch.tensor([len(part) for part in scores], device=score.device)
+    return values, torch.minimum((last - (lengths.cumsum(0) - lengths)).clamp(min=-1), lengths)
+
+
+def by_counting(scores: Sequence[Tensor], weights: Sequence[Tensor], zeros: int) -> tuple[Tensor, Tensor]:
+    """`last_zero` on the CPU: rank the scores, then |weight| in the tie, then positions among what is tied in both."""
     total, dtype = sum(map(len, scores)), scores[0].dtype
     positions = _sample(total)
     sample = _pick(scores, positions, dtype)
-    score, below, ties, tied_blocks = _search(lambda: _scores(scores), sample, zeros, total)
+    every = np.ones(BLOCK, np.bool_)
+    score, below, ties = _search(
+        lambda: ((values, every[: len(values)]) for _, _, values in blocks(scores)), sample, zeros, total
+    )
     last = [-1] * len(scores)
     if math.isnan(score):
         return scores[0].new_tensor([score, math.nan]), torch.tensor(last)
 
     left = zeros - below
     sample = np.abs(_pick(weights, positions[sample == score], dtype))
-    size, below, _, last_blocks = _search(lambda: _sizes(scores, weights, score, tied_blocks), sample, left, ties)
+    size, below, _ = _search(lambda: (block[2:] for block in _tied(scores, weights, score)), sample, left, ties)
     left -= below
-    for (part, start), sizes, tied in _sizes(scores, weights, score, last_blocks):
+    for part, start, sizes, tied in _tied(scores, weights, score):
         level = np.flatnonzero((sizes == size) & tied)
         if len(level) >= left:
             # The parts before this one lie below the last zero, those after it above.
@@ -82,42 +79,42 @@ def last_zero(scores: Sequence[Tensor], weights: Sequence[Tensor], zeros: int) -
     return scores[0].new_tensor([score, size]), torch.tensor(last)
 
 
-def places(parts: Sequence[Tensor]) -> list[Place]:
-    """Where the blocks of all 1-D `parts` start, in their order."""
-    return [(part, start) for part, values in enumerate(parts) for start in range(0, len(values), BLOCK)]
+def blocks(parts: Sequence[Tensor]) -> Iterator[tuple[int, int, np.ndarray]]:
+    """The blocks of all 1-D CPU tensors `parts`: number of the part, position of the first entry, values (a view)."""
+    for number, part in enumerate(parts):
+        values = part.numpy()
+        for start in range(0, len(values), BLOCK):
+            yield number, start, values[start : start + BLOCK]
 
 
-def read_blocks(parts: Sequence[Tensor], where: Iterable[Place]) -> Iterator[tuple[Place, np.ndarray]]:
-    """The values (views) of the blocks at the places `where`."""
-    arrays = [part.numpy() for part in parts]
-    for part, start in where:
-        yield (part, start), arrays[part][start : start + BLOCK]
+def sizes_like(values: np.ndarray, weight: Tensor, start: int) -> np.ndarray:
+    """|weight| of the entries from `start` on of a 1-D weight of any floating type, as many and of a type as `values`.
+
+    numpy knows no bf16; a block of the type at hand is not copied.
+    """
+    block = weight[start : start + len(values)].to(torch.from_numpy(values).dtype)
+    return np.abs(block.numpy())  # type: ignore[no-any-return]
 
 
-def read_sizes(weight: Tensor, start: int, out: np.ndarray) -> np.ndarray:
-    """|weight| of the `len(out)` entries from `start` on of a 1-D weight of any floating type, written to `out`."""
-    values = weight[start : start + len(out)]
-    # numpy knows no bf16; a block of the scores' own type is not copied.
-    return np.abs(values.to(torch.from_numpy(out).dtype).numpy(), out=out)
+def _tied(
+    scores: Sequence[Tensor], weights: Sequence[Tensor], score: float
+) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
+    """Of the blocks that have entries tied at `score`: part, start, |weights|, and which are tied."""
+    for part, start, values in blocks(scores):
+        tied = values == score
+        if tied.any():
+            yield part, start, sizes_like(values, weights[part], start), tied
 
 
-def _scores(parts: Sequence[Tensor]) -> Counted:
-    everything = np.ones(BLOCK, np.bool_)
-    return ((place, values, everything[: len(values)]) for place, values in read_blocks(parts, places(parts)))
+def _search(
+    read: Callable[[], Iterable[tuple[np.ndarray, ...]]], sample: np.ndarray, k: int, total: int
+) -> tuple[float, int, int]:
+    """The k-th smallest of `total` values, NaN if any is; and how many are below it, and how many equal to it.
 
-
-def _sizes(scores: Sequence[Tensor], weights: Sequence[Tensor], score: float, where: Iterable[Place]) -> Counted:
-    """|weights| of those blocks that have scores tied at `score`; the tied ones count."""
-    tied, sizes = np.empty(BLOCK, np.bool_), torch.empty(BLOCK, dtype=scores[0].dtype, device="cpu").numpy()
-    for (part, start), values in read_blocks(scores, where):
-        if np.equal(values, score, out=tied[: len(values)]).any():
-            yield (part, start), read_sizes(weights[part], start, sizes[: len(values)]), tied[: len(values)]
-
-
-def _search(read: Callable[[], Counted], sample: np.ndarray, k: int, total: int) -> Found:
-    """The k-th smallest of the `total` values that `read` gives; `sample` holds some of them."""
+    `read` gives the values block by block, and which of them count; `sample` holds some of those.
+    """
     if np.isnan(sample).any():
-        return Found(math.nan, 0, 0, [])
+        return math.nan, 0, 0
     sample = np.sort(sample)
     centre, deviation = len(sample) * k / total, math.sqrt(len(sample) * k / total * (1 - k / total))
     least, most, margin = -math.inf, math.inf, 3.0
@@ -126,36 +123,25 @@ def _search(read: Callable[[], Counted], sample: np.ndarray, k: int, total: int)
         first, last = math.floor(centre - slack), math.ceil(centre + slack)
         low = max(least, float(sample[first]) if first >= 0 else -math.inf)
         high = min(most, float(sample[last]) if last < len(sample) else math.inf)
-        below, up_to, pieces, where = _split(read(), low, high)
+        below = up_to = 0
+        pieces = []
+        for values, counts in read():
+            below += int(np.count_nonzero((values < low) & counts))
+            outside = values <= low
+            up_to += int(np.count_nonzero(outside & counts))
+            pieces.append(values.compress(~(outside | (values >= high)) & counts))  # any NaN, too
         inside = np.concatenate(pieces)
         if np.isnan(inside).any():
-            return Found(math.nan, 0, 0, [])
+            return math.nan, 0, 0
         if below < k <= up_to:
-            return Found(low + 0.0, below, up_to - below, where)
+            return low + 0.0, below, up_to - below
         if up_to < k <= up_to + len(inside):
             value = np.partition(inside, k - up_to - 1)[k - up_to - 1]
-            ties = np.flatnonzero(inside == value)
-            holders = np.unique(np.searchsorted(np.cumsum([*map(len, pieces)]), ties, side="right"))
-            below = up_to + int(np.count_nonzero(inside < value))
-            return Found(float(value) + 0.0, below, len(ties), [where[holder] for holder in holders])
+            below, ties = (int(np.count_nonzero(found)) for found in (inside < value, inside == value))
+            return float(value) + 0.0, up_to + below, ties
         # The answer lies below the bracket, above it, or is tied with its upper end.
         least, most = (least, low) if k <= below else (high, most)
         margin *= 4
-
-
-def _split(counted: Counted, low: float, high: float) -> tuple[int, int, list[np.ndarray], list[Place]]:
-    """How many values are below `low`, how many up to it; of each block, those strictly between the two and any NaN."""
-    below = up_to = 0
-    pieces, where = [], []
-    every_mask, every_beyond = np.empty(BLOCK, np.bool_), np.empty(BLOCK, np.bool_)
-    for place, values, counts in counted:
-        mask, beyond = every_mask[: len(values)], every_beyond[: len(values)]
-        below += int(np.count_nonzero(np.logical_and(np.less(values, low, out=mask), counts, out=mask)))
-        up_to += int(np.count_nonzero(np.logical_and(np.less_equal(values, low, out=mask), counts, out=mask)))
-        mask |= np.greater_equal(values, high, out=beyond)
-        pieces.append(values.compress(np.less(mask, counts, out=mask)))  # counts, and neither up to low nor from high
-        where.append(place)
-    return below, up_to, pieces, where
 
 
 @lru_cache(maxsize=16)

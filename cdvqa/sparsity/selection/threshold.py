@@ -8,8 +8,8 @@ at each reset.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from cdvqa.errors import InputError
 from cdvqa.presets import TieBreak
-from cdvqa.sparsity.selection import kth, sorting
+from cdvqa.sparsity.selection.kth import blocks, last_zero, sizes_like
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,6 @@ class Selection:
     rules: list[Rule] = field(repr=False)
     """One rule per matrix; together with live scores and weights it gives the mask until the next selection."""
 
-    @property
-    def masks(self) -> list[Tensor]:
-        return self.mask if isinstance(self.mask, list) else [self.mask]
-
 
 def live_mask(
     scores: Tensor, weight: Tensor | None, threshold: Tensor, tie_weight: Tensor, tie_index: Tensor
@@ -62,12 +58,7 @@ def live_mask(
     All but `scores` and `weight` are scalars on the scores' device, so that a GPU needs no host round trip.
     """
     if scores.device.type == "cpu" and not torch.compiler.is_compiling():
-        flat, rule = scores.detach().reshape(-1), Rule(float(threshold), float(tie_weight), int(tie_index))
-        weights = flat.new_zeros(1).expand(len(flat)) if weight is None else weight.detach().reshape(-1)
-        kept, keep = np.empty(len(flat), np.bool_), block_rule(weights, flat.dtype)
-        for (_, start), values in kth.read_blocks([flat], kth.places([flat])):
-            kept[start : start + len(values)] = keep(rule, values, start)
-        return torch.from_numpy(kept).reshape(scores.shape)
+        return _mask_by_block(scores, weight, Rule(float(threshold), float(tie_weight), int(tie_index)))
     position = torch.arange(scores.numel(), device=scores.device).reshape(scores.shape)
     sizes = scores.new_zeros(()) if weight is None else weight.to(scores.dtype)
     return (scores > threshold) | ((scores == threshold) & outranks(sizes, position, tie_weight, tie_index))
@@ -79,26 +70,21 @@ def outranks(weight: Tensor, position: Tensor, tie_weight: Tensor | float, tie_i
     return (size > tie_weight) | ((size == tie_weight) & (position > tie_index))
 
 
-def block_rule(weight: Tensor, dtype: torch.dtype) -> Callable[[Rule, np.ndarray, int], np.ndarray]:
-    """A function of a rule, a block of CPU scores of type `dtype` and its start: the mask of the block.
-
-    Its memory is that of the next call, too. `weight` is flat.
-    """
-    every_size, buffers = torch.empty(kth.BLOCK, dtype=dtype, device="cpu").numpy(), np.empty((3, kth.BLOCK), np.bool_)
-
-    def keep(rule: Rule, values: np.ndarray, start: int) -> np.ndarray:
-        kept, tied, above = buffers[:, : len(values)]
-        np.greater(values, rule.threshold, out=kept)
-        if rule.tie_weight < math.inf and np.equal(values, rule.threshold, out=tied).any():
-            sizes = kth.read_sizes(weight, start, every_size[: len(values)])
+def _mask_by_block(scores: Tensor, weight: Tensor | None, rule: Rule) -> Tensor:
+    """`live_mask` on the CPU, block by block."""
+    flat = scores.detach().reshape(-1)
+    weights = flat.new_zeros(1).expand(len(flat)) if weight is None else weight.detach().reshape(-1)
+    kept = np.empty(len(flat), np.bool_)
+    for _, start, values in blocks([flat]):
+        mask = np.greater(values, rule.threshold, out=kept[start : start + len(values)])
+        if rule.tie_weight < math.inf and (tied := values == rule.threshold).any():
+            sizes = sizes_like(values, weights, start)
             # Up to the position of the last zero a tie must be larger to be kept; beyond it, as large will do.
             cut = min(max(rule.tie_index + 1 - start, 0), len(values))
-            np.greater(sizes[:cut], rule.tie_weight, out=above[:cut])
-            np.greater_equal(sizes[cut:], rule.tie_weight, out=above[cut:])
-            kept |= np.logical_and(tied, above, out=above)
-        return kept
-
-    return keep
+            tied[:cut] &= sizes[:cut] > rule.tie_weight
+            tied[cut:] &= sizes[cut:] >= rule.tie_weight
+            mask |= tied
+    return torch.from_numpy(kept).reshape(scores.shape)
 
 
 def count_zeros(sparsity: float, weights: int, tie_break: TieBreak = "exact", reset: bool = False) -> int:
@@ -125,24 +111,13 @@ class Ranking(NamedTuple):
     tie_break: TieBreak = "exact"
 
 
-def select_rules(
-    scores: Sequence[Tensor], zeros: int, weights: Sequence[Tensor] | None = None, tie_break: TieBreak = "exact"
-) -> list[Rule]:
-    """One rule per matrix that together make zeros of the `zeros` lowest entries of all matrices.
+def select_each(rankings: Sequence[Ranking]) -> list[list[Rule]]:
+    """For each ranking one rule per matrix; together they make zeros of its lowest entries. One GPU transfer for all.
 
     Entries are ranked in ascending (score, |weight|, index), the index being (matrix, position).
 
     Raises:
         InputError: scores that are NaN, or neither float32 nor float64.
-    """
-    return select_each([Ranking(scores, zeros, weights, tie_break)])[0]
-
-
-def select_each(rankings: Sequence[Ranking]) -> list[list[Rule]]:
-    """`select_rules` for several rankings; a GPU's results are fetched once for all.
-
-    Raises:
-        InputError: as `select_rules`.
     """
     found = [_last_zero(ranking) for ranking in rankings]
     values = iter(torch.stack([value for value, _ in found]).tolist() if found else [])
@@ -153,32 +128,25 @@ def select_each(rankings: Sequence[Ranking]) -> list[list[Rule]]:
             raise InputError(
                 "some scores are NaN, so training has diverged; lower the learning rate or the clipping norm"
             )
-        theirs = [next(places) for _ in ranking.scores]
-        if ranking.zeros == 0:
-            rules.append([Rule(-math.inf)] * len(theirs))
-        else:
-            rules.append([Rule(threshold, tie_weight, place) for place in theirs])
+        theirs = [Rule(threshold, tie_weight, next(places)) for _ in ranking.scores]
+        if ranking.zeros == 0 or ranking.tie_break != "exact":
+            theirs = [Rule(threshold if ranking.zeros else -math.inf)] * len(theirs)
+        rules.append(theirs)
     return rules
 
 
 def _last_zero(ranking: Ranking) -> tuple[Tensor, Tensor]:
-    """(score, |weight|) of the last zero and its position as each matrix sees it, on the scores' device."""
+    """`last_zero` of a ranking; without zeros that of one, which tells whether a score is NaN."""
     scores = [part.detach().reshape(-1) for part in ranking.scores]
     if any(part.dtype not in (torch.float32, torch.float64) for part in scores):
         raise InputError(f"thresholds are selected from float32 scores, not {scores[0].dtype}; keep the masks in fp32")
-    search = kth if scores[0].device.type == "cpu" else sorting
-    nowhere = torch.full((len(scores),), -1, device=scores[0].device)
     if not any(map(len, scores)):
-        return scores[0].new_full((2,), -math.inf), nowhere
-    if ranking.tie_break != "exact" or ranking.zeros == 0:
-        # Without zeros the smallest score still tells whether any is NaN.
-        threshold = search.kth_smallest(scores, max(ranking.zeros, 1))
-        return torch.stack([threshold, torch.full_like(threshold, math.inf)]), nowhere
+        return scores[0].new_full((2,), -math.inf), torch.full((len(scores),), -1, device=scores[0].device)
     if ranking.weights is None:
         weights = [part.new_zeros(1).expand(len(part)) for part in scores]
     else:
         weights = [part.detach().reshape(-1) for part in ranking.weights]
-    return search.last_zero(scores, weights, ranking.zeros)
+    return last_zero(scores, weights, max(ranking.zeros, 1))
 
 
 def magnitude_scores(
@@ -189,7 +157,8 @@ def magnitude_scores(
     `strict` takes k = ⌊s·n⌋ and keeps |weight| > the k-th smallest, so tied entries all start at 0.
     """
     size = weight.detach().abs().float()
-    (rule,) = select_rules([size], count_zeros(sparsity, weight.numel(), tie_break), tie_break=tie_break)
+    zeros = count_zeros(sparsity, weight.numel(), tie_break)
+    ((rule,),) = select_each([Ranking([size], zeros, tie_break=tie_break)])
     return initial_scores(rule.mask(size), alpha, threshold)
 
 
@@ -209,10 +178,8 @@ def select_threshold(
         weight: the masked weight, ranks tied scores by |weight|; without it they are ranked by index alone.
         tie_break: `exact` (⌊s·n + ½⌋ zeros) or `strict` (the authors': score > max(1, ⌊s·n⌋)-th smallest).
     """
-    zeros = count_zeros(sparsity, scores.numel(), tie_break, reset=True)
-    weights = None if weight is None else [weight]
-    (rule,) = select_rules([scores], zeros, weights, tie_break)
-    return Selection(rule.threshold, rule.mask(scores, weight), [rule])
+    together = select_global_threshold([scores], sparsity, None if weight is None else [weight], tie_break)
+    return replace(together, mask=together.mask[0])
 
 
 def select_global_threshold(
@@ -226,7 +193,7 @@ def select_global_threshold(
     Arguments as in `select_threshold`, one tensor per matrix.
     """
     zeros = count_zeros(sparsity, sum(part.numel() for part in scores), tie_break, reset=True)
-    rules = select_rules(scores, zeros, weights, tie_break)
+    (rules,) = select_each([Ranking(scores, zeros, weights, tie_break)])
     given: Sequence[Tensor | None] = [None] * len(scores) if weights is None else weights
     masks = [rule.mask(part, weight) for rule, part, weight in zip(rules, scores, given, strict=True)]
     return Selection(rules[0].threshold, masks, rules)
