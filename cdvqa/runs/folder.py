@@ -15,43 +15,21 @@ DIGITS = 8  # of the identity's 64, in a folder's name
 MODALITIES = {"L": "language", "V": "vision", "X": "cross"}
 
 
-@dataclass(frozen=True)
+@dataclass(unsafe_hash=True)
 class Run:
-    """The files of one run."""
+    """The files of one run. A folder is a run if it has a `run.json`."""
 
     folder: Path
 
-    @property
-    def config(self) -> Path:
-        return self.folder / "config.yaml"
-
-    @property
-    def record(self) -> Path:
-        """Lineage: stage, parent, data and versions; its presence is what makes the folder a run."""
-        return self.folder / "run.json"
-
-    @property
-    def checkpoint(self) -> Path:
-        """What `--ckpt_path last` goes on from."""
-        return self.folder / "checkpoints" / "last.ckpt"
-
-    @property
-    def metrics(self) -> Path:
-        return self.folder / "metrics.csv"
-
-    @property
-    def results(self) -> Path:
-        return self.folder / "results.json"
-
-    @property
-    def model(self) -> Path:
-        """The network that the run selected, as stage 1 writes it."""
-        return self.folder / "model.safetensors"
-
-    @property
-    def subnetwork(self) -> Path:
-        """The network that the run selected, as stages 2 and 3 write it."""
-        return self.folder / "subnetwork.safetensors"
+    def __post_init__(self) -> None:
+        self.config = self.folder / "config.yaml"
+        self.record = self.folder / "run.json"
+        self.checkpoint = self.folder / "checkpoints" / "last.ckpt"  # what `--ckpt_path last` goes on from
+        self.metrics = self.folder / "metrics.csv"
+        self.results = self.folder / "results.json"
+        # The network that the run selected, as stage 1 and as stages 2 and 3 write it.
+        self.model = self.folder / "model.safetensors"
+        self.subnetwork = self.folder / "subnetwork.safetensors"
 
     def predictions(self, split: str) -> Path:
         return self.folder / "predictions" / f"{split}.json"
@@ -76,7 +54,7 @@ class Run:
                 return record  # type: ignore[no-any-return]
         except (OSError, ValueError, TypeError) as error:
             raise InputError(f"{self.record}: cannot be read ({error})") from error
-        network = next((path for path in (self.subnetwork, self.model) if path.is_file()), self.model)
+        network = self.subnetwork if self.subnetwork.is_file() else self.model
         raise InputError(
             f"{self.folder}: this run was made by an older cdvqa and has no identity; "
             f"its network can be used with --model.init_from {network}"
@@ -91,12 +69,8 @@ class Run:
         for path in (self.subnetwork, self.model):
             if path.is_file():
                 return path
-        state = (
-            "was interrupted before it selected a model; finish it with --ckpt_path last"
-            if self.exists
-            else "is no run"
-        )
-        raise InputError(f"{self.folder}: {state}")
+        interrupted = "was interrupted before it selected a model; finish it with --ckpt_path last"
+        raise InputError(f"{self.folder}: {interrupted if self.exists else 'is no run'}")
 
 
 def run_of(path: Path) -> Run | None:
@@ -108,14 +82,9 @@ def run_of(path: Path) -> Run | None:
 
 
 def run_name(stage: int, pipeline: Sequence[str], plan: Mapping[str, Any] | None = None) -> str:
-    """A run's name for people; settings with their usual value are left out.
+    """A run's name for people: `stage2_lpf+lmh_mask_modality_s50_L60V20X52.8`; usual settings are left out.
 
-    `stage2_lpf+lmh_mask_modality_s50_L60V20X52.8`, with `_random` for another criterion and `_weight` for other scores.
-
-    Args:
-        stage: 1, 2 or 3.
-        pipeline: objectives in order.
-        plan: the sparsity, as run.json has it; None in stage 1, and where nobody knows it.
+    `plan` is the sparsity, as run.json has it; None in stage 1, and where nobody knows it.
     """
     name = f"stage{stage}_{'+'.join(pipeline)}"
     if plan is None:

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -11,116 +11,47 @@ from typing import Any
 from cdvqa.files import read_json
 from cdvqa.runs.folder import run_of
 from cdvqa.runs.weights import VOCABULARIES, tensors_digest, weights_identity
+from cdvqa.sparsity import count_zeros
 
 BASELINE: dict[str, Any] = read_json(Path(__file__).with_name("identity_baseline.json"))
 """Values that are left out of the digest. Only ever added to: a new option enters with the value that reproduces the
 behaviour before it, and a default that changes does not change here. So a run keeps its identity."""
 
 
-@dataclass(frozen=True)
-class Reader:
-    """Which settings a stage reads.
-
-    Attributes:
-        stage: 1, 2 or 3.
-        trains: False for one-shot pruning.
-        learns: whether the objective is used: the stage trains, or its criterion takes gradients.
-        needs: what the objective takes beside logits and targets.
-        schedule: linear or epoch_cosine.
-        holds_out: whether development questions are held out of train.
-    """
-
-    stage: int
-    trains: bool
-    learns: bool
-    needs: frozenset[str]
-    schedule: str
-    holds_out: bool
-
-
-Reads = Callable[[Reader], bool]
-
-
-def always(reader: Reader) -> bool:
-    return True
-
-
-def trains(reader: Reader) -> bool:
-    return reader.trains
-
-
-def learns(reader: Reader) -> bool:
-    return reader.learns
-
-
-def sparsifies(reader: Reader) -> bool:
-    return reader.stage == 2
-
-
-def trains_masks(reader: Reader) -> bool:
-    return reader.stage == 2 and reader.trains
-
-
 # Every config field is in one of the two tables, or below a field that is (`model.backbone` is a class_path and its
-# arguments). Classes are written without `init_args`. IDENTITY says when a field is read; unread, it is left out.
-IDENTITY: dict[str, Reads] = {
-    "model.class_path": always,
-    "model.backbone": always,
-    "model.backbone.pretrained": lambda reader: reader.stage == 1,  # later stages start from their parent's weights
-    "model.backbone.glove": lambda reader: reader.stage == 1,
-    "model.objective": learns,
-    "model.objective_options": learns,
-    "model.teacher": learns,
-    "model.lr": trains,
-    "model.objective_lr": trains,
-    "model.objective_clip": trains,
-    "model.optimizer": trains,
-    "model.weight_decay": trains,
-    "model.global_batch": learns,
-    "model.warmup": lambda reader: reader.trains and reader.schedule == "linear",
-    "model.schedule": trains,
-    "model.train_classifier": trains_masks,
-    "model.normalise_prior": lambda reader: reader.learns and "prior" in reader.needs,
-    "model.soft_score": learns,
-    "model.text_format": always,
-    "model.no_answer": lambda reader: reader.learns and "label" in reader.needs,
-    "model.selection": trains,
-    "model.tie_break": sparsifies,
-    "model.reset_before_evaluation": trains_masks,
-    "model.also_trained": trains_masks,  # what `authors` trains beside the masks, which is no field
-    "model.sparsity": sparsifies,
-    "model.sparsity.alpha": trains_masks,
-    "model.sparsity.threshold": trains_masks,
-    "model.sparsity.reset_every": trains_masks,
-    "data.name": always,
-    "data.layout": always,
-    "data.min_count": always,
-    "data.augmentation": learns,
-    "data.extra_text": always,
-    "data.tokenizer": always,
-    "data.dev_split": lambda reader: reader.holds_out,
-    "data.dev_share": lambda reader: reader.holds_out,
-    "data.split_seed": lambda reader: reader.holds_out,
-    "trainer.callbacks": always,
-    "trainer.plugins": always,
-    "trainer.precision": trains,
-    "trainer.fast_dev_run": trains,
-    "trainer.max_epochs": trains,
-    "trainer.min_epochs": trains,
-    "trainer.max_steps": trains,
-    "trainer.min_steps": trains,
-    "trainer.max_time": trains,
-    "trainer.limit_train_batches": trains,
-    "trainer.limit_val_batches": trains,  # validations decide which state is kept
-    "trainer.val_check_interval": trains,
-    "trainer.check_val_every_n_epoch": trains,
-    "trainer.overfit_batches": trains,
-    "trainer.gradient_clip_val": trains,
-    "trainer.gradient_clip_algorithm": trains,
-    "trainer.use_distributed_sampler": trains,
-    "trainer.sync_batchnorm": trains,
-    "trainer.reload_dataloaders_every_n_epochs": trains,
-}
+# arguments). Classes are written without `init_args`. A field counts where the stage reads it, see `conditions`.
+READ = {
+    "always": {
+        "model.class_path", "model.backbone", "model.text_format", "data.name", "data.layout", "data.min_count",
+        "data.extra_text", "data.tokenizer", "trainer.callbacks", "trainer.plugins",
+    },
+    "starts": {"model.backbone.pretrained", "model.backbone.glove"},  # later stages take their parent's weights
+    "learns": {
+        "model.objective", "model.objective_options", "model.teacher", "model.global_batch", "model.soft_score",
+        "data.augmentation",
+    },
+    "takes prior": {"model.normalise_prior"},
+    "takes label": {"model.no_answer"},
+    "trains": {
+        "model.lr", "model.objective_lr", "model.objective_clip", "model.optimizer", "model.weight_decay",
+        "model.schedule", "model.selection", "trainer.precision", "trainer.fast_dev_run", "trainer.max_epochs",
+        "trainer.min_epochs", "trainer.max_steps", "trainer.min_steps", "trainer.max_time",
+        "trainer.limit_train_batches", "trainer.overfit_batches", "trainer.gradient_clip_val",
+        "trainer.gradient_clip_algorithm", "trainer.use_distributed_sampler", "trainer.sync_batchnorm",
+        "trainer.reload_dataloaders_every_n_epochs",
+        # Validations decide which state is kept.
+        "trainer.limit_val_batches", "trainer.val_check_interval", "trainer.check_val_every_n_epoch",
+    },
+    "warms up": {"model.warmup"},
+    "holds out": {"data.dev_split", "data.dev_share", "data.split_seed"},
+    "sparsifies": {"model.sparsity", "model.tie_break"},
+    "trains masks": {
+        "model.train_classifier", "model.reset_before_evaluation", "model.sparsity.alpha", "model.sparsity.threshold",
+        "model.sparsity.reset_every",
+        "model.also_trained",  # what `authors` trains beside the masks, which is no field
+    },
+}  # fmt: skip
+IDENTITY = {field: condition for condition, fields in READ.items() for field in fields}
 
 OUTSIDE = {
     # The seed is part of the folder. What starts the run enters as the identity of its parent.
@@ -160,46 +91,48 @@ def settings_of(config: Mapping[str, Any], stage: Any, seed: int) -> dict[str, A
     fields["data.dev_share"] = stage.protocol.dev_share
     fields["trainer.precision"] = fields.get("trainer.precision") or "32-true"
     for name in ("trainer.callbacks", "trainer.plugins"):
-        fields[name] = [class_of(entry) for entry in aslist(fields.get(name))]
+        given = fields.get(name) or []
+        fields[name] = [
+            str(entry["class_path"] if isinstance(entry, Mapping) else entry)
+            for entry in (given if isinstance(given, list) else [given])
+        ]
     if stage.preset == "authors":
         fields["model.also_trained"] = stage.backbone.authors_also_train()
     if stage.sparsity is not None:
         for share in SHARES:
             fields.pop(f"model.sparsity.{share}", None)
-        fields |= {f"model.sparsity.zeros.{name}": zeros for name, zeros in count_zeros(stage).items()}
+        shares = stage.sparsity.rates(stage.counts)  # numbers of zeros say more than shares written in decimals
+        fields |= {f"model.sparsity.zeros.{name}": count_zeros(s, stage.counts[name]) for name, s in shares.items()}
     for name in WEIGHTS:
         if source := fields.get(name):
             fields[name] = weights_identity(source)
     if source := fields.get("data.tokenizer"):
         fields["data.tokenizer"] = weights_identity(source, VOCABULARIES)
-    reader = reader_of(stage)
-    read = {name: value for name, value in fields.items() if (reads := table_entry(name)) and reads(reader)}
-    return {name: settled(value, seed) for name, value in sorted(read.items()) if value is not None}
+    met = conditions(stage)
+    read = {name: value for name, value in fields.items() if value is not None and condition_of(name) in met}
+    return {name: settled(value, seed) for name, value in sorted(read.items())}
 
 
-def aslist(value: Any) -> list[Any]:
-    """A setting that may be one thing or several."""
-    return value if isinstance(value, list) else [] if value is None else [value]
+def conditions(stage: Any) -> set[str]:
+    """Which conditions of `READ` a stage meets."""
+    trains, needs = stage.trains, stage.objective.needs
+    learns = trains or stage.sparsity.make_criterion().batches > 0  # the criterion takes gradients of the objective
+    met = {
+        "always": True,
+        "starts": stage.stage == 1,
+        "learns": learns,
+        "takes prior": learns and "prior" in needs,
+        "takes label": learns and "label" in needs,
+        "trains": trains,
+        "warms up": trains and stage.protocol.schedule == "linear",
+        "holds out": stage.protocol.dev_share > 0,
+        "sparsifies": stage.stage == 2,
+        "trains masks": stage.stage == 2 and trains,
+    }
+    return {condition for condition, is_met in met.items() if is_met}
 
 
-def class_of(entry: Any) -> str:
-    """The class path of a callback or plugin."""
-    return str(entry["class_path"]) if isinstance(entry, Mapping) else str(entry)
-
-
-def count_zeros(stage: Any) -> dict[str, int]:
-    """How many weights of each modality become zero, which says more than a share that is written in decimals."""
-    return {name: int(share * stage.counts[name] + 0.5) for name, share in stage.sparsity.rates(stage.counts).items()}
-
-
-def reader_of(stage: Any) -> Reader:
-    """What of the configuration this stage reads."""
-    holds_out = stage.protocol.dev_share > 0
-    learns = stage.trains or stage.sparsity.make_criterion().batches > 0
-    return Reader(stage.stage, stage.trains, learns, stage.objective.needs, stage.protocol.schedule, holds_out)
-
-
-def table_entry(field: str) -> Reads | None:
+def condition_of(field: str) -> str | None:
     """When a field is read, by the longest entry that covers it; None where it is outside.
 
     Raises:
@@ -207,12 +140,10 @@ def table_entry(field: str) -> Reads | None:
     """
     name = field
     while name:
-        if name in OUTSIDE:
-            return None
-        if name in IDENTITY:
-            return IDENTITY[name]
+        if name in OUTSIDE or name in IDENTITY:
+            return IDENTITY.get(name)
         name = name.rpartition(".")[0]
-    raise KeyError(f"sort {field} into IDENTITY or OUTSIDE in cdvqa/runs/identity.py")
+    raise KeyError(f"sort {field} into READ or OUTSIDE in cdvqa/runs/identity.py")
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -5,11 +5,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
-from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.errors import HFValidationError
 
 from cdvqa.errors import Stopped
 from cdvqa.files import read_json, write_json
+from cdvqa.hub import find_locally
 from cdvqa.sparsity import Subnetwork
 
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
@@ -29,12 +28,10 @@ def weights_identity(source: str, patterns: tuple[str, ...] = WEIGHT_FILES) -> s
         files += sorted(path.glob("config.json"))
         parts = "".join(f"{file.name} {file_digest(file)}\n" for file in files)
         return f"sha256 {hashlib.sha256(parts.encode()).hexdigest()}" if files else None
-    try:
-        cached = try_to_load_from_cache(source, "config.json")
-    except HFValidationError:  # not the name of a model, so a path that does not exist
+    cached = find_locally(source, ("config.json",))
+    if cached == path:  # not the name of a model, so a path that does not exist
         return None
-    revision = f"@{Path(cached).parent.name}" if isinstance(cached, str) else ""
-    return f"hub {source}{revision}"
+    return f"hub {source}@{cached.parent.name}" if cached else f"hub {source}"
 
 
 def file_digest(path: Path) -> str:

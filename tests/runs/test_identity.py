@@ -7,7 +7,7 @@ import pytest
 
 from cdvqa.cli.configs import shipped
 from cdvqa.cli.inspect import ConfigInspector
-from cdvqa.runs.identity import IDENTITY, OUTSIDE, differences, digest_of, flatten, table_entry
+from cdvqa.runs.identity import IDENTITY, OUTSIDE, differences, digest_of, flatten, condition_of
 from cdvqa.runs.weights import weights_identity
 from tests.conftest import CONF
 
@@ -43,7 +43,7 @@ def test_every_field_is_in_or_out():
         base = [] if path.parent == shipped() or path.parent.name == "paper" else ["--config", "stage2_lmh.yaml"]
         for name, _ in flatten(Parsed([*base, "--config", path.name]).config.as_dict()):
             try:
-                table_entry(name)
+                condition_of(name)
             except KeyError as error:
                 wrong.add(f"{path.name}: {error}")
     assert not wrong
