@@ -128,6 +128,20 @@ def test_what_is_killed_after_its_last_checkpoint_is_finished(cdvqa: Command, se
     assert differences(Path(whole), folder) == [] and not leftover.exists()
 
 
+def test_what_is_killed_before_its_last_validation_is_validated(cdvqa: Command):
+    """Defect: the state that was resumed at its last step was kept without being validated."""
+    flags = ["stage1_bce.yaml", "--model.selection=last", "--trainer.check_val_every_n_epoch=2"]
+    assert cdvqa("fit", *flags, "--trainer.max_epochs=1") == 0
+    folder = the_run("stage1_bce")
+    whole = shutil.copytree(folder, "whole")
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(record | {"finished": None}))
+    (folder / "model.safetensors").unlink()
+    assert "val/accuracy/all" in (folder / "metrics.csv").read_text()
+    assert cdvqa("fit", *flags, "--trainer.max_epochs=1", "--ckpt_path=last") == 0
+    assert differences(Path(whole), folder) == []
+
+
 def test_an_interrupted_run_is_neither_restarted_nor_used(cdvqa: Command, capsys: pytest.CaptureFixture[str]):
     assert cdvqa("fit", "stage1_bce.yaml") == 0
     record = the_run("stage1_bce") / "run.json"

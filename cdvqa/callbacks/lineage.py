@@ -74,14 +74,15 @@ class RunRecord(Callback):
         if trainer.is_global_zero and pl_module.resumes:
             self._write()
         elif trainer.is_global_zero:
-            files = [path for path in self.run.folder.rglob("*") if path.is_file() and path.name != ".lock"]
-            self.replaced = {path: path.stat().st_ino for path in files}
+            files = self.run.folder.rglob("*") if self.run.exists else ()
+            self.replaced = {path: path.stat().st_ino for path in files if path.is_file() and path.name != ".lock"}
+            if trainer.max_epochs == 0:  # one-shot pruning has no step 0; the old record is not of the new network
+                self._write()
 
     def begin(self) -> None:
         """Write what makes the folder a run, and remove the run that it replaces: there is something to resume now."""
-        replaces = self.run.exists
         self._write()
-        for path, inode in self.replaced.items() if replaces else ():
+        for path, inode in self.replaced.items():
             if path.is_file() and path.stat().st_ino == inode:
                 path.unlink()
 
@@ -95,7 +96,7 @@ class RunRecord(Callback):
     def on_fit_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if not trainer.is_global_zero:
             return
-        if trainer.max_epochs == 0:  # one-shot pruning has no step 0
+        if trainer.max_epochs == 0:
             self.begin()
         kept, full = self.kept, count_parameters(pl_module)
         selected = {"by": pl_module.protocol.selection, "best": kept.best, "step": kept.step, "sparsity": kept.realised}

@@ -55,10 +55,12 @@ class KeepSelected(Callback):
             self._validate(trainer)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if pl_module.trains:  # Lightning ends no training that goes on from a checkpoint of its last step
+            self.on_train_end(trainer, pl_module)
         accuracy = self.best
         if accuracy is None:
             accuracy = self._latest
-            # There may have been nothing to validate on, or the run goes on from a checkpoint of its last step.
+            # There may have been nothing to validate on.
             if pl_module.protocol.tie_break == "exact" and binary_masks(pl_module.backbone):
                 reset_thresholds(pl_module.backbone)
             self._write(trainer, pl_module)

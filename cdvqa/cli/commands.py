@@ -46,14 +46,19 @@ def main(args: Sequence[str] | None = None) -> int:
     if args[0] in ("--version", "-V"):
         print(f"cdvqa {__version__}")
         return 0
+    return in_one_line(f"cdvqa {args[0]}", lambda: command(args[0])(args))
+
+
+def in_one_line(program: str, run: Callable[[], int | None]) -> int:
+    """Call `run`; report what ends it in one line that begins with `program`. Return the exit status, as in `main`."""
     try:
-        return command(args[0])(args) or 0
+        return run() or 0
     except SystemExit as stop:  # --help, --print_config
         if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning has shut the training down
-            return tell(args[0], "interrupted", stop.__context__, 130)
+            return tell(program, "interrupted", stop.__context__, 130)
         return stop.code if isinstance(stop.code, int) else 1
     except KeyboardInterrupt as interrupt:
-        return tell(args[0], "interrupted", interrupt, 130)
+        return tell(program, "interrupted", interrupt, 130)
     except BrokenPipeError:  # the reader of our output has ended, as in `cdvqa report | head`
         sys.stdout = None  # type: ignore[assignment]  # Python would flush it and complain
         return 1
@@ -61,13 +66,13 @@ def main(args: Sequence[str] | None = None) -> int:
         cause = readable_error_behind(error)
         if cause is None:
             raise
-        return tell(args[0], str(cause), error, 2 if isinstance(cause, InputError) else 1)
+        return tell(program, str(cause), error, 2 if isinstance(cause, InputError) else 1)
 
 
-def tell(command: str, what: str, error: BaseException, status: int) -> int:
-    """Print one line on why a command ended, with the notes that were added on the way; return the exit status."""
+def tell(program: str, what: str, error: BaseException, status: int) -> int:
+    """Print one line on why a program ended, with the notes that were added on the way; return the exit status."""
     notes = dict.fromkeys(note for cause in chain(error) for note in getattr(cause, "__notes__", ()))
-    print(printable(f"cdvqa {command}: {'; '.join([what, *notes])}"), file=sys.stderr)
+    print(printable(f"{program}: {'; '.join([what, *notes])}"), file=sys.stderr)
     return status
 
 

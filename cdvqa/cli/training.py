@@ -166,7 +166,8 @@ class VQACLI(LightningCLI):
         if self.subcommand == "fit" and settings["logger"] is None:
             kwargs["logger"] = [EventLog(self.run_folder.folder), MetricsLog(self.run_folder.metrics)]
         elif settings["logger"] is None:
-            kwargs["logger"] = EventLog(self.run_folder.folder) if self.subcommand == "test" else False
+            tests = self.subcommand == "test"
+            kwargs["logger"] = EventLog(self.run_folder.folder, self.run_folder.steps) if tests else False
         bars = [callback for callback in settings["callbacks"] or [] if isinstance(callback, ProgressBar)]
         if not sys.stdout.isatty():
             callbacks.append(EpochLine())

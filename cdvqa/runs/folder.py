@@ -42,6 +42,11 @@ class Run:
     def finished(self) -> bool:
         return self.exists and read_json(self.record).get("finished") is not None
 
+    @property
+    def steps(self) -> int | None:
+        """Optimiser steps of a finished run."""
+        return read_json(self.record).get("steps") if self.exists else None
+
     def read(self) -> dict[str, Any]:
         """The content of run.json.
 

@@ -35,15 +35,15 @@ class RunLock:
         self._end = threading.Event()
 
     def __enter__(self) -> "RunLock":
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._create()
-        except FileExistsError:
-            self._remove_abandoned()
-            try:
-                self._create()
-            except FileExistsError:
-                raise InputError(f"{self.path.parent}: another process has just begun to write here") from None
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if not self._create():
+                self._remove_abandoned()
+                if not self._create():
+                    raise InputError(f"{self.path.parent}: another process has just begun to write here")
+        except OSError as error:
+            remedy = "name another folder with --trainer.default_root_dir"
+            raise InputError(f"{self.path.parent}: cannot be written ({error.strerror}); {remedy}") from error
         threading.Thread(target=self._beat, daemon=True).start()
         return self
 
@@ -56,9 +56,11 @@ class RunLock:
             with suppress(OSError):  # not empty
                 folder.rmdir()
 
-    def _create(self) -> None:
-        with self.path.open("x", encoding="utf-8") as file:
+    def _create(self) -> bool:
+        with suppress(FileExistsError), self.path.open("x", encoding="utf-8") as file:
             json.dump(ourselves(), file)
+            return True
+        return False
 
     def _beat(self) -> None:
         while not self._end.wait(BEAT):

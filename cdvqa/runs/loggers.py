@@ -35,10 +35,12 @@ class EventLog(TensorBoardLogger):
 
     Args:
         folder: the run folder.
+        step: at which everything is logged: the run's last step, for its test. None: as the trainer counts.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, step: int | None = None) -> None:
         super().__init__(folder, name="", version="", default_hp_metric=False)
+        self.step = step
         self.opened = False
         threading.excepthook = once
 
@@ -49,7 +51,8 @@ class EventLog(TensorBoardLogger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         self._open()
-        super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
+        own = {name: value for name, value in metrics.items() if name != "epoch"}
+        super().log_metrics(own, step if self.step is None else self.step)
 
     @rank_zero_only
     def log_settings(self, settings: Mapping[str, Any]) -> None:

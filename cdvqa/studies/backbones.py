@@ -1,5 +1,6 @@
 """`make backbones`: does each backbone learn `scenes`, and do debiased objectives help it where the priors shift?"""
 
+import sys
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -7,6 +8,7 @@ from statistics import fmean
 
 import pandas as pd
 
+from cdvqa.cli.commands import in_one_line
 from cdvqa.data.questions.official import read_questions
 from cdvqa.metrics import vqa_score
 from cdvqa.studies.command import publish, study_parser
@@ -117,9 +119,14 @@ def gain_line(debiased: str, plain: str, gains: pd.Series) -> str:
     )
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run the study and write its page."""
     parser = study_parser(__doc__)
     parser.add_argument("--backbone", choices=RUNS, action="append", help="only this one; may be repeated")
     arguments = parser.parse_args()
     names = arguments.backbone or ["visualbert", "mplug", "updn"]
     publish(backbones(names, arguments.seeds, arguments.jobs), LOGS / "backbones.md")
+
+
+if __name__ == "__main__":
+    sys.exit(in_one_line("backbones", main))

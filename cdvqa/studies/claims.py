@@ -1,11 +1,13 @@
 """`make claims`: which of the paper's claims hold in the embedded world `scenes`, over four seeds."""
 
+import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
+from cdvqa.cli.commands import in_one_line
 from cdvqa.studies.command import publish, study_parser
 from cdvqa.studies.convergence import convergence
 from cdvqa.studies.jobs import Job, overlay_of, pipeline_job, run_seeds
@@ -27,21 +29,22 @@ RUNS = {
 
 @dataclass(frozen=True)
 class Claim:
-    """`better` beats `worse` out of distribution by at least `by` points, averaged over seeds."""
+    """`better` beats `worse` out of distribution by `by` points, averaged over seeds: by at least, or by more."""
 
     text: str
     better: str
     worse: str
     by: float
     source: str
+    more: bool = False
 
 
 CLAIMS = (
     Claim("full LMH beats full BCE, both converged", "full lmh", "full bce", 10, "Table 1"),
     Claim("bce+lmh at 50 % beats full BCE", "bce+lmh 50 %", "full bce", 5, "Fig. 2"),
-    Claim("a magnitude start beats a random one", "bce+lmh 50 %", "bce+lmh 50 % random start", 0, "Fig. 13"),
+    Claim("a magnitude start beats a random one", "bce+lmh 50 %", "bce+lmh 50 % random start", 0, "Fig. 13", more=True),
     Claim("accuracy collapses at 95 % zeros", "bce+lmh 50 %", "bce+lmh 95 %", 10, "§3.2, App. C.3"),
-    Claim("mask training with LMH beats OMP of full BCE", "bce+lmh 50 %", "OMP of bce 50 %", 0, "Fig. 2"),
+    Claim("mask training with LMH beats OMP of full BCE", "bce+lmh 50 %", "OMP of bce 50 %", 0, "Fig. 2", more=True),
     Claim("OMP at 50 % is no worse than full BCE", "OMP of bce 50 %", "full bce", 0, "Fig. 2"),
     Claim("bce+lmh at 50 % is no worse than full LMH", "bce+lmh 50 %", "full lmh", 0, "Fig. 2"),
 )
@@ -68,8 +71,8 @@ def claim_table(runs: pd.DataFrame) -> list[str]:
     lines = ["| claim (out of distribution) | source | asked | measured | verdict |", "| --- | --- | --- | --- | --- |"]
     for claim in CLAIMS:
         measured = gaps(runs, claim.better, claim.worse)
-        asked = f"≥ {claim.by:g}" if claim.by else "> 0"
-        cells = claim.text, claim.source, asked, spread(measured), verdict(measured, claim.by)
+        asked = f"{'>' if claim.more else '≥'} {claim.by:g}"
+        cells = claim.text, claim.source, asked, spread(measured), verdict(measured, claim.by, claim.more)
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -90,6 +93,11 @@ def converged_lines(jobs: dict[str, list[Job]]) -> list[str]:
     return lines
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run the study and write its page."""
     arguments = study_parser(__doc__).parse_args()
     publish(claims(arguments.seeds, arguments.jobs), LOGS / "claims.md")
+
+
+if __name__ == "__main__":
+    sys.exit(in_one_line("claims", main))

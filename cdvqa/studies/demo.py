@@ -1,10 +1,12 @@
 """`make demo`: the three stages on the embedded world, a table, a figure, and the line that opens TensorBoard."""
 
 import argparse
+import sys
 import time
 from functools import partial
 from pathlib import Path
 
+from cdvqa.cli.commands import in_one_line
 from cdvqa.studies.jobs import Job, overlay_of, pipeline_job, run_jobs
 from cdvqa.studies.report import report
 from cdvqa.worlds.scenes import make_scenes
@@ -54,9 +56,14 @@ def full_models(job: partial[Job]) -> list[Job]:
     return [job(stage=1, pipeline=[objective]) for objective in ("bce", "lmh", "lpf")]
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run the demonstration that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("backbone", nargs="?", choices=BACKBONES, default="lxmert")
     parser.add_argument("--epochs", type=int, help="epochs of every stage (default: as the shipped overlays say)")
     arguments = parser.parse_args()
     demo(arguments.backbone, arguments.epochs)
+
+
+if __name__ == "__main__":
+    sys.exit(in_one_line("demo", main))

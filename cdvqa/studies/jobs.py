@@ -12,7 +12,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from cdvqa.errors import InputError
+from cdvqa.errors import InputError, Stopped
 from cdvqa.files import read_json
 from cdvqa.runs.folder import Run
 from cdvqa.runs.lineage import Source
@@ -46,7 +46,7 @@ def run_jobs(jobs: Sequence[Job], at_once: int) -> None:
     """Run all jobs, parents first; finished runs are skipped, interrupted ones resumed.
 
     Raises:
-        InputError: a job failed; the message names its log.
+        InputError, Stopped: a job failed for such a reason; the message names its log.
     """
     by_run = {job.run: job for job in jobs}
     order = TopologicalSorter({job.run: {job.after} if job.after in by_run else set() for job in jobs})
@@ -92,7 +92,8 @@ def call(job: Job, command: str, *extra: str) -> None:
         status = subprocess.run(arguments, stdout=file, stderr=subprocess.STDOUT, env=ENVIRONMENT).returncode
     if status:
         last = log.read_text(encoding="utf-8").strip().splitlines()[-1:]
-        raise InputError(f"{job.name}: `cdvqa {command}` failed ({' '.join(last)}); see {log}")
+        kind = InputError if status == 2 else Stopped
+        raise kind(f"{job.name}: `cdvqa {command}` failed ({' '.join(last)}); see {log}")
 
 
 def overlay_of(backbone: str) -> tuple[str, ...]:

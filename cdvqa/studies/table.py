@@ -178,7 +178,7 @@ def gaps(runs: pd.DataFrame, better: str, worse: str) -> pd.Series:
     return scores[better] - scores[worse]
 
 
-def verdict(gaps: pd.Series, least: float) -> str:
-    """Whether the mean reaches what is asked; where that is 0, it has to be above."""
+def verdict(gaps: pd.Series, least: float, more: bool = False) -> str:
+    """Whether the mean reaches `least`, or is more than that."""
     mean = gaps.mean()
-    return "holds" if (mean >= least if least else mean > 0) else "**does not hold here**"
+    return "holds" if (mean > least if more else mean >= least) else "**does not hold here**"

@@ -7,7 +7,7 @@ import pytest
 
 from cdvqa.cli.configs import shipped
 from cdvqa.cli.inspect import ConfigInspector
-from cdvqa.runs.identity import IDENTITY, OUTSIDE, differences, digest_of, flatten, condition_of
+from cdvqa.runs.identity import IDENTITY, OUTSIDE, condition_of, differences, digest_of, flatten
 from cdvqa.runs.weights import weights_identity
 from tests.conftest import CONF
 

@@ -1,5 +1,6 @@
 """One writer per run, and no run is lost by a command that fails."""
 
+import errno
 import json
 import os
 import subprocess
@@ -129,6 +130,46 @@ def test_an_overwritten_run_is_removed_when_the_new_one_can_be_resumed(cdvqa: Co
     assert new == {"config.yaml", "run.json", "metrics.csv", "model.safetensors", "checkpoints/last.ckpt", "events"}
     rows = (run / "metrics.csv").read_text().splitlines()
     assert len([row for row in rows if "val/accuracy/all" in row]) == 1, "rows of the old run are left"
+
+
+def test_a_one_shot_run_that_is_killed_while_it_overwrites_another_is_not_taken_for_it(
+    cdvqa: Command, monkeypatch: pytest.MonkeyPatch
+):
+    """Defect: the new network lay beside the record and the results of the old one."""
+    assert cdvqa("fit", "stage1_bce.yaml", *SHORT) == 0
+    assert cdvqa("prune") == 0
+    run = the_run("stage2_bce_omp_uniform_s50")
+    assert json.loads((run / "run.json").read_text())["finished"]
+
+    def killed(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunRecord, "on_fit_end", killed)
+        assert cdvqa("prune", "--overwrite") == 130
+    assert json.loads((run / "run.json").read_text())["finished"] is None
+
+
+@pytest.mark.parametrize("refused", ["mkdir", "open"])
+def test_logs_that_cannot_be_written_are_refused_before_anything_is_read(
+    cdvqa: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], refused: str
+):
+    """It ended in 81 lines. Folders of others and read-only file systems refuse root too, which tests may run as."""
+    own = getattr(Path, refused)
+
+    def refuse(path: Path, *args: object, **options: object) -> object:
+        if "logs" in path.parts:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return own(path, *args, **options)
+
+    monkeypatch.setattr(Path, refused, refuse)
+    monkeypatch.setattr("cdvqa.data.VQADataModule.prepare_data", lambda data: pytest.fail("data are read first"))
+    assert cdvqa("fit", "stage1_bce.yaml") == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and "logs/scenes/lxmert/stage1_bce" in said[0]
+    assert said[0].endswith(
+        "cannot be written (Read-only file system); name another folder with --trainer.default_root_dir"
+    )
 
 
 def test_wrong_data_in_the_first_steps_leaves_a_folder_that_was_there(cdvqa: Command, scenes: Path):

@@ -47,5 +47,6 @@ def test_events_hold_settings_accuracies_and_test_results(cdvqa: Callable[..., i
         for group in result["n"]:
             tag = f"test/{split}/{group.replace('/', '_')}"
             assert tag in scalars and events(trained).Scalars(tag)[0].value == pytest.approx(result[group], abs=1e-4)
+            assert events(trained).Scalars(tag)[0].step == selected.step, "they were at step 0"
     assert "epoch" not in scalars
     assert (trained / "metrics.csv").read_bytes() == metrics

@@ -1,6 +1,8 @@
 """Tables, figures and the study of claims, from small runs."""
 
 import re
+import runpy
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -186,12 +188,33 @@ def test_claims_that_do_not_hold_are_said_not_to(tmp_path: Path):
     lines = claim_table(named_runs(jobs))
     assert len(lines) == 2 + len(CLAIMS)
     assert "| ≥ 10 | 1.00 | **does not hold here** |" in lines[2]
-    assert "| > 0 | 1.00 | holds |" in lines[6]  # the runs score 50, 51, … in the order of RUNS
+    assert "| > 0 | -1.00 | **does not hold here** |" in lines[4]  # the runs score 50, 51, … in the order of RUNS
+    assert "| ≥ 0 | 2.00 | holds |" in lines[7]
     assert all(claim.better in RUNS and claim.worse in RUNS for claim in CLAIMS)
 
 
-def test_a_claim_of_more_than_nothing_needs_more_than_nothing(tmp_path: Path):
-    """Guards: a gap of exactly 0 does not meet "> 0"; a gap of exactly what is asked meets "≥"."""
+def test_no_worse_includes_equal_and_better_does_not(tmp_path: Path):
     jobs = {name: [Job(make_run(tmp_path, name, 0, scored(50)), ())] for name in ("a", "b")}
     equal = gaps(named_runs(jobs), "a", "b")
-    assert verdict(equal, 0) == "**does not hold here**" and verdict(equal + 3, 3) == "holds"
+    assert verdict(equal, 0, more=True) == "**does not hold here**"
+    assert verdict(equal, 0) == verdict(equal + 3, 3) == "holds"
+    assert {claim.text for claim in CLAIMS if "no worse" in claim.text} == {
+        claim.text for claim in CLAIMS if not claim.by and not claim.more
+    }
+
+
+@pytest.mark.parametrize("study", ["claims", "backbones", "demo"])
+def test_a_study_that_cannot_go_on_says_so_in_one_line(
+    study: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """It ended in a traceback."""
+
+    def fail(folder: Path) -> None:
+        raise InputError(f"{folder}: a job failed")
+
+    monkeypatch.setattr("cdvqa.worlds.scenes.make_scenes", fail)
+    monkeypatch.setattr("sys.argv", [study])
+    monkeypatch.delitem(sys.modules, f"cdvqa.studies.{study}", raising=False)
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_module(f"cdvqa.studies.{study}", run_name="__main__")
+    assert capsys.readouterr().err == f"{study}: data/scenes: a job failed\n"
