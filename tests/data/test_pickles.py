@@ -189,6 +189,7 @@ ATTACKS = {  # name: a pickle that crashes pickle.Unpickler or what uses its val
     "one text in a hundred thousand copies": b"\x80\2c_codecs\nencode\nq\1]q\0(X\0\0\1\0" + b"a" * 65536 + b"q\2"
     + b"X\6\0\0\0latin1q\3" + b"h\1h\2h\3\x86R" * 100_000 + b"e",
     "bytes of any length": b"\x8e" + (1 << 40).to_bytes(8, "little") + b"a",
+    "a value of any number": b"Nr" + (1 << 28).to_bytes(4, "little"),  # took 4.1 GB
     "a number of any length": b"\x8b" + (1 << 28).to_bytes(4, "little") + b"a" * (1 << 20),
 }  # fmt: skip
 RUN = """
@@ -198,7 +199,6 @@ from cdvqa.errors import InputError
 resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
 attacks = pickle.load(sys.stdin.buffer)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-assert unpickle(b"Nr" + (1 << 28).to_bytes(4, "little") + b".", "here") is None  # took 4.1 GB
 for name, content in attacks.items():
     try:
         unpickle(content + b".", "here")

@@ -54,24 +54,24 @@ SPOILT = {  # how the third line is spoilt: (its text from image, what is said)
     "a field too few": (lambda i: without(bottom_up(i), 4), "5 tab-separated fields, not 6"),
     "a field too many": (lambda i: bottom_up(i) + "\tmore", "7 tab-separated fields, not 6"),
     "a line of the other format": (lxmert, "10 tab-separated fields, not 6"),
-    "features not base64": (lambda i: replaced(bottom_up(i), 5, "!" * 80), "'features' is not base64"),
-    "boxes not base64": (lambda i: replaced(bottom_up(i), 4, "*" * 64), "'boxes' is not base64"),
-    "base64 cut": (lambda i: bottom_up(i)[:-3], "'features' is not base64"),
+    "features not base64": (lambda i: replaced(bottom_up(i), 5, "!" * 80), "'features' cannot be read ("),
+    "boxes not base64": (lambda i: replaced(bottom_up(i), 4, "*" * 64), "'boxes' cannot be read ("),
+    "base64 cut": (lambda i: bottom_up(i)[:-3], "'features' cannot be read ("),
     "more boxes than there are": (
         lambda i: replaced(bottom_up(i), 3, "4"),
-        "num_boxes is 4, but 'boxes' holds 48 bytes",
+        "num_boxes is 4, but 'features' holds 60 bytes",
     ),
     "features of another width": (
         lambda i: replaced(bottom_up(i), 5, encode(i.features[:, :4])),
         "num_boxes is 3, but 'features' holds 48 bytes",
     ),
     "num_boxes zero": (lambda i: replaced(bottom_up(i), 3, "0"), "num_boxes must be a positive whole number"),
-    "width no number": (lambda i: replaced(bottom_up(i), 1, "wide"), "width must be a positive whole number"),
+    "width no number": (lambda i: replaced(bottom_up(i), 1, "wide"), "image_w must be a positive whole number"),
     "NaN": (lambda i: with_value(i, "features", np.nan), "features has NaN, infinite"),
     "infinite": (lambda i: with_value(i, "features", -np.inf), "features has NaN, infinite"),
     "NaN in a box": (lambda i: with_value(i, "boxes", np.nan), "boxes has NaN, infinite"),
     "too large for fp16": (lambda i: with_value(i, "features", 1e5), "use --dtype float32"),
-    "an image twice": (lambda i: replaced(bottom_up(i), 0, "1000"), "duplicate image, first in line 1"),
+    "an image twice": (lambda i: replaced(bottom_up(i), 0, "1000"), "image 1000 is in "),
 }
 
 
@@ -102,7 +102,7 @@ def test_an_id_that_is_no_number(tmp_path, capsys):
     images = sample_images()
     images[1] = images[1]._replace(id="a.jpg")
     assert convert(write_tsv(tmp_path / "in.tsv", images), tmp_path / "out.h5") == 2
-    assert "line 2: image_id must be a whole number, not b'a.jpg'" in capsys.readouterr().err
+    assert "line 2 (image a.jpg): 'a.jpg' holds no image id" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -127,12 +127,12 @@ def test_a_missing_empty_or_foreign_input(tmp_path, capsys):
     assert "absent.tsv: no such file" in capsys.readouterr().err
     (tmp_path / "empty.tsv").touch()
     assert convert(tmp_path / "empty.tsv", tmp_path / "out.h5", "--format", "lxmert") == 2
-    assert "empty.tsv: the file is empty" in capsys.readouterr().err
+    assert "empty.tsv: holds no image" in capsys.readouterr().err
     (tmp_path / "json.tsv").write_text("[1, 2]\n")
     assert convert(tmp_path / "json.tsv", tmp_path / "out.h5") == 2
     assert "json.tsv: looks like none of bottom-up, lxmert, arrays" in capsys.readouterr().err
     assert convert(tmp_path / "json.tsv", tmp_path / "out.h5", "--format", "lxmert") == 2
-    assert "json.tsv: line 1: 1 tab-separated fields, not 10 as in lxmert" in capsys.readouterr().err
+    assert "json.tsv: line 1 (image [1, 2]): 1 tab-separated fields, not 10 as in lxmert" in capsys.readouterr().err
     assert not list(tmp_path.glob("out*"))
 
 

@@ -16,6 +16,7 @@ from cdvqa.errors import InputError
 FEATURES = ("features", "x", "feats", "feat", "image_features")
 SHARES = ("sp_feats", "norm_bb")  # boxes as shares of the image's width and height; UNITER's have further columns
 BOXES = ("bbox", "boxes", "image_bb")  # boxes in pixels, or as shares
+_TEXT = (str, bytes, memoryview)
 _COUNT = ("num_boxes", "num_bbox")
 _WIDTH = ("image_w", "image_width", "img_w", "width")
 _HEIGHT = ("image_h", "image_height", "img_h", "height")
@@ -53,7 +54,7 @@ class RecordSource(FeatureSource):
     """A source of records."""
 
     @abstractmethod
-    def scan(self, progress: Progress) -> Iterator[tuple[ImageRecord, int]]:
+    def scan(self, progress: Progress) -> Iterator[tuple[ImageRecord, int | tuple[int, ...]]]:
         """All records with their places, arrays unread; tells `progress` how far it is."""
 
     @abstractmethod
@@ -63,7 +64,7 @@ class RecordSource(FeatureSource):
     def index(self, progress: Progress) -> FeatureIndex:
         seen: dict[int, str] = {}
         outlines: list[Outline] = []
-        places: list[int] = []
+        places: list[int | tuple[int, ...]] = []
         for record, place in self.scan(progress):
             found = outline(record, outlines[0].region_width if outlines else None)
             if found.image_id in seen:
@@ -103,10 +104,14 @@ def outline(record: ImageRecord, region_width: int | None) -> Outline:
     size = _whole(record, _WIDTH), _whole(record, _HEIGHT)
     count = _whole(record, _COUNT)
     name, features = first_field(record, FEATURES)
-    if not hasattr(features, "shape"):  # base64 of float32
+    if not isinstance(features, np.ndarray | Stored):  # base64 of float32
         if not count:
             raise InputError(f"{record.where}: holds no num_boxes, without which {name!r} cannot be told apart")
         width = region_width or _array(record, name, features, count).shape[1]
+        for field, text, columns in ((name, features, width), (*first_field(record, SHARES + BOXES), 4)):
+            if isinstance(text, _TEXT) and len(text) != 4 * -(-4 * columns * count // 3):
+                found = _array(record, field, text, 1).nbytes
+                raise InputError(f"{record.where}: num_boxes is {count}, but {field!r} holds {found} bytes")
         return Outline(int(match[1]), size, count, width, False)
     stored = _box_rows(record)
     if len(features.shape) != 2 or stored not in features.shape:
