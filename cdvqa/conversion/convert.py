@@ -4,11 +4,11 @@ import json
 import os
 import signal
 import threading
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from itertools import repeat
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -180,21 +180,15 @@ def _converted(
     source: FeatureSource, file: FeatureFile, blocks: list[int], workers: int
 ) -> Iterator[tuple[int, Iterator[ImageRegions]]]:
     """Each block's number and regions, in order."""
-    parts = ((block, file.index[file.rows(block)]) for block in blocks)
+    parts = (file.index[file.rows(block)] for block in blocks)
     if workers == 1 or len(blocks) < 2:
-        for block, index in parts:
+        for block, index in zip(blocks, parts, strict=True):
             yield block, _regions(source, index)
         return
     pool = ProcessPoolExecutor(min(workers, len(blocks)), get_context("spawn"), _prepare_worker)
-    ahead: deque[tuple[int, Future[list[ImageRegions]]]] = deque()
     try:
-        for block, index in parts:
-            ahead.append((block, pool.submit(_all_regions, source, index)))
-            if len(ahead) > 2 * workers:
-                block, future = ahead.popleft()
-                yield block, iter(future.result())
-        for block, future in ahead:
-            yield block, iter(future.result())
+        for block, regions in zip(blocks, pool.map(_all_regions, repeat(source), parts), strict=True):
+            yield block, iter(regions)
     except BrokenProcessPool:
         raise Stopped("a worker was killed; run the same command again, it continues") from None
     finally:

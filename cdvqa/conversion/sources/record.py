@@ -184,7 +184,8 @@ def _whole(record: ImageRecord, names: tuple[str, ...]) -> int:
     if name is None:
         return 0
     try:
-        number = float(np.asarray(_content(record.fields[name])).reshape(()))
+        content = _content(record.fields[name])
+        number = float(content if isinstance(content, bytes) else np.asarray(content).reshape(()))
     except Exception:  # as many kinds as there are ways of storing a number
         number = 0
     if not (0 < number < 1e9 and number.is_integer()):
