@@ -85,7 +85,7 @@ def _check(content: bytes) -> None:
             raise ValueError(f"it has the instruction {code!r}" if code else "it is cut off")
         opcode = _OPCODES[code]
         name = opcode.name
-        argument = opcode.arg and (_quoted if name == "STRING" else opcode.arg.reader)(file)
+        argument: Any = opcode.arg and (_quoted if name == "STRING" else opcode.arg.reader)(file)
         if name == "MARK":
             marks.append(len(stack))
         elif name == "POP" and marks and marks[-1] == len(stack):
