@@ -7,22 +7,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cdvqa.data.answers.prior import QuestionTypePrior
-    from cdvqa.data.answers.vocabulary import AnswerVocabulary, normalise_answer, soft_scores
-    from cdvqa.data.batch import VQABatch
-    from cdvqa.data.datamodule import VQADataModule
-    from cdvqa.data.visual.features import RegionFeatures, write_features
-
-__all__ = [
-    "AnswerVocabulary",
-    "QuestionTypePrior",
-    "RegionFeatures",
-    "VQABatch",
-    "VQADataModule",
-    "normalise_answer",
-    "soft_scores",
-    "write_features",
-]
+    from cdvqa.data.answers.prior import QuestionTypePrior as QuestionTypePrior
+    from cdvqa.data.answers.vocabulary import AnswerVocabulary as AnswerVocabulary
+    from cdvqa.data.answers.vocabulary import normalise_answer as normalise_answer
+    from cdvqa.data.answers.vocabulary import soft_scores as soft_scores
+    from cdvqa.data.batch import VQABatch as VQABatch
+    from cdvqa.data.datamodule import VQADataModule as VQADataModule
+    from cdvqa.data.visual.features import RegionFeatures as RegionFeatures
+    from cdvqa.data.visual.features import write_features as write_features
 
 _HOME = {
     "AnswerVocabulary": "answers.vocabulary",

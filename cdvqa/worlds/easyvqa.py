@@ -10,7 +10,7 @@ from PIL import Image
 
 from cdvqa.data.visual.features import write_features
 from cdvqa.errors import InputError
-from cdvqa.worlds.layout import annotation_record, build_world, question_record, write_split, write_vocabulary
+from cdvqa.worlds.layout import build_world, record, write_split, write_vocabulary
 
 VERSION = 1
 PREFIXES = (
@@ -151,15 +151,12 @@ def _write_images(folder: Path, paths: list[Path]) -> dict[Path, int]:
 
 def _write_questions(folder: Path, split: str, questions: list[Source], ids: dict[Path, int]) -> None:
     asked: dict[int, int] = defaultdict(int)
-    records, annotations = [], []
-    for question in questions:
-        image_id = ids[question.image]
+    records = []
+    for text, answer, image in questions:
+        image_id = ids[image]
         question_id = image_id * ID_STEP + asked[image_id]
         asked[image_id] += 1
-        answers = [
-            {"answer": question.answer, "answer_confidence": "yes", "answer_id": number} for number in range(1, 11)
-        ]
-        answer_type = "yes/no" if question.answer in ("yes", "no") else "other"
-        records.append(question_record(question_id, image_id, question.text, "easyvqa"))
-        annotations.append(annotation_record(question_id, image_id, question_type(question.text), answer_type, answers))
-    write_split(folder, split, records, annotations)
+        answers = [{"answer": answer, "answer_confidence": "yes", "answer_id": number} for number in range(1, 11)]
+        answer_type = "yes/no" if answer in ("yes", "no") else "other"
+        records.append(record(question_id, image_id, text, "easyvqa", question_type(text), answer_type, answers))
+    write_split(folder, split, records)

@@ -15,6 +15,7 @@ from cdvqa.errors import InputError
 
 SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MARKER = "world.json"
+Record = tuple[dict[str, Any], dict[str, Any]]  # of a question and its annotation
 
 
 def build_world(output: Path, identity: dict[str, Any], build: Callable[[Path], None]) -> None:
@@ -62,30 +63,31 @@ def _file_sizes(folder: Path) -> dict[str, int]:
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
-def question_record(question_id: int, image_id: int, question: str, coco_split: str) -> dict[str, Any]:
-    """One entry of a questions file."""
-    return {"question_id": question_id, "image_id": image_id, "question": question, "coco_split": coco_split}
-
-
-def annotation_record(
-    question_id: int, image_id: int, question_type: str, answer_type: str, answers: list[dict[str, Any]]
-) -> dict[str, Any]:
-    """One entry of an annotations file; the most common of the ten answers is the `multiple_choice_answer`."""
+def record(
+    question_id: int,
+    image_id: int,
+    question: str,
+    coco_split: str,
+    question_type: str,
+    answer_type: str,
+    answers: list[dict[str, Any]],
+) -> Record:
+    """One entry of a questions file and of an annotations file; the most common answer is the multiple-choice one."""
+    ids = {"question_id": question_id, "image_id": image_id}
     majority = Counter(answer["answer"] for answer in answers).most_common(1)[0][0]
-    return {
-        "question_id": question_id,
-        "image_id": image_id,
-        "question_type": question_type,
-        "answer_type": answer_type,
-        "multiple_choice_answer": majority,
-        "answers": answers,
-    }
+    kinds = {"question_type": question_type, "answer_type": answer_type, "multiple_choice_answer": majority}
+    return ids | {"question": question, "coco_split": coco_split}, ids | kinds | {"answers": answers}
 
 
-def write_split(folder: Path, split: str, questions: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> None:
+def write_split(folder: Path, split: str, records: list[Record]) -> None:
     """Write `vqacp_v2_<split>_questions.json` and `..._annotations.json` as bare lists."""
-    write_json(folder / f"vqacp_v2_{split}_questions.json", questions)
-    write_json(folder / f"vqacp_v2_{split}_annotations.json", annotations)
+    write_records(folder / f"vqacp_v2_{split}_questions.json", folder / f"vqacp_v2_{split}_annotations.json", records)
+
+
+def write_records(questions: Path, annotations: Path, records: list[Record]) -> None:
+    """Write the two files of a split."""
+    write_json(questions, [question for question, _ in records])
+    write_json(annotations, [annotation for _, annotation in records])
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -2,13 +2,13 @@
 
 import shutil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from cdvqa.data.visual.features import write_features
 from cdvqa.worlds.drawing import HEIGHT, WIDTH, Regions, Thing, cut_regions, draw_scene
-from cdvqa.worlds.layout import annotation_record, question_record, write_vocabulary
+from cdvqa.worlds.layout import Record, record, write_vocabulary
 from cdvqa.worlds.scene_questions import LANGUAGE, QUESTION_TYPES, Question, annotate
 
 # The small pre-trained models, made by `python -m pretraining.pretrain`.
@@ -31,7 +31,7 @@ class SceneFolder:
         self.regions: list[Regions] = []
         (folder / "images").mkdir()
 
-    def add(self, scene: AskedScene) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    def add(self, scene: AskedScene) -> list[Record]:
         """Draw a scene and annotate its questions: one (question, annotation) record for each."""
         image = draw_scene(scene.things)
         self.regions.append(cut_regions(image, scene.things, self.noise, self.rng))
@@ -39,14 +39,9 @@ class SceneFolder:
         image.save(self.folder / "images" / f"{image_id}.png")
         records = []
         for question_id, question in enumerate(scene.questions, image_id * ID_STEP):
-            answer_type = QUESTION_TYPES[question.question_type].answer_type
+            kind, answer_type = question.question_type, QUESTION_TYPES[question.question_type].answer_type
             answers = annotate(question, self.rng, self.hard_share)
-            records.append(
-                (
-                    question_record(question_id, image_id, question.text, "scenes"),
-                    annotation_record(question_id, image_id, question.question_type, answer_type, answers),
-                )
-            )
+            records.append(record(question_id, image_id, question.text, "scenes", kind, answer_type, answers))
         return records
 
     def finish(self) -> None:

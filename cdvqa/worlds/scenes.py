@@ -67,8 +67,7 @@ def _fill(folder: Path, seed: int, constants: SceneConstants) -> None:
         ("test", constants.ood_questions, True),
     ):
         asked = ask_scenes(count, constants.prior_strength, shifted, constants.questions_per_image, rng)
-        records = [record for scene in asked for record in world.add(scene)]
-        write_split(folder, split, [question for question, _ in records], [annotation for _, annotation in records])
+        write_split(folder, split, [record for scene in asked for record in world.add(scene)])
     world.finish()
 
 

@@ -9,17 +9,15 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from cdvqa.worlds.drawing import Thing, sample_scene
-from cdvqa.worlds.layout import build_world, write_json
+from cdvqa.worlds.layout import Record, build_world, write_records
 from cdvqa.worlds.scene_folder import AskedScene, SceneFolder
 from cdvqa.worlds.scene_questions import LANGUAGE, QUESTION_TYPES, Question, candidate_questions
 from cdvqa.worlds.scenes import SceneConstants
 
-Record = tuple[dict[str, Any], dict[str, Any]]
 VERSION = 2
 SPLITS = {"Training": "train_questions", "Val": "val_questions", "IID-Test": "test_questions"}
 SHORTCUTS = ("QT", "KW", "KWP", "QT+KW", "KO", "KOP", "QT+KO", "KW+KO", "QT+KW+KO")
@@ -158,5 +156,4 @@ def _is_rare(question: Question, answers: Counter[str]) -> bool:
 
 
 def _write(folder: Path, stem: str, records: list[Record]) -> None:
-    write_json(folder / f"{stem}-Ques.json", [question for question, _ in records])
-    write_json(folder / f"{stem}-Ans.json", [annotation for _, annotation in records])
+    write_records(folder / f"{stem}-Ques.json", folder / f"{stem}-Ans.json", records)
