@@ -38,7 +38,7 @@ torture: $(VENV)/ready ## kill runs of every stage at random moments, resume, co
 	$(PYTHON) -m tests.torture
 
 test: $(VENV)/ready ## the whole suite
-	$(PYTHON) -m pytest -n $(JOBS)
+	$(PYTHON) -m pytest -n $(JOBS) --dist worksteal
 
 lint: $(VENV)/ready ## ruff, mypy and the import layers
 	$(VENV)/bin/ruff check cdvqa tests benchmarks pretraining

@@ -28,7 +28,7 @@ class Forked:
         for rank in range(processes):
             environment = os.environ | place | {"LOCAL_RANK": str(rank)} if processes > 1 else dict(os.environ)
             given = (list(args), environment, os.getcwd(), self.output.name, self.errors.name)
-            self.processes.append(SERVER.Process(target=command, args=given))
+            self.processes.append(SERVER.Process(target=run, args=given))
             self.processes[-1].start()
 
     @property
@@ -50,7 +50,7 @@ class Forked:
         return self.processes[0].exitcode, Path(self.errors.name).read_text()
 
 
-def command(args: list[str], environment: dict[str, str], folder: str, output: str, errors: str) -> None:
+def run(args: list[str], environment: dict[str, str], folder: str, output: str, errors: str) -> None:
     """In the new process."""
     os.environ.clear()
     os.environ.update(environment)

@@ -1,7 +1,7 @@
 """Damaged inputs: every reader either reads a mutated file or refuses it in one line.
 
 `make torture` runs it with 100,000 mutations a reader and writes the table "Damaged inputs" of docs/torture.md;
-`python -m tests.fuzzing` does that alone. A mutation is a function of its reader, the seed and its number.
+`python -m tests.fuzzing [READER ...]` does that alone. A mutation is a function of its reader, the seed and its number.
 """
 
 import argparse
@@ -304,50 +304,51 @@ def work(read, sound, numbers, key, board, report) -> None:  # type: ignore[no-u
     os._exit(0)
 
 
-def record(outcomes: list[Outcome], seed: int) -> str:
-    """The section of the page."""
+def row(it: Outcome) -> str:
+    """Of the page's table."""
+    total, counts = it.counts.total(), it.counts
+    cells = [it.name, f"{total:,}", f"{counts['read']:,}", f"{counts['refused']:,}", it.uncaught]
+    cells += [f"{it.uncaught / total:.4%}", f"{it.peak} MB", f"{it.seconds / 60:.1f}"]
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def write_row(page: Path, outcome: Outcome, seed: int) -> None:
+    """Put the row into the section at the end of the page, in place of an earlier one of this reader."""
+    before, _, section = page.read_text().partition(HEADING)
+    rows = {line.split(" | ")[0].removeprefix("| "): line for line in section.splitlines() if line.startswith("| ")}
+    rows[outcome.name] = row(outcome)
     lines = [
-        "Files that are sound but for one to four changes (bytes set, flipped, cut out, doubled or put in, the end cut",
-        "off, parts of other files): each is read, or refused in one line. Anything else (another exception, a crash,",
-        f"more than {PATIENCE} s or {MEMORY >> 30} GB) counts as uncaught; the goal is 0. Seed {seed}.",
+        "Sound files with one to four changes each (bytes set, flipped, cut out, doubled or inserted, the end cut off,",
+        "parts of other files). A reader must read such a file, or refuse it in one line. Anything else (another",
+        f"exception, a crash, over {PATIENCE} s or over {MEMORY >> 30} GB) is uncaught; the goal is 0. Seed {seed}.",
         "",
         "| reader | mutations | read | refused | uncaught | share | memory beyond the start | minutes |",
         "|---|---|---|---|---|---|---|---|",
+        *(rows[name] for name in READERS if name in rows),
     ]
-    for it in outcomes:
-        total, counts = it.counts.total(), it.counts
-        cells = [it.name, f"{total:,}", f"{counts['read']:,}", f"{counts['refused']:,}", it.uncaught]
-        cells += [f"{it.uncaught / total:.4%}", f"{it.peak} MB", f"{it.seconds / 60:.1f}"]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return HEADING + "\n" + "\n".join(lines) + "\n"
+    page.write_text(before + HEADING + "\n" + "\n".join(lines) + "\n")
 
 
-def write_section(page: Path, outcomes: list[Outcome], seed: int) -> None:
-    """Put the section at the end of the page, in place of an earlier one."""
-    page.write_text(page.read_text().partition(HEADING)[0] + record(outcomes, seed))
-
-
-def fuzz_all(mutations: int, seed: int, only: list[str] | None = None) -> list[Outcome]:
-    """Every reader in turn, with its files in memory where the system has such a folder."""
+def fuzz_all(mutations: int, seed: int, page: Path, only: list[str] | None = None) -> bool:
+    """Every reader in turn, with its files in memory where the system has such a folder; whether all is well."""
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    outcomes = []
+    sound = True
     with tempfile.TemporaryDirectory(dir=memory) as temporary:
         for name in only or READERS:
             outcome = fuzz(name, mutations, seed, Path(temporary) / "files")
             print(f"{name}: {dict(outcome.counts)}, {outcome.peak} MB, {outcome.seconds:.0f} s", flush=True)
             for kind in outcome.counts.keys() - {"read", "refused"}:
                 print(f"  {kind}: {outcome.examples[kind]}", flush=True)
-            outcomes.append(outcome)
-    return outcomes
+            write_row(page, outcome, seed)
+            sound &= not outcome.uncaught
+    return sound
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("readers", nargs="*", help="these alone, without writing the page")
+    parser.add_argument("readers", nargs="*", help="these alone; the page keeps the rows of the others")
     parser.add_argument("--mutations", type=int, default=MUTATIONS, help="of each reader")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--page", type=Path, default=PAGE)
     given = parser.parse_args()
-    found = fuzz_all(given.mutations, given.seed, given.readers)
-    if not given.readers:
-        write_section(PAGE, found, given.seed)
-    raise SystemExit(any(outcome.uncaught for outcome in found))
+    raise SystemExit(not fuzz_all(given.mutations, given.seed, given.page, given.readers))

@@ -2,11 +2,8 @@
 
 import mmap
 import os
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,18 +72,6 @@ def start(args: list[str], board: Board | None = None) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-
-
-def run(args: list[str], kill_when: Callable[[], bool] | None = None) -> tuple[int, str]:
-    """Exit status and stderr of `cdvqa ARGS`; -9 if it was killed, as soon as `kill_when` was true."""
-    process = start(args)
-    while kill_when is not None and process.poll() is None:
-        if kill_when():
-            os.killpg(process.pid, signal.SIGKILL)
-            break
-        time.sleep(0.002)
-    _, errors = process.communicate()
-    return process.returncode, errors
 
 
 def differences(first: Path, second: Path) -> list[str]:

@@ -1,7 +1,6 @@
 """Real trainers on one and two processes (gloo): a run that goes on from any checkpoint sees exactly what is left."""
 
 import json
-import os
 import subprocess
 import sys
 from collections import Counter
@@ -30,9 +29,8 @@ def two_processes(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where both processes have written what they saw, with 0 and 2 threads that read ahead."""
     folder = tmp_path_factory.mktemp("two")
     script = Path(__file__).with_name("loading_runs.py")
-    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, str(script), str(root), str(folder), "2"]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 

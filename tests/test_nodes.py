@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ import pytest
 import torch
 
 from tests.conftest import overlay, the_run
+from tests.forking import free_port
 from tests.test_processes import TWO, command
 
 Command = Callable[..., int]
@@ -28,12 +28,6 @@ SLURM = {
 }
 
 
-def free_port() -> str:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return str(sock.getsockname()[1])
-
-
 def torchrun(args: list[str]) -> None:
     """torchrun on each of two nodes that meet at the first one's address."""
     meeting = ["--nnodes=2", "--nproc_per_node=1", "--master_addr=127.0.0.1", f"--master_port={free_port()}"]
@@ -41,7 +35,6 @@ def torchrun(args: list[str]) -> None:
     nodes = [
         subprocess.Popen(
             [*launch, f"--node_rank={rank}", "-m", "cdvqa", *args],
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -57,7 +50,7 @@ def sbatch(args: list[str], commands: Path, srun: str = SRUN, **environment: str
     for name, line in {"srun": srun, "scontrol": 'echo "$@" >> scontrol.txt'}.items():
         (commands / name).write_text(f"#!/bin/sh\n{line}\n")
         (commands / name).chmod(0o755)
-    path = {"PATH": f"{commands}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    path = {"PATH": f"{commands}:{os.environ['PATH']}"}
     return subprocess.Popen(
         ["bash", str(SCRIPT), *args], env=os.environ | SLURM | path | environment, stderr=subprocess.PIPE, text=True
     )

@@ -1,10 +1,7 @@
 """`cdvqa predict`: plain questions, any network, and a file that the evaluation server takes."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ from cdvqa.data.answers.vocabulary import normalise_answer
 from cdvqa.errors import InputError
 from cdvqa.sparsity import Subnetwork
 from tests.conftest import overlay, the_run
+from tests.forking import Forked
 
 STAGE1, STAGE2 = Path("stage1"), Path("stage2")  # runs that were moved: config.yaml means the folder it lies in
 Predict = Callable[..., int]
@@ -188,13 +186,15 @@ def test_only_predict_takes_plain_questions(alone: Path, capsys: pytest.CaptureF
 
 
 def test_two_processes_write_what_one_writes(alone: Path):
-    command = [sys.executable, "-m", "cdvqa", "predict", "--config", str(STAGE2 / "config.yaml"), "--data.root=bare"]
-    command += ["--data.questions=mine.json", "--data.features=f.h5", "--data.eval_batch_size=16"]
+    args = ["predict", "--config", str(STAGE2 / "config.yaml"), "--data.root=bare"]
+    args += ["--data.questions=mine.json", "--data.features=f.h5", "--data.eval_batch_size=16"]
     written = []
-    for flags in ([], ["--trainer.strategy=ddp", "--trainer.devices=2"]):
-        done = subprocess.run([*command, *flags], capture_output=True, text=True, timeout=240, env=os.environ)
-        assert done.returncode == 0, done.stderr[-2000:]
-        assert done.stdout.count("mine.json: 70 answers") == 1
+    for processes in (1, 2):
+        flags = ["--trainer.strategy=ddp", "--trainer.devices=2"] if processes == 2 else []
+        forked = Forked([*args, *flags], processes)
+        status, errors = forked.wait()
+        assert status == 0, errors[-2000:]
+        assert Path(forked.output.name).read_text().count("mine.json: 70 answers") == 1
         written.append((STAGE2 / "predictions" / "mine.json").read_bytes())
     assert written[0] == written[1]
 

@@ -1,9 +1,6 @@
 """Two processes see what one sees (gloo, CPU)."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ from torch import Tensor
 
 from cdvqa.sparsity import Subnetwork
 from tests.conftest import overlay, the_run
+from tests.forking import fork
 
 Command = Callable[..., int]
 RUNS = Path("logs/scenes/lxmert")
@@ -32,11 +30,10 @@ DOUBLE = "--trainer.precision=64-true"
 
 
 def command(name: str, config: str, world: list[str], *flags: str) -> None:
-    """One command in processes of its own: DDP starts the second one with the first one's arguments."""
-    args = [sys.executable, "-m", "cdvqa", name, "--config", config, *world, *flags]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    done = subprocess.run(args, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-2000:]
+    """One command in one process of its own, or in two if the flags ask for two."""
+    args = [name, "--config", config, *world, *flags]
+    status, errors = fork(args, 2 if TWO[1] in args else 1)
+    assert status == 0, errors[-2000:]
 
 
 def witnessed(rank: int) -> dict[str, Any]:

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from tests.conftest import CONF, overlay, the_run
-from tests.killing import differences, run
+from tests.forking import fork
+from tests.killing import differences
 
 Command = Callable[..., int]
 RUNS = Path("logs/scenes/lxmert")
@@ -52,16 +53,16 @@ def test_a_killed_run_resumes_to_the_same_end(cdvqa: Command, scenes: Path, stag
     for earlier in range(1, stage):
         assert cdvqa("fit", *STAGES[earlier][1][1::2], "--trainer.max_epochs=1") == 0
     name, configs = STAGES[stage]
-    args = ["fit", *configs, *overlay(scenes), "--model.global_batch=16", "--trainer.max_epochs=4"]
+    args = ["fit", *configs, *overlay(scenes), "--model.global_batch=16", "--trainer.max_epochs=3"]
     args += SETTINGS[settings]
-    assert run(args)[0] == 0
+    assert fork(args)[0] == 0
     folder = the_run(name)
     whole = folder.rename("whole")
-    assert run(args, lambda: logged(folder / "metrics.csv", STEPS + 9))[0] == -signal.SIGKILL
+    assert fork(args, kill_when=lambda: logged(folder / "metrics.csv", STEPS + 9))[0] == -signal.SIGKILL
     assert json.loads((folder / "run.json").read_text())["finished"] is None
     step = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
-    assert STEPS <= step < 4 * STEPS and (settings == "at the ends of epochs") == (step % STEPS == 0)
-    assert run([*args, "--ckpt_path=last"])[0] == 0
+    assert STEPS <= step < 3 * STEPS and (settings == "at the ends of epochs") == (step % STEPS == 0)
+    assert fork([*args, "--ckpt_path=last"])[0] == 0
     assert differences(whole, folder) == []
 
 
@@ -72,12 +73,12 @@ def test_a_killed_run_on_augmented_pictures_resumes_to_the_same_end(cdvqa: Comma
     args = ["fit", "--config", configs[0], *overlay(scenes), "--config", configs[1], "--config", configs[2]]
     args += ["--model.global_batch=16", "--model.sparsity.scores=weight", "--data.augmentation=mplug"]
     args += ["--data.num_workers=1", "--checkpoint_every_n_steps=4"]
-    assert run(args)[0] == 0
+    assert fork(args)[0] == 0
     folder = the_run("stage2_ce+ce_mask_uniform_s50_weight", runs="logs/scenes/mplug")
     whole = folder.rename("whole")
-    assert run(args, lambda: logged(folder / "metrics.csv", 9))[0] == -signal.SIGKILL
+    assert fork(args, kill_when=lambda: logged(folder / "metrics.csv", 9))[0] == -signal.SIGKILL
     assert 8 <= torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] < 2 * STEPS
-    assert run([*args, "--ckpt_path=last"])[0] == 0
+    assert fork([*args, "--ckpt_path=last"])[0] == 0
     assert differences(whole, folder) == []
 
 
@@ -85,15 +86,15 @@ def test_two_killed_processes_resume_to_the_same_end(cdvqa: Command, scenes: Pat
     """Each has its own questions and its own dropout."""
     args = ["fit", "--config", "stage1_lmh.yaml", *overlay(scenes), "--model.global_batch=16"]
     args += ["--trainer.strategy=ddp", "--trainer.devices=2", "--checkpoint_every_n_steps=4"]
-    assert run(args)[0] == 0
+    assert fork(args, 2)[0] == 0
     folder = the_run("stage1_lmh")
     whole = folder.rename("whole")
-    assert run(args, lambda: logged(folder / "metrics.csv", 9))[0] == -signal.SIGKILL
+    assert fork(args, 2, kill_when=lambda: logged(folder / "metrics.csv", 9))[0] == -signal.SIGKILL
     state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     assert state["global_step"] >= 8
     first, second = (states["cpu"] for states in state["generators"])
     assert not torch.equal(first, second)
-    assert run([*args, "--ckpt_path=last"])[0] == 0
+    assert fork([*args, "--ckpt_path=last"], 2)[0] == 0
     assert differences(whole, folder) == []
 
 
@@ -101,7 +102,7 @@ def test_what_is_killed_before_its_first_checkpoint_starts_anew(
     cdvqa: Command, scenes: Path, capsys: pytest.CaptureFixture[str]
 ):
     args = ["--config", "stage1_bce.yaml", *overlay(scenes)]
-    assert run(["fit", *args], lambda: any(RUNS.glob("*/seed0/config.yaml")))[0] == -signal.SIGKILL
+    assert fork(["fit", *args], kill_when=lambda: any(RUNS.glob("*/seed0/config.yaml")))[0] == -signal.SIGKILL
     folder = the_run("stage1_bce")
     (folder / "run.json").unlink(missing_ok=True)  # where the signal came late
     assert cdvqa("fit", "stage1_bce.yaml", "--ckpt_path=last") == 2
@@ -169,12 +170,12 @@ def test_a_deleted_checkpoint_is_an_error_not_a_restart(cdvqa: Command, capsys: 
 
 def test_a_run_killed_before_its_first_epoch_ends_goes_on_from_step_0(cdvqa: Command, scenes: Path):
     args = ["fit", "--config", "stage1_lmh.yaml", *overlay(scenes), "--model.global_batch=2", "--trainer.max_epochs=1"]
-    assert run(args)[0] == 0
+    assert fork(args)[0] == 0
     folder = the_run("stage1_lmh")
     whole = folder.rename("whole")
-    assert run(args, lambda: logged(folder / "metrics.csv", 1))[0] == -signal.SIGKILL
+    assert fork(args, kill_when=lambda: logged(folder / "metrics.csv", 1))[0] == -signal.SIGKILL
     assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 0
-    assert run([*args, "--ckpt_path=last"])[0] == 0
+    assert fork([*args, "--ckpt_path=last"])[0] == 0
     assert differences(whole, folder) == []
 
 

@@ -5,6 +5,7 @@ import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -20,12 +21,21 @@ from cdvqa.studies.convergence import convergence
 from cdvqa.studies.jobs import Job, pipeline_job, run_jobs
 from cdvqa.studies.table import ID, OOD, gaps, markdown, named_runs, read_runs, verdict
 from tests.conftest import overlay
+from tests.forking import fork
 
 Command = Callable[..., int]
 STARTS = ("stage1_bce", "stage2_bce+lmh_mask_uniform_s70", "stage2_bce_omp_uniform_s50", "stage3_bce+lmh_omp_uniform")
 
 
-def test_jobs_run_parents_first_and_keep_what_is_finished(cdvqa: Command, scenes: Path, capsys: pytest.CaptureFixture):
+def forked(arguments: list[str], **streams: Any) -> SimpleNamespace:
+    """In place of `subprocess.run` of `python -m cdvqa …`."""
+    return SimpleNamespace(returncode=fork(arguments[3:])[0])
+
+
+def test_jobs_run_parents_first_and_keep_what_is_finished(
+    cdvqa: Command, scenes: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("cdvqa.studies.jobs.subprocess", SimpleNamespace(run=forked, STDOUT=None))
     logs = Path("logs")
     world = [*overlay(scenes), "--trainer.max_epochs=1"]
     jobs = [
