@@ -138,11 +138,7 @@ def _array(file: Any, size: int) -> NDArray[Any]:
 
 
 def _header(file: Any, size: int) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, whether in Fortran order, and type of an array, checked against the bytes there are.
-
-    Raises:
-        ValueError: they do not agree, or it is too large for one image.
-    """
+    """Shape, whether in Fortran order, and type of an array; ValueError if there are not as many bytes."""
     if size > _LARGEST:
         raise ValueError(f"{size:,} bytes are too many for one image")
     version = npy.read_magic(file)

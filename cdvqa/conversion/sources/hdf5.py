@@ -144,12 +144,7 @@ class Hdf5Features(FeatureSource):
 
 
 def _rows_of_images(dataset: h5py.Dataset, bounds: NDArray[np.int64]) -> Iterator[NDArray[Any]]:
-    """The rows of each image, read in large blocks: a chunk may hold parts of many images.
-
-    Args:
-        dataset: its first axis is that of the rows.
-        bounds: (N, 2) the first row of each image and the one after its last.
-    """
+    """The rows of each image, `bounds` (N, 2), read in large blocks: a chunk may hold parts of many images."""
     most = max(1, _BLOCK // (math.prod(dataset.shape[1:]) * dataset.dtype.itemsize))
     start = end = 0
     block: NDArray[Any] = np.empty(0)

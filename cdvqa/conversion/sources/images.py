@@ -56,10 +56,6 @@ class GridImages(FeatureSource):
             raise InputError(f"{checkpoint}: its last stage has {side} places a side, no multiple of {GRID}")
         self._extractor = f"grid {GRID} x {GRID}, {network.name}, {PIXELS} x {PIXELS} pixels"
 
-    @classmethod
-    def recognises(cls, path: Path) -> bool:
-        return path.is_dir() and bool(image_files(path))
-
     @property
     def identity(self) -> dict[str, Any]:
         files = image_files(self.path)

@@ -4,7 +4,7 @@ import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from cdvqa.conversion.sources.record import ImageRecord, RecordSource
 from cdvqa.conversion.sources.source import FeatureIndex, Progress
@@ -41,12 +41,6 @@ class FeatureTsv(RecordSource):
             return False
         with path.open("rb") as file:
             return file.readline(_LONGEST_LINE).count(b"\t") == len(cls.columns) - 1
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """Its size and its time of change."""
-        status = self.path.stat()
-        return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
 
     def scan(self, progress: Progress) -> Iterator[tuple[ImageRecord, tuple[int, int, int]]]:
         """A place is offset, bytes and number of the line."""

@@ -82,10 +82,7 @@ class AnswerTexts:
 
 
 def _tokenise(answers: Sequence[str], tokenizer: Tokenizer) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-    """Word pieces of all answers one after the other, and where each begins: [CLS] answer [SEP] [SEP], uncut.
-
-    The first [SEP] ends the answer, as in the authors' code, where it is written behind it.
-    """
+    """Word pieces of all answers, and where each begins: [CLS] answer [SEP] [SEP], as in the authors' code, uncut."""
     pieces: list[int] = []
     ends = [0]
     for start in range(0, len(answers), 1 << 14):

@@ -183,10 +183,7 @@ def read_records(source: str | Source, key: str) -> list[Any]:
 
 
 class _AnswersOnce:
-    """Keeps one object for all human answers of the same text: of ten answers to a question, few are new.
-
-    Without it the annotations of VQA-CP v2's size take three times as much memory.
-    """
+    """Keeps one object for all human answers of the same text; without it annotations take three times the memory."""
 
     def __init__(self) -> None:
         self._known: dict[str, dict[str, str]] = {}

@@ -33,10 +33,7 @@ def mplug(picture: Image.Image, side: int, rng: np.random.Generator) -> Image.Im
 
 
 def _random_box(size: tuple[int, int], rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of a random part: 50 to 100 % of the area, 3 : 4 to 4 : 3, anywhere.
-
-    After ten that do not fit, the largest part in the middle whose ratio is allowed.
-    """
+    """Left, top, right, bottom of a random part; after ten that do not fit, the largest in the middle."""
     width, height = size
     for _ in range(10):
         area = width * height * rng.uniform(_AREA, 1)
