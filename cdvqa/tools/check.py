@@ -5,7 +5,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -51,25 +51,22 @@ class Item:
         return "unusable" if self.problem else "missing" if self.size is None else "ok"
 
 
-class Finding(NamedTuple):
-    """Whether the files fit together in one respect; a note is no mistake."""
-
-    state: Literal["ok", "note", "WRONG"]
-    text: str
-
-
 @dataclass
 class Report:
     """What was found: the readers that training uses say what is wrong, and this keeps it."""
 
     items: list[Item] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[tuple[Literal["ok", "note", "WRONG"], str]] = field(default_factory=list)
+    """Whether the files fit together, a line on each respect; a note is no mistake."""
 
-    def file(self, what: str, path: Source, source: str) -> Item:
-        """Add a file that is looked for at `path`, and read it through for its digest."""
-        item = Item(what, str(path), source)
+    def file(self, what: str, path: Source | None, source: str, model: str = "") -> Item:
+        """Add a file that is looked for at `path`, and read it through for its digest.
+
+        Where `path` is None it is sought in the hub's cache, as a file of `model`, and is not there.
+        """
+        item = Item(what, str(path) if path else f"{model} in the Hugging Face cache", source)
         self.items.append(item)
-        if path.is_file():
+        if path and path.is_file():
             with self.reading(item):
                 found = digest(path)
                 item.size, item.digest = found["bytes"], found["sha256"]
@@ -89,15 +86,9 @@ class Report:
         try:
             check()
         except InputError as error:
-            self.wrong(f"{prefix}{error}")
+            self.findings.append(("WRONG", f"{prefix}{error}"))
         else:
-            self.findings.append(Finding("ok", text))
-
-    def wrong(self, text: str) -> None:
-        self.findings.append(Finding("WRONG", text))
-
-    def note(self, text: str) -> None:
-        self.findings.append(Finding("note", text))
+            self.findings.append(("ok", text))
 
     @property
     def wanting(self) -> list[Item]:
@@ -107,7 +98,7 @@ class Report:
     @property
     def problems(self) -> int:
         """How many mistakes there are; with none a run can start."""
-        return len(self.wanting) + sum(finding.state == "WRONG" for finding in self.findings)
+        return len(self.wanting) + sum(state == "WRONG" for state, _ in self.findings)
 
 
 def run(args: list[str]) -> int:
@@ -137,7 +128,7 @@ def check(config: "ConfigInspector") -> Report:
     if report.wanting:  # what is missing may be in them
         for path in sorted(data.root.glob("*.zip")):
             if not zipfile.is_zipfile(path):
-                report.wrong(f"{path}: no readable zip archive; fetch it again")
+                report.findings.append(("WRONG", f"{path}: no readable zip archive; fetch it again"))
     return report
 
 
@@ -152,12 +143,12 @@ def show(report: Report, console: Console) -> None:
         star = "*" * item.digest.endswith("*")
         table.add_row(printable(item.what), item.state, size, item.digest[:12] + star, printable(item.where))
     console.print(table)
-    read = [Finding("WRONG" if i.problem else "ok", f"{i.what}: {i.problem or i.holds}") for i in report.items]
-    found = [finding for finding in read if not finding.text.endswith(": ")] + report.findings
+    read = [(i.problem, f"{i.what}: {i.problem or i.holds}") for i in report.items if i.problem or i.holds]
+    found = [("WRONG" if problem else "ok", text) for problem, text in read] + report.findings
     if found:
         console.print()
-    for finding in found:
-        console.print(printable(f"{finding.state:<6}{finding.text}"), soft_wrap=True)
+    for state, text in found:
+        console.print(printable(f"{state:<6}{text}"), soft_wrap=True)
     if report.wanting:
         console.print("\nmissing or unusable, and where it may be obtained:")
     for source in dict.fromkeys(item.source for item in report.wanting):

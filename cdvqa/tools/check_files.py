@@ -8,9 +8,10 @@ import numpy as np
 
 from cdvqa.backbones import Backbone
 from cdvqa.data.answers.cached_targets import read_answers
-from cdvqa.data.answers.vocabulary import AnswerVocabulary
+from cdvqa.data.answers.vocabulary import AnswerVocabulary, count_answers
 from cdvqa.data.datamodule import VQADataModule
 from cdvqa.data.datasets import made_by
+from cdvqa.data.questions.annotations import Annotations
 from cdvqa.data.questions.archives import find_file
 from cdvqa.data.questions.extra_text import ExtraText
 from cdvqa.data.questions.official import (
@@ -57,7 +58,8 @@ def check_visual(report: Report, data: VQADataModule, backbone: Backbone) -> dic
     report.items.append(item)
     part = path.with_name(f"{path.name}.part")
     if part.is_file():
-        report.note(f"{part}: an unfinished conversion; the same `cdvqa prepare features` command resumes it")
+        text = f"{part}: an unfinished conversion; the same `cdvqa prepare features` command resumes it"
+        report.findings.append(("note", text))
     if not path.exists():
         return {}
     with report.reading(item):
@@ -90,6 +92,7 @@ def check_splits(report: Report, data: VQADataModule, stage: VQAStage) -> None:
     """Every file of questions and answers, and whether they fit each other, the config and the features."""
     data_set, root = data.data_set, data.root
     source, splits = made_by(data.name, root) or data_set.source, data_set.splits()
+    vocabulary: set[str] = set()  # of train, which comes first
     for split in data_set.present(root) if root.is_dir() else splits:
         files = {"questions": splits[split].questions, "annotations": splits[split].annotations}
         problem = ""
@@ -104,8 +107,7 @@ def check_splits(report: Report, data: VQADataModule, stage: VQAStage) -> None:
         if all(item.state == "ok" for item in items):
             with report.reading(*items):
                 questions = data_set.read(root, split, stage.protocol.soft_score)
-                types = questions.annotations.question_type.names
-                items[0].holds, items[1].holds = counts(questions), f"{len(types)} question types"
+                items[0].holds, items[1].holds = counts(questions), described(questions.annotations)
         for name, file in splits[split].ood_subsets.items():
             path = find_file(root, file) or root / file
             item = report.file(f"{name} questions", path, source)
@@ -118,30 +120,42 @@ def check_splits(report: Report, data: VQADataModule, stage: VQAStage) -> None:
         if questions is None:
             continue
         check_coverage(report, split, questions, data)
-        if "targets" in files:
-            check_cached_targets(report, split, types, stage)
         if split == "train":
-            check_vocabulary(report, questions, files, data)
+            vocabulary = check_vocabulary(report, questions, files, data)
+        if "targets" not in files:
+            answers = count_answers(questions.annotations)
+            known = sum(count for answer, count in answers.items() if answer in vocabulary) / sum(answers.values())
+            items[1].holds += f"; {known:.1%} of the answers are in the vocabulary"
+            continue
+        text = f"{split}: cached targets stand in for the annotations; official accuracy will be a lower bound"
+        report.findings.append(("note", text))
+        typed = questions.annotations.question_type.names != [""]
+        if split == "train" and not typed and needs_question_types(stage.objective):
+            text = f"{split}: they name no question types, which --model.objective {stage.objective_name} needs"
+            report.findings.append(("WRONG", text))
 
 
-def check_vocabulary(report: Report, train: Questions, files: Mapping[str, str], data: VQADataModule) -> None:
-    """Whether the train split has as many answers as the config says."""
+def check_vocabulary(report: Report, train: Questions, files: Mapping[str, str], data: VQADataModule) -> set[str]:
+    """The answers of the train split, and whether they are as many as the config says."""
     if "answers" in files:
-        vocabulary = AnswerVocabulary(read_answers(data.root / files["answers"]))
+        answers = read_answers(data.root / files["answers"])
     else:
-        vocabulary = AnswerVocabulary.from_annotations(train.annotations, data.min_count)
-    size = len(vocabulary)
-    if not size:
-        report.wrong(f"train has no answers with at least {data.min_count} questions; lower --data.min_count")
-        return
-    report.fits(f"train has {size:,} answers, as data.num_answers says", lambda: data.check_num_answers(size))
+        answers = AnswerVocabulary.from_annotations(train.annotations, data.min_count).answers
+    if answers:
+        text = f"train has {len(answers):,} answers, as data.num_answers says"
+        report.fits(text, lambda: data.check_num_answers(len(answers)))
+    else:
+        text = f"train has no answers with at least {data.min_count} questions; lower --data.min_count"
+        report.findings.append(("WRONG", text))
+    return set(answers)
 
 
-def check_cached_targets(report: Report, split: str, types: list[str], stage: VQAStage) -> None:
-    """Say what targets that stand in for annotations do not give."""
-    report.note(f"{split}: cached targets stand in for the annotations; official accuracy will be a lower bound")
-    if split == "train" and types == [""] and needs_question_types(stage.objective):
-        report.wrong(f"{split}: they name no question types, which --model.objective {stage.objective_name} needs")
+def described(annotations: Annotations) -> str:
+    """How many types of questions there are, and questions of each type of answer."""
+    kinds, types = annotations.answer_type, f"{len(annotations.question_type.names)} question types"
+    sizes = np.bincount(kinds.codes, minlength=len(kinds.names))
+    numbers = ", ".join(f"{size:,} {name}" for name, size in zip(kinds.names, sizes, strict=True) if name)
+    return f"{types}; {numbers}" if numbers else types
 
 
 def check_own_questions(report: Report, data: VQADataModule) -> None:
@@ -164,7 +178,7 @@ def check_texts(report: Report, data: VQADataModule, backbone: Backbone) -> None
             with report.reading(item):
                 item.holds = f"{len(ExtraText(data.extra_text_file)):,} questions"
     path = find_locally(data.tokenizer_source, VOCABULARIES)
-    item = local_item(report, "word pieces", data.tokenizer_source, path, PIECES)
+    item = report.file("word pieces", path, PIECES, data.tokenizer_source)
     if path is not None and item.state == "ok":
         with report.reading(item):
             tokenizer = load_tokenizer(path)
@@ -219,7 +233,7 @@ def check_weights(report: Report, backbone: Backbone, data: VQADataModule) -> No
     one_file = source.endswith(CHECKPOINTS)
     path = Path(source) if one_file else find_locally(source, WEIGHTS)
     embedded = made_by(data.name, data.root) if Path(source).is_relative_to(data.root) else None
-    item = local_item(report, "pre-trained weights", source, path, embedded or (CHECKPOINT if one_file else hub))
+    item = report.file("pre-trained weights", path, embedded or (CHECKPOINT if one_file else hub), source)
     if path is None or item.state != "ok":
         return
     file = path if one_file else path.parent
@@ -234,15 +248,6 @@ def check_coverage(report: Report, split: str, asked: Questions | PlainQuestions
     if report.items[0].state == "ok":
         text = f"{split}: every question's image has {data.visual.gives}"
         report.fits(text, lambda: data.visual.check_images(asked.image_id, asked.question_id), f"{split}: ")
-
-
-def local_item(report: Report, what: str, source: str, path: Path | None, remedy: str) -> Item:
-    """A file of a model that may be in the hub's cache."""
-    if path is not None:
-        return report.file(what, path, remedy)
-    item = Item(what, f"{source} in the Hugging Face cache", remedy)
-    report.items.append(item)
-    return item
 
 
 def counts(asked: Questions | PlainQuestions) -> str:

@@ -2,7 +2,9 @@
 
 import hashlib
 import io
+import json
 import shutil
+from collections import Counter
 
 import pytest
 from rich.console import Console
@@ -21,7 +23,7 @@ def test_all_present(check, world):
     assert row(output, "train questions")[1:] == ["ok", f"{size / 1000:.1f} kB", digest[:12], str(path)]
     assert "ok    train questions: 60 questions on 12 images\n" in output
     assert "ok    test questions: 23 questions on 12 images\n" in output
-    assert "ok    train annotations: 3 question types\n" in output
+    assert counted(world, "train") in output and counted(world, "test") in output
     assert "ok    region features: 12 images, 3 x 8 float32; * SHA-256 of a sample" in output
     assert row(output, "word pieces")[-1] == str(world / "vocab.txt")
     assert row(output, "pre-trained weights")[-1] == str(world.parent / "weights" / "model.safetensors")
@@ -29,6 +31,19 @@ def test_all_present(check, world):
     assert "ok    train has 6 answers, as data.num_answers says" in output
     assert "ok    test: every question's image has features" in output
     assert "ok    boxes are shares of the image's width and height" in output
+
+
+def counted(world, split):
+    """What is said of a split's annotations: question types, questions by answer type, answers in the vocabulary."""
+    annotations = json.loads((world / f"vqacp_v2_{split}_annotations.json").read_bytes())
+    train = Counter(
+        a["multiple_choice_answer"] for a in json.loads((world / "vqacp_v2_train_annotations.json").read_bytes())
+    )
+    known = sum(train[a["multiple_choice_answer"]] >= 2 for a in annotations) / len(annotations)
+    kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(a["answer_type"] for a in annotations).items())
+    types = len({a["question_type"] for a in annotations})
+    share = f"{known:.1%} of the answers are in the vocabulary"
+    return f"ok    {split} annotations: {types} question types; {kinds}; {share}\n"
 
 
 @pytest.mark.parametrize(
