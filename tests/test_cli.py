@@ -52,6 +52,28 @@ def test_an_ambiguous_config_name_lists_the_matches(tmp_path: Path, monkeypatch:
         find_config("same.yaml")
 
 
+def test_an_overlay_may_hold_blocks_of_which_that_of_the_stage_at_hand_counts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    overlay, alone = tmp_path / "overlay.yaml", tmp_path / "alone.yaml"
+    overlay.write_text(
+        "model:\n  lr: 3e-4\n  weight_decay: 0.1\nstage1:\n  trainer: {max_epochs: 7}\n"
+        "stage2:\n  model: {lr: 2e-4}\n  trainer: {max_epochs: 5}\n"
+    )
+    alone.write_text("stage1: {trainer: {max_epochs: 6}}\n")
+    for config, lr, epochs in (("stage1_bce", 3e-4, 7), ("stage2_lmh", 2e-4, 5), ("stage3_lmh", 3e-4, 20)):
+        flags = ["--config", f"{config}.yaml", "--config", str(overlay), "--print_config"]
+        assert main(["fit", *flags]) == 0
+        told = yaml.safe_load(capsys.readouterr().out)
+        settings = told["model"]["init_args"]
+        assert (float(settings["lr"]), settings["weight_decay"], told["trainer"]["max_epochs"]) == (lr, 0.1, epochs)
+    for more, epochs in ((["--config", str(alone)], 6), (["--trainer.max_epochs=1"], 1)):
+        assert main(["fit", "--config=stage1_bce.yaml", f"--config={overlay}", *more, "--print_config"]) == 0
+        assert yaml.safe_load(capsys.readouterr().out)["trainer"]["max_epochs"] == epochs
+    assert main(["fit", "--config", str(overlay)]) == 2
+    assert "overlay.yaml: has blocks for single stages, but no --config says which stage" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_every_shipped_config_parses(path: Path, capsys: pytest.CaptureFixture[str]):
     base = [] if path.parent == shipped() else ["--config", "stage1_bce.yaml"]

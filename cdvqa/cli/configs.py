@@ -1,6 +1,7 @@
 """Finding config files, those that travel with cdvqa too, and refusing what is none."""
 
 import math
+from importlib import import_module
 from pathlib import Path
 
 import yaml
@@ -8,6 +9,7 @@ import yaml
 from cdvqa.errors import InputError
 
 MAX_NODES, MAX_DEPTH, MAX_BYTES = 100_000, 50, 10_000_000  # of a config file; the largest shipped one has 40 nodes
+BLOCKS = ("stage1", "stage2", "stage3")  # of an overlay
 PACKAGE = Path(__file__).parent.parent
 
 
@@ -38,14 +40,43 @@ def find_config(name: str) -> str:
 
 
 def resolve_configs(args: list[str]) -> list[str]:
-    """Command-line arguments with every `--config` value looked up."""
-    resolved = list(args)
-    for i, arg in enumerate(args):
-        if arg in ("--config", "-c") and i + 1 < len(args):
-            resolved[i + 1] = find_config(args[i + 1])
-        elif arg.startswith("--config="):
-            resolved[i] = f"--config={find_config(arg.removeprefix('--config='))}"
-    return resolved
+    """Command-line arguments with every `--config` looked up, and split where it has blocks for single stages."""
+    words, found = iter(args), list[tuple[str, Path | None, yaml.Node | None]]()
+    for word in words:
+        option, _, name = word.partition("=")
+        if option in ("--config", "-c"):
+            path = Path(find_config(name or next(words, "")))
+            found.append(("", path, yaml.compose(path.read_text(encoding="utf-8"))))
+        else:
+            found.append((word, None, None))
+    named = [entries(entries(tree).get("model")).get("class_path") for _, _, tree in found]
+    stage = next((node.value for node in reversed(named) if node is not None), None)
+    return [arg for word, path, tree in found for arg in ([word] if path is None else of_stage(path, tree, stage))]
+
+
+def of_stage(path: Path, tree: yaml.Node | None, class_path: str | None) -> list[str]:
+    """The arguments for a config: what all stages share, and behind it the block `stage1:`, … of the stage at hand."""
+    blocks = {name: block for name, block in entries(tree).items() if name in BLOCKS}
+    if tree is None or not blocks:
+        return [f"--config={path}"]
+    if wrong := next((name for name, block in blocks.items() if not isinstance(block, yaml.MappingNode)), None):
+        raise InputError(f"{path}: {wrong}: expected a mapping of options to values")
+    if class_path is None:
+        raise InputError(f"{path}: has blocks for single stages, but no --config says which stage (model.class_path)")
+    module, _, name = class_path.rpartition(".")
+    try:
+        stage = getattr(import_module(module or "cdvqa.stages"), name).stage
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"model.class_path {class_path}: there is no such stage") from error
+    tree.value = [(key, value) for key, value in tree.value if key.value not in BLOCKS]
+    parts = [tree, blocks.get(f"stage{stage}")]
+    return [f"--config={yaml.serialize(part)}" for part in parts if part is not None and part.value]
+
+
+def entries(node: yaml.Node | None) -> dict[str, yaml.Node]:
+    """The entries of a mapping; nothing of anything else."""
+    pairs = node.value if isinstance(node, yaml.MappingNode) else ()
+    return {key.value: value for key, value in pairs if isinstance(key, yaml.ScalarNode)}
 
 
 def check_config_file(path: Path) -> None:

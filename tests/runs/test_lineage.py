@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from cdvqa.cli import main
 from cdvqa.cli.inspect import ConfigInspector
+from cdvqa.runs.identity import source_identity
 from cdvqa.runs.lineage import Source, inherit
 from cdvqa.sparsity import Subnetwork
 from tests.conftest import CONF, run_names, the_run
@@ -168,6 +170,35 @@ def test_a_resume_and_a_child_want_the_questions_of_before(
         assert cdvqa("fit", *command, *SHORT, f"--data.root={other}") == 2
         assert "was made with another vqacp_v2_train_questions.json than the one at hand" in said(capsys)
     assert run_names() == {"stage1_bce"} and record(the_run("stage1_bce")) == before
+
+
+def test_a_folder_of_another_run_whose_digest_begins_alike_is_refused(
+    cdvqa: Command, capsys: pytest.CaptureFixture[str]
+):
+    assert cdvqa("fit", "stage1_bce.yaml", *SHORT) == 0
+    run = the_run("stage1_bce")
+    other = record(run) | {"identity": record(run)["identity"][:8] + "0" * 56}
+    (run / "run.json").write_text(json.dumps(other))
+    for flags in ([], ["--overwrite"]):
+        assert cdvqa("fit", "stage1_bce.yaml", *SHORT, *flags) == 2
+        assert f"{run}: holds another run whose identity begins alike" in said(capsys)
+    assert record(run) == other
+
+
+def test_a_network_enters_an_identity_as_its_run_or_by_its_tensors(tmp_path: Path):
+    run = tmp_path / "run"
+    network = Subnetwork({"weight": torch.ones(2)}, {}, {"pipeline": ["bce"]})
+    network.save(run / "model.safetensors")
+    (run / "run.json").write_text(json.dumps({"identity": "a" * 64, "seed": 1}))
+    for path in (run, run / "model.safetensors"):
+        assert source_identity(path, 1) == {"identity": "a" * 64}
+        assert source_identity(path, 2) == {"identity": "a" * 64, "seed": 1}
+    bare = [tmp_path / name for name in ("a.safetensors", "b.safetensors", "c.safetensors")]
+    network.save(bare[0])
+    Subnetwork(network.state, {}, {"pipeline": ["lmh"]}).save(bare[1])
+    Subnetwork({"weight": torch.zeros(2)}, {}, network.metadata).save(bare[2])
+    first, renamed, other = (source_identity(path, 0) for path in bare)
+    assert first == renamed != other and set(first) == {"tensors"}
 
 
 def test_a_resume_records_what_may_change(cdvqa: Command):
