@@ -175,13 +175,6 @@ def test_another_stride_is_averaged_into_the_same_cells(folder, tmp_path):
     assert [image.features.shape for image in images] == [(36, 8)] * 3
 
 
-def test_a_folder_of_images_is_recognised(folder, tmp_path):
-    assert GridImages.recognises(folder)
-    assert not GridImages.recognises(folder / "notes.txt")
-    (tmp_path / "empty").mkdir()
-    assert not GridImages.recognises(tmp_path / "empty")
-
-
 def test_torch_is_imported_only_when_it_is_needed():
     code = "import sys, cdvqa.conversion.sources.images; print('torch' in sys.modules, 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False False\n"
