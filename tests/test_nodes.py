@@ -75,6 +75,22 @@ def test_two_nodes_train_what_two_processes_train(cdvqa: Command, scenes: Path, 
         torch.testing.assert_close(states[1]["state_dict"], states[0]["state_dict"], rtol=0, atol=0)
 
 
+def test_processes_with_other_settings_stop_on_all_nodes(cdvqa: Command, scenes: Path):
+    port = str(free_port())
+    nodes = []
+    for rank in ("0", "1"):
+        own = {"RANK": rank, "NODE_RANK": rank, "GROUP_RANK": rank, "LOCAL_RANK": "0", "WORLD_SIZE": "2"}
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "1", "LOCAL_WORLD_SIZE": "1"}
+        flags = ["--trainer.strategy=ddp", "--trainer.num_nodes=2", "--trainer.devices=1", f"--model.lr=0.00{rank}1"]
+        args = [sys.executable, "-m", "cdvqa", "fit", "--config", "stage1_lmh.yaml", *overlay(scenes), *flags]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)} | own | meeting
+        nodes.append(subprocess.Popen(args, env=environment, stderr=subprocess.PIPE, text=True))
+    errors = [node.communicate(timeout=240)[1] for node in nodes]
+    assert [node.returncode for node in nodes] == [2, 2], errors
+    assert all("the processes were started with other settings: they make" in error for error in errors)
+    assert not list(Path().rglob("run.json"))
+
+
 @pytest.mark.parametrize(
     ("restarts", "answers", "sruns", "status"),
     [

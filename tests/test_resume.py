@@ -53,6 +53,8 @@ def test_a_killed_run_resumes_to_the_same_end(cdvqa: Command, scenes: Path, stag
     for earlier in range(1, stage):
         assert cdvqa("fit", *STAGES[earlier][1][1::2], "--trainer.max_epochs=1") == 0
     name, configs = STAGES[stage]
+    if stage == 1:  # views of the questions depend on the epoch
+        name, configs = "stage1_Orderless", [*configs, "--model.objective=tests.extending.view.Orderless"]
     args = ["fit", *configs, *overlay(scenes), "--model.global_batch=16", "--trainer.max_epochs=3"]
     args += SETTINGS[settings]
     assert fork(args)[0] == 0

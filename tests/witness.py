@@ -8,13 +8,25 @@ from pytorch_lightning import Callback
 
 
 class Witness(Callback):
-    """Writes `rank<k>.pt`: parameters and buffers, the random generator, and whether DDP sends buffers."""
+    """Writes `rank<k>.pt`: parameters and buffers, the first gradient, generator, and whether DDP sends buffers."""
+
+    gradient: torch.Tensor | None = None
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: Any, optimizer: Any) -> None:
+        if self.gradient is None:
+            self.gradient = torch.cat([p.grad.flatten() for p in pl_module.parameters() if p.grad is not None])
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         state = {name: tensor.detach().clone() for name, tensor in pl_module.state_dict().items()}
         wrapped = trainer.strategy.model
         sends = wrapped.will_sync_module_buffers() if trainer.world_size > 1 else False
-        told = {"state": state, "generator": torch.get_rng_state(), "sends_buffers": bool(sends)}
+        told = {
+            "state": state,
+            "gradient": self.gradient,
+            "generator": torch.get_rng_state(),
+            "sends_buffers": bool(sends),
+        }
+        told["gradient"] = self.gradient
         torch.save(told, f"rank{trainer.global_rank}.pt")
 
 

@@ -248,13 +248,18 @@ class VQADataModule(pl.LightningDataModule):
             num_workers=self.num_workers,
         )
 
-    def first_batches(self) -> tuple[BatchLoader, int]:
+    def first_batches(self, whole: bool) -> tuple[BatchLoader, int]:
         """The training questions in the order of the first epoch, the same on every process.
+
+        Args:
+            whole: let one batch hold `global_batch` questions, whatever one process takes at once.
 
         Returns:
             A loader, and how many of its batches hold `global_batch` questions together.
         """
         batch_size, parts = self._batch_size()
+        if whole:
+            batch_size, parts = batch_size * parts, 1
         return TrainingLoader(self._datasets["train"], batch_size, seed=self._seed()), parts
 
     def _batch_size(self) -> tuple[int, int]:

@@ -83,7 +83,7 @@ class DataFacts:
     features: Mapping[str, Any]
     files: Mapping[str, Any]
     extra_text: str | None
-    first_batches: Callable[[], tuple[BatchLoader, int]]
+    first_batches: Callable[[bool], tuple[BatchLoader, int]]
 
     def fingerprint(self) -> dict[str, Any]:
         """What `run.json` records of the data."""

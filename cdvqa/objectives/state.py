@@ -38,25 +38,24 @@ def load_objective(objective: Objective, folder: Path, evaluates: bool) -> None:
     Raises:
         InputError: the file is unreadable or does not fit; or it is needed, and absent or another objective's.
     """
-    path, name = folder / FILE, class_path(objective)
+    path, name, theirs = folder / FILE, class_path(objective), None
     unread = type(objective).scores is Objective.scores if evaluates else objective.fresh_in_each_stage
-    if unread or objective.in_network or not objective.state_dict():
+    unread = unread or objective.in_network or not objective.state_dict()
+    if unread and evaluates:
         return
-    theirs = None
     if path.is_file():
         try:
             with safe_open(path, framework="pt") as file:
                 theirs = (file.metadata() or {}).get("objective")
                 state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-            if theirs == name:
+            if theirs == name and not unread:
                 objective.load_state_dict(state)
+                rank_zero_info(f"objective: {path}")
         except (SafetensorError, OSError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"{path}: does not fit {name} ({reason}); copy it again") from error
-    if theirs == name:
-        rank_zero_info(f"objective: {path}")
-    elif evaluates:
+    if theirs != name and evaluates:
         what = f"is of objective {theirs}" if theirs else "is missing"
         raise InputError(f"{path}: {what}; the scores of {name} need its parameters")
-    elif theirs:
-        rank_zero_info(f"objective: {name} starts fresh; {path} is of {theirs}")
+    if theirs not in (name, None):
+        rank_zero_info(f"objective: {path} is of {theirs} and is not read")

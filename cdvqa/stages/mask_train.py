@@ -76,7 +76,7 @@ class MaskTrain(VQAStage):
         """The gradient of the objective on each of the first training batches, by matrix name.
 
         Dropout is off, and every process computes the same: a batch holds `global_batch` questions, in the order of the
-        first epoch, and is read in parts of the size that one process takes at once.
+        first epoch, and is read in parts of the size that one process takes at once, unless a term needs all of it.
         """
         if not batches:
             return
@@ -86,7 +86,7 @@ class MaskTrain(VQAStage):
         weights = [self.backbone.get_parameter(name).requires_grad_(True) for name in names]
         training = [module for module in self.modules() if module.training]
         self.eval()
-        loader, parts = self.facts.first_batches()
+        loader, parts = self.facts.first_batches(self.objective.batch_dependent)
         pieces = iter(loader)
         while batches and (first := next(pieces, None)) is not None:
             total, questions = [torch.zeros_like(weight) for weight in weights], 0

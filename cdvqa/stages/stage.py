@@ -240,6 +240,7 @@ class VQAStage(pl.LightningModule):
             inputs = objective_inputs(needs, batch, output, self.backbone, self.teacher, dtype)
             if together:
                 inputs = map_nested(inputs, all_rows)
+            if self.objective.batch_dependent:
                 seeds = np.random.SeedSequence((self.facts.seed, self.trainer.global_step))
                 self.objective.generator = torch.Generator().manual_seed(int(seeds.generate_state(1)[0]))
             if "progress" in needs:

@@ -111,5 +111,8 @@ def test_a_backbone(cdvqa: Command, capsys: pytest.CaptureFixture[str]):
     assert cdvqa("test", "stage2_lmh.yaml", config) == 0
     masks = Subnetwork.load(run_of(2) / "subnetwork.safetensors").masks
     assert {name: int((~mask).sum()) for name, mask in masks.items()} == {"words.weight": 2048, "regions.weight": 1024}
-    # An objective that needs what it does not provide is refused by name; here it provides the question.
+    # It provides the question, and an objective that needs what it does not provide is refused by name.
     assert cdvqa("fit", "stage1_bce.yaml", config, str(HERE / "branch.yaml"), *SHORT) == 0
+    capsys.readouterr()
+    assert cdvqa("fit", "stage1_bce.yaml", config, "--model.objective=tests.objectives.toys.Looks", *SHORT) == 2
+    assert "Looks needs `vision`, which bag does not provide" in capsys.readouterr().err

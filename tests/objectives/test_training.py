@@ -46,12 +46,27 @@ def test_accumulated_batches_are_one_batch(cdvqa: Command, rare: list[str], name
     torch.testing.assert_close(states[1], states[0], rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", ["rubi", f"{TOYS}.Contrast"])
-def test_two_processes_take_the_step_of_one(cdvqa: Command, rare: list[str], name: str):
-    flags = [*STEPS, f"--model.objective={name}"]
-    assert cdvqa("fit", "stage1_bce.yaml", *flags, world=rare) == 0
+def test_two_processes_form_the_gradient_of_one_in_fp32(cdvqa: Command, rare: list[str]):
+    """LPF divides by the labelled questions of the whole step, however they are dealt out."""
+    flags = [*STILL, WITNESS, "--model.global_batch=128", "--trainer.max_epochs=1", "--trainer.limit_train_batches=1"]
+    assert cdvqa("fit", "stage1_lpf.yaml", *flags, world=rare) == 0
+    alone = witnessed(0)["gradient"]
+    command("fit", "stage1_lpf.yaml", rare, *flags, *TWO, "--overwrite")
+    for rank in range(2):
+        gradient = witnessed(rank)["gradient"]
+        assert gradient.dtype == torch.float32
+        assert (gradient - alone).norm() <= 1e-5 * alone.norm()
+
+
+def test_two_processes_form_terms_of_the_whole_batch_and_its_first_mask(cdvqa: Command, rare: list[str]):
+    """Contrast draws noise and compares all questions of a batch, in the criterion's batches, too."""
+    assert cdvqa("fit", "stage1_bce.yaml", *SHORT, world=rare) == 0
+    sparsity = {"criterion": "first_order", "criterion_options": "{batches: 2}", "reset_every": "1"}
+    flags = [*STEPS, f"--model.objective={TOYS}.Contrast", f"--model.init_from={run_of(1)}"]
+    flags += [f"--model.sparsity.{name}={value}" for name, value in sparsity.items()]
+    assert cdvqa("fit", "stage2_bce.yaml", *flags, world=rare) == 0
     alone = witnessed(0)["state"]
-    command("fit", "stage1_bce.yaml", rare, *flags, *TWO, "--overwrite")
+    command("fit", "stage2_bce.yaml", rare, *flags, *TWO, "--overwrite")
     for rank in range(2):
         torch.testing.assert_close(witnessed(rank)["state"], alone, rtol=1e-10, atol=1e-10)
 
@@ -90,7 +105,7 @@ def test_a_teacher_is_a_finished_run(cdvqa: Command, capsys: pytest.CaptureFixtu
 
 
 def test_parameters_lie_beside_the_network_and_belong_to_their_objective(
-    cdvqa: Command, capsys: pytest.CaptureFixture[str]
+    cdvqa: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     scaled = [f"--model.objective={TOYS}.Scaled", "--model.objective_lr=0.1"]
     assert cdvqa("fit", "stage1_bce.yaml", *scaled, *SHORT) == 0
@@ -103,6 +118,13 @@ def test_parameters_lie_beside_the_network_and_belong_to_their_objective(
     # The same objective goes on with them in the next stage; another one leaves them aside and says so.
     assert cdvqa("fit", "stage2_bce.yaml", scaled[0], "--model.objective_lr=1e-12", *SHORT) == 0
     torch.testing.assert_close(load_file(run_of(2) / "objective.safetensors")["scale"], trained)
+
+    logged: list[str] = []
+    monkeypatch.setattr("cdvqa.objectives.state.rank_zero_info", logged.append)
+    for other in (f"--model.objective={TOYS}.Rescaled", "--model.objective=ce"):
+        logged.clear()
+        assert cdvqa("fit", "stage2_bce.yaml", other, f"--model.init_from={run_of(1)}", *SHORT) == 0
+        assert [line.removeprefix("objective: ") for line in logged] == [f"{file} is of {TOYS}.Scaled and is not read"]
 
     file.unlink()
     capsys.readouterr()
