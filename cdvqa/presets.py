@@ -85,39 +85,23 @@ def preset_protocol(preset: Preset, stage: int, has_dev: bool = False) -> Protoc
 
     `has_dev` says that the data set has a development split of its own, as VQA-VS has: the authors select on that.
     """
-    shared = {
-        "weight_decay": 0.0,
-        "train_classifier": True,
-        "normalise_prior": False,
-        "soft_score": "third",
-        "schedule": "linear",
-    }
-    if preset == "paper":
-        return Protocol(
-            optimizer="adamw",
-            global_batch=256,
-            warmup=0.0 if stage == 2 else 0.25,
-            lmh_trainable=True,
-            text_format="standard",
-            no_answer="skip",
-            selection="dev",
-            dev_share=0.0 if has_dev else 0.05,
-            tie_break="exact",
-            reset_before_evaluation=True,
-            **shared,  # type: ignore[arg-type]
-        )
+    paper = preset == "paper"
     return Protocol(
-        optimizer="authors_adamw" if stage == 2 else "adam",
-        global_batch=256 if stage == 2 else 64,
-        warmup=0 if stage == 2 else 34_235,
-        lmh_trainable=False,
-        text_format="authors",
-        no_answer="random",
-        selection="dev" if has_dev else "test",
-        dev_share=0.0,
-        tie_break="strict",
-        reset_before_evaluation=False,
-        **shared,  # type: ignore[arg-type]
+        optimizer="adamw" if paper else "authors_adamw" if stage == 2 else "adam",
+        weight_decay=0.0,
+        global_batch=256 if paper or stage == 2 else 64,
+        warmup=(0.0 if stage == 2 else 0.25) if paper else (0 if stage == 2 else 34_235),
+        lmh_trainable=paper,
+        train_classifier=True,
+        normalise_prior=False,
+        soft_score="third",
+        text_format="standard" if paper else "authors",
+        no_answer="skip" if paper else "random",
+        selection="dev" if paper or has_dev else "test",
+        dev_share=0.05 if paper and not has_dev else 0.0,
+        tie_break="exact" if paper else "strict",
+        reset_before_evaluation=paper,
+        schedule="linear",
     )
 
 

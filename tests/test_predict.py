@@ -12,10 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdvqa.callbacks.predictions import normalised, ordered
+from cdvqa.callbacks.predictions import normalised
 from cdvqa.cli import main
 from cdvqa.data.answers.vocabulary import normalise_answer
-from cdvqa.errors import InputError
 from cdvqa.sparsity import Subnetwork
 from tests.conftest import overlay, the_run
 from tests.forking import Forked
@@ -265,17 +264,6 @@ def test_other_word_pieces_are_refused(alone: Path, capsys: pytest.CaptureFixtur
 def test_normalising_twice_is_normalising_once(answer: str):
     """So that what a counted vocabulary answers is written as it is."""
     assert normalised([(1, normalise_answer(answer))]) == [(1, normalise_answer(answer))]
-
-
-def test_answers_are_complete_unique_and_to_what_was_asked():
-    assert [entry["question_id"] for entry in ordered([(1, "a"), (2, "b")], [2, 1], "mine")] == [2, 1]
-    for pairs, message in [
-        ([(1, "a"), (1, "b"), (2, "c")], "mine: 1 questions were answered more than once"),
-        ([(1, "a")], "mine: 1 questions were not answered, first 2"),
-        ([(1, "a"), (2, "b"), (3, "c")], "mine: 1 answers are to questions that were not asked, first 3"),
-    ]:
-        with pytest.raises(InputError, match=message):
-            ordered(pairs, [1, 2], "mine")
 
 
 def test_a_byte_order_mark_and_further_fields_are_taken(alone: Path):

@@ -85,12 +85,12 @@ class Backbone(nn.Module, ABC):
     def answer(self, batch: VQABatch) -> list[str]:
         """The answer string of each question."""
 
-    @abstractmethod
     def matrices(self) -> dict[str, list[str]]:
         """Names of the weight matrices that can be masked, by modality, in the order that decides global ties.
 
-        None where the backbone is not for stages 2 and 3.
+        Without any, as here, the backbone is for stage 1 alone.
         """
+        return {}
 
     def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         """Groups for the optimiser of all that is trained."""
@@ -108,26 +108,26 @@ class Backbone(nn.Module, ABC):
         """Number of weights that can be masked, by modality; asked before any mask is attached."""
         return {m: sum(self.get_parameter(name).numel() for name in names) for m, names in self.matrices().items()}
 
-    @abstractmethod
     def dead(self) -> list[str]:
-        """Those of `matrices` that cannot reach the answer; they are frozen and never get a gradient."""
+        """Those of `matrices` that cannot reach the answer, here none; they are frozen and never get a gradient."""
+        return []
 
-    @abstractmethod
     def layers(self) -> Iterable[nn.Module]:
-        """The layers whose activations make up most of a training step's memory."""
+        """The layers whose activations make up most of a training step's memory, here none."""
+        return []
 
     def checkpoint_gradients(self) -> None:
         """Keep only what enters each of `layers`; backward runs them again, dropout included."""
         for layer in self.layers():
             layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)  # type: ignore[method-assign]
 
-    @abstractmethod
     def load_pretrained(self) -> LoadReport | None:
-        """Fill in the published weights; None where the model starts from scratch.
+        """Fill in the published weights; None where the model starts from scratch, as here.
 
         Raises:
             InputError: weights absent, unreadable, of another shape, or matching less than 95 % of the parameters.
         """
+        return None
 
     @property
     @abstractmethod

@@ -1,5 +1,6 @@
 """Reading configurations and pre-trained weights through transformers, with a report that cannot be overlooked."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -67,11 +68,23 @@ def load_from_hub(model_class: type[Model], source: str, config: PreTrainedConfi
             "give a folder whose config.json goes with its weights with --model.backbone.pretrained FOLDER"
         )
     sizes = {name: tensor.numel() for name, tensor in model.state_dict().items()}
-    missing = sorted(info["missing_keys"])
-    total = sum(sizes.values())
-    matched = total - sum(sizes[name] for name in missing)
-    report = LoadReport(source, matched, total, missing, sorted(info["unexpected_keys"]))
-    if report.share < ENOUGH:
-        raise InputError(f"{report}; first missing: {missing[0]}; this is not a checkpoint of {model_class.__name__}")
+    missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+    report = load_report(source, sizes, missing, unexpected, model_class.__name__)
     # transformers hands out models in evaluation mode and Lightning keeps the mode it finds: dropout would stay off.
     return model.train(), report
+
+
+def load_report(
+    source: str, sizes: Mapping[str, int], missing: list[str], unexpected: list[str], model: str
+) -> LoadReport:
+    """What a checkpoint filled of the parameters that it is meant to hold, by name and size.
+
+    Raises:
+        InputError: less than 95 % of them.
+    """
+    lacking = [name for name in missing if name in sizes]
+    total = sum(sizes.values())
+    report = LoadReport(source, total - sum(sizes[name] for name in lacking), total, missing, unexpected)
+    if report.share < ENOUGH:
+        raise InputError(f"{report}; first missing: {lacking[0]}; this is not a checkpoint of {model}")
+    return report

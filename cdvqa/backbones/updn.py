@@ -1,6 +1,5 @@
 """Bottom-up and top-down attention, UpDn (Anderson et al., 2018): the recurrent baseline."""
 
-from collections.abc import Iterable
 from typing import Optional, cast
 
 import torch
@@ -21,7 +20,8 @@ class UpDn(Classification):
 
     Of its published variants this is the one with two word embeddings side by side, both trained here: with BERT's
     30,522 word pieces and 2,274 answers it has 36,363,482 parameters (34.7 · 2²⁰), nearest to the "about 35 M" of the
-    debiasing paper, where one embedding would make 26,285,282. Published code drops out no words, and so does this.
+    debiasing paper, where one embedding would make 26,285,282. Published code drops out no words, and so does this. It
+    is compared with compressed models and is not compressed itself.
 
     Args:
         num_answers: size of the answer vocabulary; linked to data.num_answers.
@@ -80,17 +80,6 @@ class UpDn(Classification):
     def provides(self) -> dict[str, int]:
         """The question vector, and the mean of the regions, which UpDn attends to as they are."""
         return {"question": self.hidden_size, "vision": self.visual_feat_dim}
-
-    def matrices(self) -> dict[str, list[str]]:
-        """None: UpDn is compared with compressed models and is not compressed itself."""
-        return {}
-
-    def dead(self) -> list[str]:
-        return []
-
-    def layers(self) -> Iterable[nn.Module]:
-        """None: a GRU of 14 word pieces has no activations worth forgetting."""
-        return []
 
     @torch.no_grad()
     def load_pretrained(self) -> LoadReport | None:

@@ -79,10 +79,6 @@ class VisualBert(Classification):
         }
         return {modality: [f"visual_bert.{name}.weight" for name in group] for modality, group in names.items()}
 
-    def dead(self) -> list[str]:
-        """None: the pooler reads the last layer, which attends to everything."""
-        return []
-
     def layers(self) -> Iterable[nn.Module]:
         return self.visual_bert.encoder.layer
 

@@ -8,7 +8,6 @@ from pytorch_lightning.utilities import rank_zero_warn
 
 from cdvqa.data.answers.normalisation import normalise_answer
 from cdvqa.distributed.processes import gather
-from cdvqa.errors import InputError
 from cdvqa.files import write_json
 from cdvqa.runs.folder import Run
 
@@ -40,7 +39,7 @@ class Predictions(Callback):
             if trainer.is_global_zero:
                 wanted = pl_module.facts.question_id[name].tolist()
                 path = self.run.predictions(name)
-                write_json(path, ordered(normalised(gathered), wanted, name))
+                write_json(path, ordered(normalised(gathered), wanted))
                 print(f"{path}: {len(wanted):,} answers")
 
     on_predict_epoch_end = on_test_epoch_end
@@ -59,17 +58,7 @@ def normalised(pairs: list[tuple[int, str]]) -> list[tuple[int, str]]:
     return written
 
 
-def ordered(pairs: list[tuple[int, str]], question_ids: list[int], name: str) -> list[dict[str, Any]]:
-    """`[{"question_id", "answer"}]` in the order of the questions.
-
-    Raises:
-        InputError: a question was answered twice or not at all, or one that was not asked.
-    """
+def ordered(pairs: list[tuple[int, str]], question_ids: list[int]) -> list[dict[str, Any]]:
+    """`[{"question_id", "answer"}]` in the order of the questions."""
     answers = dict(pairs)
-    if len(answers) != len(pairs):
-        raise InputError(f"{name}: {len(pairs) - len(answers)} questions were answered more than once")
-    if missing := [question for question in question_ids if question not in answers]:
-        raise InputError(f"{name}: {len(missing)} questions were not answered, first {missing[0]}")
-    if foreign := sorted(answers.keys() - set(question_ids)):
-        raise InputError(f"{name}: {len(foreign)} answers are to questions that were not asked, first {foreign[0]}")
     return [{"question_id": question, "answer": answers[question]} for question in question_ids]

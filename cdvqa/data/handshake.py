@@ -62,7 +62,7 @@ class DataFacts:
         extra_text: SHA-256 of the file of text behind the questions, if there is one; `OWN_TEXT` for own questions,
             whose file is never that of training.
         first_batches: makes a loader of the first epoch's training questions in the order of one process, and tells in
-            how many parts it gives a whole batch.
+            how many parts it gives a whole batch: one where its argument is true.
     """
 
     root: Path

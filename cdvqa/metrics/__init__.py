@@ -8,8 +8,7 @@ from cdvqa.metrics.functional import (
     vqa_score,
     vqa_vs_scores,
 )
-from cdvqa.metrics.metric import VQAAccuracy
-from cdvqa.metrics.split_accuracy import SplitAccuracy
+from cdvqa.metrics.metric import SplitAccuracy, VQAAccuracy
 
 __all__ = [
     "SplitAccuracy",

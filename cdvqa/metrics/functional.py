@@ -15,7 +15,7 @@ _VQA_VS_MEANS = {mean: [name.replace("+", "") for name in names] for mean, names
 
 
 def vqa_score(prediction: str, answers: Sequence[str]) -> float:
-    """Share of credit of one prediction by the paper's rule: min(1, n / 3), n of the human answers being equal to it.
+    """Score of one prediction by the paper's rule: min(1, n / 3), where n human answers equal it.
 
     Args:
         prediction: the predicted answer; nothing is normalised.
@@ -25,10 +25,10 @@ def vqa_score(prediction: str, answers: Sequence[str]) -> float:
 
 
 def official_vqa_score(prediction: str, answers: Sequence[str]) -> float:
-    """Credit of one prediction by the official VQA evaluation code.
+    """Score of one prediction by the official VQA evaluation code.
 
-    The mean over all human answers of min(1, n / 3), n counted among the others. As in that code, prediction and
-    answers are normalised only where the human answers are not all equal: "The Yes." scores 0 against ten times "yes".
+    The mean over the human answers of min(1, n / 3), where n of the other answers equal the prediction. As in that
+    code, prediction and answers are normalised only if the human answers differ: "The Yes." scores 0 against ten "yes".
 
     Args:
         prediction: the predicted answer.
@@ -49,8 +49,7 @@ def vqa_accuracy(predictions: Iterable[JsonRecord], annotations: Sequence[JsonRe
     Args:
         predictions: {question_id, answer}, one for each annotation, in any order.
         annotations: official records {question_id, answer_type, answers: [{answer}]}, or the authors' cached targets
-            {question_id, answer_type, answers_word, answer_count}, where only `answers_word`, those in the vocabulary,
-            can score.
+            {question_id, answer_type, answers_word, answer_count}, in which only answers of the vocabulary score.
 
     Returns:
         {"all": …, <answer type>: …}, unrounded; answer types in order of appearance.
@@ -114,11 +113,11 @@ def _pairs(predictions: Iterable[JsonRecord], annotations: Sequence[JsonRecord])
     answer_of: dict[int, str] = {}
     for prediction in predictions:
         if prediction["question_id"] in answer_of:
-            raise InputError(f"predictions: question {prediction['question_id']} is answered twice")
+            raise InputError(f"predictions: question {prediction['question_id']} has two answers")
         answer_of[prediction["question_id"]] = prediction["answer"]
     missing = [a["question_id"] for a in annotations if a["question_id"] not in answer_of]
     if missing:
-        raise InputError(f"predictions: question {missing[0]} is not answered ({len(missing)} such questions)")
+        raise InputError(f"predictions: question {missing[0]} has no answer ({len(missing)} such questions)")
     unknown = answer_of.keys() - {a["question_id"] for a in annotations}
     if unknown:
         raise InputError(f"predictions: question {min(unknown)} has no annotation ({len(unknown)} such questions)")

@@ -1,11 +1,14 @@
-"""The metric that accumulates accuracies over batches and processes."""
+"""Accuracies that accumulate over batches and processes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
+
+from cdvqa.data.batch import VQABatch
+from cdvqa.metrics.functional import official_vqa_score, vqa_score
 
 
 class VQAAccuracy(Metric):
@@ -49,3 +52,53 @@ class VQAAccuracy(Metric):
 def percent(score: float, count: int) -> float:
     """Mean in percent, without the last digits, which depend on the order of the processes."""
     return round(100 * score / count, 10)
+
+
+class SplitAccuracy(nn.Module):
+    """The paper's accuracy (min(n/3, 1), raw strings) and the official leave-one-out one, side by side.
+
+    Args:
+        question_types: names in the order of `batch.question_type`.
+        answer_types: names in the order of `batch.answer_type`.
+        subsets: question ids of test sets inside the split, scored as well.
+    """
+
+    def __init__(
+        self,
+        question_types: Sequence[str],
+        answer_types: Sequence[str],
+        subsets: Mapping[str, set[int]] | None = None,
+    ) -> None:
+        super().__init__()
+        self.subsets = dict(subsets or {})
+        self.accuracy = nn.ModuleList(VQAAccuracy(question_types, answer_types) for _ in range(1 + len(self.subsets)))
+        self.official = nn.ModuleList(VQAAccuracy(question_types, answer_types) for _ in range(1 + len(self.subsets)))
+
+    def update(self, batch: VQABatch, predictions: Sequence[str]) -> None:
+        """Score one answer string for each question of the batch."""
+        assert batch.answers is not None and batch.question_type is not None and batch.answer_type is not None
+        device = batch.question_type.device
+        pairs = list(zip(predictions, batch.answers, strict=True))
+        score = torch.tensor([vqa_score(p, a) for p, a in pairs], dtype=torch.float64, device=device)
+        official = torch.tensor([official_vqa_score(p, a) for p, a in pairs], dtype=torch.float64, device=device)
+        ids = batch.question_id.tolist()
+        inside = [[i for i, question in enumerate(ids) if question in members] for members in self.subsets.values()]
+        all_rows: list[Any] = [slice(None), *(torch.tensor(rows, dtype=torch.long, device=device) for rows in inside)]
+        for i, rows in enumerate(all_rows):
+            types = batch.question_type[rows], batch.answer_type[rows]
+            self.accuracy[i].update(score[rows], *types)  # type: ignore[operator]
+            self.official[i].update(official[rows], *types)  # type: ignore[operator]
+
+    def results(self, name: str) -> dict[str, dict[str, Any]]:
+        """Entries of `results.json`: the split called `name` and each of its sets."""
+        entries = {}
+        for set_name, accuracy, official in zip([name, *self.subsets], self.accuracy, self.official, strict=True):
+            whole = official.compute()  # type: ignore[operator]
+            groups = {group: value for group, value in whole.items() if group not in ("per_question_type", "n")}
+            entries[set_name] = {**accuracy.compute(), "official": groups}  # type: ignore[operator]
+        return entries
+
+    def reset(self) -> None:
+        """Reset all counts."""
+        for metric in (*self.accuracy, *self.official):
+            metric.reset()  # type: ignore[operator]

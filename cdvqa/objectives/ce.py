@@ -2,8 +2,7 @@
 
 from torch import Tensor
 
-from cdvqa.objectives.objective import Loss, Objective
-from cdvqa.objectives.sequence import negative_log_likelihood
+from cdvqa.objectives.objective import Loss, Objective, negative_log_likelihood
 
 
 class CE(Objective):

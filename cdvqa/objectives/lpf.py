@@ -4,8 +4,7 @@ from types import MappingProxyType
 
 from torch import Tensor
 
-from cdvqa.objectives.objective import LabelledObjective, Loss, labelled_only, mean_or_zero
-from cdvqa.objectives.sequence import negative_log_likelihood
+from cdvqa.objectives.objective import LabelledObjective, Loss, labelled_only, mean_or_zero, negative_log_likelihood
 
 FLOOR = 1e-7  # the authors' clamp of both probabilities
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from cdvqa.data.dataset import View
 from cdvqa.objectives.output import Output
@@ -175,3 +176,13 @@ def labelled_only(label: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
 def mean_or_zero(losses: Tensor) -> Tensor:
     """Mean of losses (N,); 0, still attached to the graph, where N is 0."""
     return losses.mean() if len(losses) else torch.sum(losses)
+
+
+def negative_log_likelihood(logits: Tensor, target: Tensor) -> Tensor:
+    """−log p of each answer, (N,): the sum over its word pieces, not their mean, as in the authors' mPLUG.
+
+    Args:
+        logits: (N, L, V).
+        target: (N, L) int64, −100 on padding.
+    """
+    return functional.cross_entropy(logits.transpose(1, 2), target, reduction="none").sum(dim=1)

@@ -15,13 +15,7 @@ from cdvqa.sparsity.selection.threshold import (
     select_global_threshold,
     select_threshold,
 )
-from cdvqa.sparsity.statistics import (
-    MatrixReset,
-    sparsity_by_matrix,
-    sparsity_by_modality,
-    summarise,
-    threshold_summary,
-)
+from cdvqa.sparsity.statistics import MatrixReset, sparsity_by_matrix, sparsity_by_modality, summarise
 from cdvqa.sparsity.subnetwork import Subnetwork
 
 __all__ = [
@@ -54,5 +48,4 @@ __all__ = [
     "sparsity_by_matrix",
     "sparsity_by_modality",
     "summarise",
-    "threshold_summary",
 ]

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -34,8 +34,6 @@ def attach_masks(
     groups: Mapping[str, Sequence[str]],
     sparsity: Mapping[str, float],
     *,
-    assignment: str | Assignment = "uniform",
-    overall: float | None = None,
     criterion: str | Criterion = "magnitude",
     gradients: Iterable[Gradients] = (),
     scores: Literal["two_level", "weight"] = "two_level",
@@ -43,14 +41,13 @@ def attach_masks(
     threshold: float = 0.01,
     tie_break: TieBreak = "exact",
     dead: Collection[str] = (),
+    **zeros: Any,
 ) -> None:
     """Mask the matrices of `groups` for mask training and freeze their weights; nothing else of the model changes.
 
     Args:
         groups: parameter names per modality, relative to `model`. Their order is the order of matrices everywhere.
         sparsity: share of zeros per modality.
-        assignment: how the zeros are shared out, by name or as an object.
-        overall: share of zeros over all matrices; follows from `sparsity` where None.
         criterion: what picks the first mask, by name or as an object.
         gradients: one item for each batch that the criterion asks for.
         scores: kept entries start at alpha x threshold and the others at 0 (paper Eq. 3); or all at |weight|.
@@ -58,13 +55,15 @@ def attach_masks(
             kept until the first reset.
         dead: matrices that cannot reach the answer. They keep a fixed magnitude mask at the share of their group, whose
             other matrices take the exact remainder; under `strict` a group of several ranks them with the others.
+        zeros: `assignment`, how the zeros are shared out, by name or as an object; `overall`, share of zeros over all
+            matrices, which follows from `sparsity` where it is not given.
 
     Raises:
         InputError: a name that is no parameter, listed twice or masked already; a modality without a sparsity; groups
             that do not hold every matrix once; importance that cannot be ranked.
     """
     check_levels(alpha, threshold, tie_break)
-    layout = lay_out(model, groups, sparsity, assignment, overall, tie_break, dead)
+    layout = lay_out(model, groups, sparsity, tie_break, dead, **zeros)
     kept = first_masks(layout, criterion, gradients)
     group_of = {name: number for number, group in enumerate(layout.groups) for name in group.names}
     for order, (name, mask) in enumerate(kept.items()):
@@ -91,28 +90,27 @@ def one_shot_masks(
     groups: Mapping[str, Sequence[str]],
     sparsity: Mapping[str, float],
     *,
-    assignment: str | Assignment = "uniform",
-    overall: float | None = None,
     criterion: str | Criterion = "magnitude",
     gradients: Iterable[Gradients] = (),
     tie_break: TieBreak = "exact",
     dead: Collection[str] = (),
+    **zeros: Any,
 ) -> dict[str, Tensor]:
     """The masks of one-shot pruning, for `attach_fixed_masks`: the very masks that mask training starts from.
 
     The model is only read. Arguments, errors and order are those of `attach_masks`.
     """
-    return first_masks(lay_out(model, groups, sparsity, assignment, overall, tie_break, dead), criterion, gradients)
+    return first_masks(lay_out(model, groups, sparsity, tie_break, dead, **zeros), criterion, gradients)
 
 
 def lay_out(
     model: nn.Module,
     groups: Mapping[str, Sequence[str]],
     sparsity: Mapping[str, float],
-    assignment: str | Assignment,
-    overall: float | None,
     tie_break: TieBreak,
     dead: Collection[str],
+    assignment: str | Assignment = "uniform",
+    overall: float | None = None,
 ) -> Layout:
     """Check the names and let the assignment form its groups; arguments and errors as in `attach_masks`."""
     check_names(model, [name for names in groups.values() for name in names], dead)
@@ -155,27 +153,21 @@ def first_masks(layout: Layout, criterion: str | Criterion, gradients: Iterable[
     importance |= check_importance(criterion, criterion.importance(live, gradients), live)
     # `strict` prunes every entry tied with the threshold, which is the authors' rule for magnitudes alone.
     tie_break = layout.tie_break if isinstance(criterion, Magnitude) else "exact"
-    ranked, rankings = [], []
-    for group in layout.groups:
-        fixed = [name for name in group.names if name in layout.fixed]
-        for name in fixed:
-            zeros = count_zeros(group.share, weights[name].numel(), layout.tie_break)
-            ranked.append([name])
-            rankings.append(Ranking([importance[name]], zeros, [weights[name]], layout.tie_break))
-        names = [name for name in layout.matrices if name in group.names and name not in layout.fixed]
-        if names:
-            sizes = [weights[name].numel() for name in names], [weights[name].numel() for name in fixed]
-            zeros = live_zeros(group.share, *sizes, layout.tie_break)
-            ranked.append(names)
-            rankings.append(
-                Ranking([importance[name] for name in names], zeros, [weights[name] for name in names], tie_break)
-            )
-    kept = {
-        name: rule.mask(importance[name], weights[name])
-        for names, rules in zip(ranked, select_each(rankings), strict=True)
-        for name, rule in zip(names, rules, strict=True)
-    }
-    return {name: kept[name] for name in layout.matrices}
+    sizes = {name: weight.numel() for name, weight in weights.items()}
+    parts: list[tuple[list[str], int, TieBreak]] = []  # matrices that are ranked together, and their zeros
+    for names, share in layout.groups:
+        fixed = [name for name in names if name in layout.fixed]
+        parts += [([name], count_zeros(share, sizes[name], layout.tie_break), layout.tie_break) for name in fixed]
+        if trained := [name for name in live if name in names]:
+            counts = [sizes[name] for name in trained], [sizes[name] for name in fixed]
+            parts.append((trained, live_zeros(share, *counts, layout.tie_break), tie_break))
+    rankings = [
+        Ranking([importance[name] for name in names], zeros, [weights[name] for name in names], tie)
+        for names, zeros, tie in parts
+    ]
+    rules = [rule for of_group in select_each(rankings) for rule in of_group]
+    rule_of = dict(zip([name for names, _, _ in parts for name in names], rules, strict=True))
+    return {name: rule_of[name].mask(importance[name], weight) for name, weight in weights.items()}
 
 
 def check_importance(
@@ -201,9 +193,7 @@ def levels_meet(alpha: float, threshold: float) -> bool:
 
 
 def check_levels(alpha: float, threshold: float, tie_break: TieBreak) -> None:
-    """Raise InputError where kept scores would start below the threshold, or be pruned by it."""
-    if not (alpha >= 1 and threshold > 0):
-        raise InputError(f"alpha {alpha:g}, threshold {threshold:g}: alpha must be >= 1 and the threshold positive")
+    """Raise InputError where kept scores would be pruned by the threshold."""
     if tie_break != "exact" and levels_meet(alpha, threshold):
         raise InputError(
             f"--model.sparsity.alpha {alpha:g}: kept scores start at the threshold, and --model.tie_break {tie_break} "
@@ -219,9 +209,8 @@ def check_names(model: nn.Module, names: Sequence[str], dead: Collection[str] = 
             raise InputError(f"{name} has a mask already; fold the masks before attaching others")
         if name not in parameters:
             raise InputError(f"the model has no parameter {name} to mask")
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if list(names).count(name) > 1)
-        raise InputError(f"{twice} is listed twice among the matrices to mask")
+    if twice := [name for name in names if list(names).count(name) > 1]:
+        raise InputError(f"{twice[0]} is listed twice among the matrices to mask")
     unknown = set(dead) - set(names)
     if unknown:
         raise InputError(f"the dead matrix {min(unknown)} is not among the matrices to mask")
@@ -259,7 +248,7 @@ def dense_state(model: nn.Module) -> dict[str, Tensor]:
 
     Tensors are copies on the CPU; the model is left as it is.
     """
-    state = {key: value for key, value in model.state_dict().items()}
+    state = dict(model.state_dict())
     for matrix in masked_matrices(model):
         path = matrix.name.removesuffix(matrix.tensor)
         machinery = f"{path}parametrizations.{matrix.tensor}."

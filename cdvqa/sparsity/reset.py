@@ -23,26 +23,20 @@ def reset_thresholds(model: nn.Module) -> dict[str, MatrixReset]:
     """
     matrices = masked_matrices(model)
     rules = select_all(matrices)
-    thresholds: list[float | None] = []
+    thresholds: dict[str, float] = {}
     counts = []
     for name, _, _, mask, weight in matrices:
         if isinstance(mask, BinaryMask):
             rule = rounded(rules[name], mask)
-            thresholds.append(rule.threshold)
+            thresholds[name] = rule.threshold
             counts.append(take_over(mask, rule, weight))
         else:
-            thresholds.append(None)
             zeros = weight.numel() - mask.kept.count_nonzero()
             counts.append(torch.stack([zeros, zeros, torch.zeros_like(zeros)]))
+    numbers = torch.stack(counts).tolist()  # one transfer, so that nothing waits for a GPU matrix by matrix
     return {
-        name: MatrixReset(mask.placement.modality, weight.numel(), zeros, zeros_before, flips, threshold)
-        for (name, _, _, mask, weight), threshold, (zeros_before, zeros, flips) in zip(
-            # One transfer, so that nothing waits for a GPU matrix by matrix.
-            matrices,
-            thresholds,
-            torch.stack(counts).tolist(),
-            strict=True,
-        )
+        name: MatrixReset(mask.placement.modality, weight.numel(), zeros, before, flips, thresholds.get(name))
+        for (name, _, _, mask, weight), (before, zeros, flips) in zip(matrices, numbers, strict=True)
     }
 
 

@@ -39,19 +39,12 @@ def sparsity_by_modality(masks: Mapping[str, Tensor], groups: Mapping[str, Seque
     return shares
 
 
-def threshold_summary(report: Mapping[str, MatrixReset]) -> dict[str, float]:
-    """`min`, `mean` and `max` over the matrices' thresholds; matrices without a finite one are left out."""
-    values = [reset.threshold for reset in report.values() if reset.threshold is not None]
-    finite = [value for value in values if math.isfinite(value)]
-    return {"min": min(finite), "mean": sum(finite) / len(finite), "max": max(finite)} if finite else {}
-
-
 def summarise(report: Mapping[str, MatrixReset]) -> dict[str, float]:
     """A reset as flat numbers under the names they are logged by.
 
     For each modality M and for `overall`: `sparsity/M`, `mask/flips/M` (share of weights whose mask changed since the
     last reset) and `mask/drift/M` (sparsity just before this reset less the sparsity after it). Over the matrices:
-    `mask/threshold/min`, `mean` and `max`.
+    `mask/threshold/min`, `mean` and `max`, of those that are finite.
     """
     numbers = {}
     modalities = dict.fromkeys(reset.modality for reset in report.values())
@@ -62,7 +55,11 @@ def summarise(report: Mapping[str, MatrixReset]) -> dict[str, float]:
         numbers[f"sparsity/{modality}"] = zeros / weights
         numbers[f"mask/flips/{modality}"] = sum(reset.flips for reset in resets) / weights
         numbers[f"mask/drift/{modality}"] = (sum(reset.zeros_before for reset in resets) - zeros) / weights
-    return numbers | {f"mask/threshold/{name}": value for name, value in threshold_summary(report).items()}
+    thresholds = [reset.threshold for reset in report.values() if reset.threshold is not None]
+    if finite := [value for value in thresholds if math.isfinite(value)]:
+        summary = {"min": min(finite), "mean": sum(finite) / len(finite), "max": max(finite)}
+        numbers |= {f"mask/threshold/{name}": value for name, value in summary.items()}
+    return numbers
 
 
 def _zeros(masks: Mapping[str, Tensor]) -> dict[str, int]:

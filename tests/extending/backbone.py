@@ -34,15 +34,6 @@ class BagOfWords(Classification):
     def matrices(self) -> dict[str, list[str]]:
         return {"language": ["words.weight"], "vision": ["regions.weight"]}
 
-    def dead(self) -> list[str]:
-        return []
-
-    def layers(self) -> list[nn.Module]:
-        return []
-
-    def load_pretrained(self) -> None:
-        return None
-
     @property
     def description(self) -> dict[str, object]:
         return {"name": self.name, **self.sizes, "answers": self.num_answers}

@@ -85,9 +85,9 @@ def test_groups_come_as_they_are_and_predictions_must_fit(accuracy):
     annotations = [record(i, "t", ["a"] * 10, "colour" if i else "shape") for i in range(3)]
     predictions = [{"question_id": i, "answer": "a" if i < 2 else "b"} for i in range(3)]
     assert accuracy(predictions, annotations) == pytest.approx({"all": 200 / 3, "shape": 100.0, "colour": 50.0})
-    with pytest.raises(InputError, match="question 2 is not answered"):
+    with pytest.raises(InputError, match="question 2 has no answer"):
         accuracy(predictions[:2], annotations)
-    with pytest.raises(InputError, match="question 1 is answered twice"):
+    with pytest.raises(InputError, match="question 1 has two answers"):
         accuracy([*predictions, predictions[1]], annotations)
     with pytest.raises(InputError, match="question 2 has no annotation"):
         accuracy(predictions, annotations[:2])

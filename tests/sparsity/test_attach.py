@@ -270,7 +270,6 @@ def test_a_model_that_is_one_layer():
         ({"groups": {"cross": ["cross.weight", "cross.weight"]}}, "cross.weight is listed twice"),
         ({"sparsity": {"language": 0.5}}, "no sparsity is given for the vision"),
         ({"dead": ["classifier.bias"]}, "dead matrix classifier.bias"),
-        ({"alpha": 0.9}, "alpha must be >= 1"),
         ({"alpha": 1.0, "tie_break": "strict"}, "would prune all of them"),
         ({"criterion": "nearest"}, "criterion 'nearest' is unknown"),
         ({"assignment": "nowhere"}, "assignment 'nowhere' is unknown"),

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from cdvqa.sparsity import MatrixReset, sparsity_by_matrix, sparsity_by_modality, summarise, threshold_summary
+from cdvqa.sparsity import MatrixReset, sparsity_by_matrix, sparsity_by_modality, summarise
 
 MASKS = {
     "a": torch.tensor([[True, False], [False, False]]),
@@ -24,11 +24,6 @@ def test_sparsity_is_the_share_of_zeros():
     assert sparsity_by_matrix(MASKS) == {"a": 0.75, "b": 0.0, "c": 0.25}
     shares = sparsity_by_modality(MASKS, {"language": ["a", "b"], "cross": ["c"], "vision": []})
     assert shares == {"language": 0.5, "cross": 0.25, "overall": 0.4}
-
-
-def test_thresholds_leave_out_what_has_none():
-    assert threshold_summary(REPORT) == pytest.approx({"min": 0.01, "mean": 0.02, "max": 0.03})
-    assert threshold_summary({"d": REPORT["d"]}) == {}
 
 
 def test_a_reset_in_numbers():

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cdvqa.backbones.backbone import LoadReport
-from cdvqa.backbones.huggingface import ENOUGH
-from cdvqa.backbones.mplug.names import POSITIONS, by_group, resize_positions, translate
+from cdvqa.backbones.huggingface import load_report
+from cdvqa.backbones.mplug.names import POSITIONS, resize_positions, translate
 from cdvqa.errors import InputError
 from cdvqa.files import read_json, write_atomically, write_json
 
@@ -34,7 +34,7 @@ def load_authors(model: nn.Module, path: Path) -> LoadReport:
     if POSITIONS in state:
         state[POSITIONS] = resize_positions(state[POSITIONS], len(model.get_parameter(POSITIONS)))
     without = () if any(name.startswith("decoder.") for name in state) else ("decoder.", "classifier.")
-    report = fill(model, state, str(path), by_group(foreign), without)
+    report = fill(model, state, str(path), sorted(foreign), without)
     if without:
         rank_zero_warn(f"{path}: there is no text decoder in this checkpoint, so it starts from random weights")
     return report
@@ -75,11 +75,7 @@ def fill(
             raise InputError(f"{source}: {name} is {theirs} where the model has {ours}; it is another model's")
     sizes = {name: tensor.numel() for name, tensor in own.items() if not name.startswith(without or ("\0",))}
     missing = sorted(name for name in own if name not in state)
-    matched = sum(size for name, size in sizes.items() if name in state)
-    report = LoadReport(source, matched, sum(sizes.values()), missing, unexpected)
-    if report.share < ENOUGH:
-        first = next(name for name in missing if name in sizes)
-        raise InputError(f"{report}; first missing: {first}; this is not a checkpoint of mPLUG")
+    report = load_report(source, sizes, missing, unexpected, "mPLUG")
     # A model without memory, such as `cdvqa check` builds, can only take over the tensors themselves.
     model.load_state_dict(state, strict=False, assign=next(iter(own.values())).is_meta)
     return report

@@ -1,12 +1,17 @@
 """The sizes of an mPLUG, under the names of the authors' configuration files."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from transformers import BertConfig, CLIPVisionConfig
 
 from cdvqa.errors import InputError
+
+BERT_SIZES = (
+    *("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "max_position_embeddings"),
+    *("type_vocab_size", "hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "layer_norm_eps"),
+)
 
 
 @dataclass(frozen=True)
@@ -73,10 +78,6 @@ class MplugConfig:
             raise InputError(f"{source}: hidden_size must be a multiple of num_attention_heads and of vision.heads")
         return config
 
-    def to_dict(self) -> dict[str, Any]:
-        """What `from_dict` reads."""
-        return asdict(self)
-
     @property
     def fusion_indices(self) -> range:
         """The numbers of the fusion layers."""
@@ -89,17 +90,9 @@ class MplugConfig:
 
     def bert(self, cross_attention: bool) -> BertConfig:
         """The layers of the text encoder, or with cross-attention those of fusion and decoder."""
+        sizes = {name: getattr(self, name) for name in BERT_SIZES}
         return BertConfig(
-            vocab_size=self.vocab_size,
-            hidden_size=self.hidden_size,
-            num_attention_heads=self.num_attention_heads,
-            intermediate_size=self.intermediate_size,
-            max_position_embeddings=self.max_position_embeddings,
-            type_vocab_size=self.type_vocab_size,
-            hidden_dropout_prob=self.hidden_dropout_prob,
-            attention_probs_dropout_prob=self.attention_probs_dropout_prob,
-            initializer_range=self.initializer_range,
-            layer_norm_eps=self.layer_norm_eps,
+            **sizes,
             is_decoder=cross_attention,
             add_cross_attention=cross_attention,
             attn_implementation="sdpa",  # type: ignore[call-arg]

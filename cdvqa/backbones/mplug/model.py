@@ -1,6 +1,7 @@
 """mPLUG as a backbone: trained to say the human answers, asked to say its own."""
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import Any, Optional
@@ -221,7 +222,7 @@ class Mplug(Backbone):
 
     def save_pretrained(self, folder: Path) -> None:
         """Write a folder that `pretrained` can name."""
-        save_folder(self, self.config.to_dict(), folder)
+        save_folder(self, asdict(self.config), folder)
 
     @property
     def description(self) -> dict[str, object]:

@@ -1,7 +1,6 @@
 """The names that the authors' checkpoints give to mPLUG's weights, in ours."""
 
 import re
-from collections import Counter
 from collections.abc import Container, Mapping
 
 import torch
@@ -31,7 +30,6 @@ CLIP_PARTS = {
     "mlp.c_fc": "mlp.fc1",
     "mlp.c_proj": "mlp.fc2",
 }
-OURS = ("visual_encoder", "text_encoder", "fusion_encoder", "text_decoder")
 
 
 def translate(state: Mapping[str, Tensor], own: Container[str]) -> tuple[dict[str, Tensor], list[str]]:
@@ -80,9 +78,3 @@ def resize_positions(positions: Tensor, number: int) -> Tensor:
     grid = positions[1:].float().unflatten(0, (grids[0], grids[0])).permute(2, 0, 1)[None]
     resized = functional.interpolate(grid, size=(grids[1], grids[1]), mode="bilinear")
     return torch.cat([positions[:1].float(), resized[0].flatten(1).T])
-
-
-def by_group(names: list[str]) -> list[str]:
-    """Names that a checkpoint has and we lack, one line for each part of its model, with their number."""
-    groups = Counter(".".join(name.split(".")[: 2 if name.split(".")[0] in OURS else 1]) for name in names)
-    return [f"{group} ({count})" for group, count in sorted(groups.items())]

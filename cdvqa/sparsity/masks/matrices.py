@@ -1,7 +1,6 @@
 """Find the masked matrices of a model and read their masks."""
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -22,18 +21,15 @@ class MaskedMatrix(NamedTuple):
 def masked_matrices(model: nn.Module) -> list[MaskedMatrix]:
     """Every masked matrix of the model in the order of attachment (other parametrizations are passed over)."""
 
-    def found() -> Iterator[MaskedMatrix]:
-        for path, module in model.named_modules():
-            lists = module.parametrizations if parametrize.is_parametrized(module) else nn.ModuleDict()
-            assert isinstance(lists, nn.ModuleDict)
-            for tensor, parametrizations in lists.items():
-                assert isinstance(parametrizations, parametrize.ParametrizationList)
-                mask = parametrizations[0]
-                if isinstance(mask, BinaryMask | FixedMask):
-                    name = f"{path}.{tensor}".removeprefix(".")
-                    yield MaskedMatrix(name, module, tensor, mask, parametrizations.original)
-
-    return sorted(found(), key=lambda matrix: matrix.mask.placement.order)
+    found = []
+    for path, module in model.named_modules():
+        lists: Any = module.parametrizations if parametrize.is_parametrized(module) else {}
+        for tensor, parametrizations in lists.items():
+            mask = parametrizations[0]
+            if isinstance(mask, BinaryMask | FixedMask):
+                name = f"{path}.{tensor}".removeprefix(".")
+                found.append(MaskedMatrix(name, module, tensor, mask, parametrizations.original))
+    return sorted(found, key=lambda matrix: matrix.mask.placement.order)
 
 
 def masks(model: nn.Module) -> dict[str, Tensor]:
