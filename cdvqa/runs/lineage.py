@@ -212,13 +212,10 @@ def asked_pipelines(stage: Any) -> list[list[str]]:
 
 def listed(runs: Iterable[tuple[Run, Mapping[str, Any]]]) -> str:
     """Runs, each with the settings in which it is not like the others."""
-    runs = list(runs)
-    names = differing([record["settings"] for _, record in runs])
-    told_of = []
-    for run, record in runs:
-        own = ", ".join(f"{name} {record['settings'].get(name)!r}" for name in names)
-        told_of.append(f"{run.folder} ({own})")
-    return "; ".join(told_of)
+    settings = {run.folder: record["settings"] for run, record in runs}
+    names = differing(list(settings.values()))
+    own = {path: ", ".join(f"{name} {values.get(name)!r}" for name in names) for path, values in settings.items()}
+    return "; ".join(f"{path} ({differences})" for path, differences in own.items())
 
 
 def find_existing(stage: Any, folder: Path, seed: int, settings: Mapping[str, Any]) -> tuple[Run, dict[str, Any]]:
@@ -226,12 +223,6 @@ def find_existing(stage: Any, folder: Path, seed: int, settings: Mapping[str, An
 
     Settings of the training alone decide only between several runs that fit, and so does the stage's own objective
     as the parent's.
-
-    Args:
-        stage: of the run.
-        folder: of its data and backbone.
-        seed: of the run.
-        settings: as `settings_of` gives them.
 
     Raises:
         InputError: there is none, or there are several.
