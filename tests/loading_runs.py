@@ -15,7 +15,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from cdvqa.data.loaders import TrainingLoader, evaluation_loader
 from tests.data.toy import make_dataset
 
-EPOCHS = 3
+EPOCHS = 2
 
 
 class Data(pl.LightningDataModule):

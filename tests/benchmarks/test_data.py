@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import data, data_conversion, data_questions, data_reading, data_step, record
 from tests.data.toy import PIECES, split
+from tests.forking import SERVER
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +71,8 @@ def test_step(tmp_path, monkeypatch):
     assert asked == [("dense", (8, 1))] * 3  # one to warm up
 
 
-def test_questions(tmp_path):
+def test_questions(tmp_path, monkeypatch):
+    monkeypatch.setattr(data_questions, "get_context", lambda method: SERVER)
     records = data_questions.measure(tmp_path / "root", archive=write_archive(tmp_path), copies=3, repeats=1)
     first, cached, tokenising = records
     assert (first.name, first.goal) == ("120 questions from JSON to tensors", "<= 30")

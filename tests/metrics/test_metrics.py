@@ -21,6 +21,7 @@ from cdvqa.metrics import (
     vqa_vs_scores,
 )
 from tests.data.toy import record
+from tests.forking import SERVER
 
 NINE = ("QT", "KW", "KWP", "QT+KW", "KO", "KOP", "QT+KO", "KW+KO", "QT+KW+KO")
 
@@ -174,6 +175,11 @@ def _worker(rank, folder):
 
 
 def test_metric_on_two_processes_counts_every_question_once(tmp_path):
-    torch.multiprocessing.spawn(_worker, (tmp_path,), nprocs=2)
+    processes = [SERVER.Process(target=_worker, args=(rank, tmp_path)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
     for rank in range(2):
         check(json.loads((tmp_path / f"{rank}.json").read_text()), plain(*scores()))

@@ -17,6 +17,7 @@ from cdvqa.data.visual import features as features_module
 from cdvqa.data.visual.features import RegionFeatures, write_features
 from cdvqa.errors import InputError
 from tests.data.toy import IMAGES, REGIONS, WIDTH, write_toy_features
+from tests.forking import SERVER
 
 IDS = np.array([5, 0, 5, 11, 3])
 
@@ -83,14 +84,13 @@ def _read_in_child(reader, queue):
     queue.put(reader.read(IDS)[0])
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("context", [multiprocessing.get_context("fork"), SERVER], ids=["fork", "forkserver"])
 @pytest.mark.parametrize("storage", [{}, {"chunks": True}])
-def test_forked_and_spawned_processes_read_the_same(tmp_path, method, storage):
+def test_processes_read_the_same_whether_forked_or_pickled_to(tmp_path, context, storage):
     write_toy_features(tmp_path / "features.h5")
     rewrite(tmp_path / "features.h5", **storage)
     reader = RegionFeatures(tmp_path / "features.h5")
     here = reader.read(IDS)[0]  # the parent holds the file open when the child starts
-    context = multiprocessing.get_context(method)
     queue = context.Queue()
     process = context.Process(target=_read_in_child, args=(reader, queue))
     process.start()
