@@ -22,11 +22,11 @@ COLUMNS = ("image_id", "width", "height", "num_boxes", "boxes", "features")
 REGIONS, WIDTH = 36, 2048
 PIECE = 1 << 22  # bytes read at once
 NOTE = (
-    "Conversion: CPU is user and system time in the benchmark's process, with the command imported before; all it does "
-    "counts, its first look at the TSV and syncing to the disk included. The limit reads the TSV and writes "
-    "the HDF5's bytes through reused buffers, unsynced. The usual script, csv.DictReader, base64 and `dataset[i] = …`, "
-    "is not synced either. MB/s are bytes of the TSV by wall clock, from the start of the command in a process of its "
-    "own to its end, when its data are on the disk; so are the copy's. Peak memory is of such a process, imports too."
+    "Conversion: CPU is user and system time of the whole command, reading the TSV's header and syncing to disk "
+    "included, imports excluded. The limit reads the TSV and writes the bytes of the HDF5 file through reused buffers, "
+    "without syncing. The usual script uses csv.DictReader, base64 and `dataset[i] = …`, also without syncing. MB/s "
+    "are bytes of the TSV by wall clock, from the start of a new process until the data are on disk, for the command "
+    "and for the copy. Peak memory is that of such a process, imports included."
 )
 # Runs a command and prints its peak memory in KiB: a small process starts it, for the peak counts from before the exec.
 LAUNCHER = """import resource, subprocess, sys
@@ -104,7 +104,7 @@ def convert(tsv: Path, output: Path, *options: str) -> None:
 
 
 def command(tsv: Path, output: Path) -> float:
-    """The same in a process of its own; returns its peak memory in GB."""
+    """Run it in a new process; return the peak memory in GB."""
     options = f"--input={tsv}", f"--output={output}", "--dtype=float32", "--overwrite"
     arguments = [sys.executable, "-c", LAUNCHER, sys.executable, "-m", "cdvqa", "prepare", "features", *options]
     return int(subprocess.run(arguments, check=True, capture_output=True, text=True).stdout) * 1024 / 1e9
@@ -141,7 +141,7 @@ def copy(tsv: Path, output: Path) -> None:
 
 
 def check_same(ours: Path, usual: Path) -> None:
-    """Both wrote the same numbers, or the comparison would be of different things."""
+    """Check that both wrote the same numbers."""
     for name in ("features", "boxes"):
         for left, right in zip(rows(ours, name), rows(usual, name), strict=True):
             np.testing.assert_array_equal(left, right)

@@ -1,4 +1,4 @@
-"""Questions from the official JSON to tensors: the real VQA-VS Val file as often as makes a set of VQA-CP v2's size."""
+"""Questions from the official JSON to tensors: copies of the real VQA-VS Val file, to the size of VQA-CP v2."""
 
 import os
 import re
@@ -27,13 +27,13 @@ SHARED = Path(os.environ.get("CDVQA_SHARED", Path(__file__).parents[2] / "shared
 COPIES = 14
 FILES = {"Ques": "vqacp_v2_train_questions.json", "Ans": "vqacp_v2_train_annotations.json"}
 NOTE = (
-    "Questions: the real VQA-VS Val file 14 times with fresh ids; each figure is of a fresh process, its imports "
-    "excluded, from the files to word pieces, soft targets, priors, the split into train and dev, and a first batch."
+    "Questions: 14 copies of the real VQA-VS Val file with new ids. Each figure is of a new process, imports excluded: "
+    "from the files to word pieces, soft targets, priors, the split into train and dev, and a first batch."
 )
 
 
 class Prepared(NamedTuple):
-    """What preparing took."""
+    """The cost of preparing the questions."""
 
     wall: float
     cpu: float
@@ -96,7 +96,7 @@ def tokenising(folder: Path, vocabulary: Path, count: int) -> Record:
 
 
 def write_copies(archive: Path, member: str, path: Path, copies: int) -> None:
-    """A JSON list many times over as one list, byte for byte but for two digits more in its question ids."""
+    """Repeat a JSON list as one list; only the question ids change, by two more digits."""
     with zipfile.ZipFile(archive) as file:
         records = file.read(member).strip()[1:-1]
     ids = re.compile(rb'"question_id": *\d+')

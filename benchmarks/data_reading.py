@@ -25,10 +25,10 @@ from cdvqa.data.visual.features import RegionFeatures
 REGIONS, WIDTH, ANSWERS, TYPES = 36, 2048, 2274, 65
 BATCH = 256
 NOTE = (
-    "Reading: warm page cache, features of 36 x 2048, batches of 256 into memory that is used again; rates by wall "
-    "clock. The limit is one `preadv` an image for its features and one for its boxes, into one buffer of a batch's "
-    "size. The loader's batches have soft targets and priors of 2,274 answers, and its consumer looks at every region; "
-    "its baseline is a torch DataLoader that reads item by item through h5py and collates by default."
+    "Reading: warm page cache, features of 36 x 2048, batches of 256 into reused memory, rates by wall clock. The "
+    "limit calls `preadv` once for an image's features and once for its boxes, into one buffer of a batch's size. The "
+    "loader's batches include soft targets and priors of 2,274 answers, and the consumer reads every region. The "
+    "loader's baseline is a torch DataLoader with h5py, one item at a time, and the default collate function."
 )
 
 
@@ -152,7 +152,7 @@ def touch(features: Tensor, target: Tensor) -> float:
 
 
 class Items(Dataset):
-    """One question at a time, through h5py, as is usual."""
+    """One question at a time, through h5py, as most code does."""
 
     def __init__(self, path: Path, dataset: VQADataset) -> None:
         self.path, self.dataset = path, dataset
@@ -174,7 +174,7 @@ class Items(Dataset):
 
 
 def make_dataset(path: Path, questions: int) -> VQADataset:
-    """Questions with ten answers each, seven of them alike."""
+    """Questions with ten answers each, seven of them equal."""
     rng = np.random.default_rng(3)
     names = [f"answer {number}" for number in range(ANSWERS)]
     codes = rng.integers(0, ANSWERS, (questions, 10), np.int32)

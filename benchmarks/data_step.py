@@ -1,4 +1,4 @@
-"""What the loader takes of a training step on the CPU, and whether it would keep up with a GPU."""
+"""The loader's share of a training step on the CPU, and whether it would keep up with a GPU."""
 
 from functools import partial
 from pathlib import Path
@@ -9,7 +9,7 @@ from benchmarks.record import Record, interleave
 from cdvqa.data.loaders import TrainingLoader
 
 BATCH, BATCHES = 8, 40
-A100 = 2000.0  # questions a second, an estimate from above
+A100 = 2000.0  # questions a second, an upper estimate
 NOTE = "Beside a training step: a dense LXMERT-base step at batch 8 on one thread, batches read between the steps."
 
 

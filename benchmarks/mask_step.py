@@ -92,7 +92,7 @@ def serve(kind: str, connection: Connection) -> None:
 
     step(batches[1])
     if kind != "dense":
-        reset_thresholds(model)  # from now on ties are looked for
+        reset_thresholds(model)  # from now on the forward pass resolves ties
     connection.send("ready")
     while asked := connection.recv():
         batch, threads = asked

@@ -5,7 +5,7 @@ from typing import Any
 
 import matplotlib
 
-matplotlib.use("Agg")  # no screen is needed, nor asked for
+matplotlib.use("Agg")  # works without a display
 
 from matplotlib import pyplot as plt
 from tabulate import tabulate
@@ -16,9 +16,9 @@ from cdvqa.files import read_json, write_atomically
 MET, MISSED = "tab:blue", "tab:red"
 INTRODUCTION = """# Benchmarks
 
-Made by `make benchmarks` from `docs/benchmarks/*.json`; each topic is a program under `benchmarks/` that runs cdvqa and
-its baseline in turn, in one run. Figures move between machines; the ratios are what counts. A ratio is ours over the
-baseline, or over the limit where the goal is set against the limit.
+`make benchmarks` writes this page from `docs/benchmarks/*.json`. Each topic is a program under `benchmarks/` that runs
+cdvqa and its baseline alternately. Times differ between machines, so compare the ratios: ours over the baseline, or
+over the limit where the goal refers to the limit.
 """
 
 
@@ -80,14 +80,14 @@ def quantity(value: float | None, unit: str) -> str:
 
 
 def number(value: float | None) -> str:
-    """Three digits, and all of those before the point."""
+    """Three significant digits, or all digits before the point."""
     if value is None:
         return ""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def plot(name: str, rows: list[Record], path: Path) -> None:
-    """Each figure that has a goal as a multiple of it: bars begin at the line that is the goal of all."""
+    """A bar for each figure with a goal, as a multiple of that goal; the dashed line is the goal."""
     judged = [(row, row.share) for row in rows if row.share is not None][::-1]
     figure, axis = plt.subplots(figsize=(9, 1.3 + 0.42 * len(judged)))
     axis.barh(
@@ -102,7 +102,7 @@ def plot(name: str, rows: list[Record], path: Path) -> None:
         value = quantity(row.ours, row.unit) if row.ratio is None else number(row.ratio)
         beside = axis.get_yaxis_transform()
         axis.text(1.01, place, f"{value}  (goal {row.goal})", va="center", fontsize=9, transform=beside)
-    axis.set_xscale("log")  # some goals are passed a hundredfold
+    axis.set_xscale("log")  # some figures are 100 times better than their goal
     axis.axvline(1, color="black", linewidth=1, linestyle="--")
     axis.set(xlabel="multiple of the goal (blue: met, red: not met)", title=name.replace("_", " "))
     axis.spines[["top", "right"]].set_visible(False)

@@ -30,9 +30,9 @@ class Record:
     unit: str
     """Unit of `ours`, `baseline` and `limit`."""
     baseline: float | None = None
-    """What others reach: the dense model, the usual script …"""
+    """Time or rate of the usual way: the dense model, the usual script …"""
     limit: float | None = None
-    """What cannot be beaten: the memory pass, the bare read …"""
+    """A physical limit: the memory pass, the bare read …"""
     against: Literal["baseline", "limit"] | None = "baseline"
     """What the ratio is taken against; None where the goal is about `ours` itself."""
     goal: str = ""
@@ -88,7 +88,7 @@ class Times:
 
 
 def interleave(functions: dict[str, Callable[[], Any]], repeats: int, warmup: int = 1) -> dict[str, Times]:
-    """Run competing functions in turn, so that whatever else the machine does meets all of them.
+    """Run competing functions alternately, so that other load on the machine affects all of them.
 
     Every other round runs backwards, so that no function always follows the same one. On a GPU each call is waited for.
     """
@@ -118,7 +118,7 @@ def write(topic: str, records: Sequence[Record], note: str = "") -> None:
 
 
 def machine() -> dict[str, Any]:
-    """The processor, what of it is used, memory, instruction sets of note, and the GPU if there is one."""
+    """The processor, the cores in use, memory, relevant instruction sets, and the GPU if there is one."""
     processor = _first_value("/proc/cpuinfo", "model name") or platform.processor() or platform.machine()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     flags = _first_value("/proc/cpuinfo", "flags").split()

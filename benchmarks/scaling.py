@@ -1,4 +1,4 @@
-"""How a step and a reset grow with the model, and what a second process brings: LXMERT's layers at several widths.
+"""Time of a step and of a reset for LXMERT's layers at several widths, and what a second process brings.
 
 Every model or pair of models lives in processes of its own, one thread each; they step in turn.
 """
@@ -31,8 +31,8 @@ BATCHES = (8, 32)
 Exchange = Literal["none", "fp32", "bf16"]
 NOTE = (
     "LXMERT's 9 + 5 + 5 layers with 12 heads at several widths, random weights, 20 tokens, 36 regions, 70 % zeros, "
-    "clip 1.0, fused AdamW, medians. Two processes exchange gradients by gloo on one machine and share its memory, so "
-    "they say little of two machines."
+    "clip 1.0, fused AdamW, medians. Two processes on one machine exchange gradients by gloo and share the memory, so "
+    "the figures say little about two machines."
 )
 
 
@@ -139,7 +139,7 @@ def serve(arm: Arm, rank: int, rendezvous: Path, connection: Connection) -> None
         optimizer.step()
 
     step(1)
-    reset_thresholds(model)  # from now on ties are looked for
+    reset_thresholds(model)  # from now on the forward pass resolves ties
     step(1)
     connection.send(sum(mask.score.numel() for mask in binary_masks(model).values()))
     while (batch := connection.recv()) is not None:

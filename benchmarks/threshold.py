@@ -26,9 +26,9 @@ SCORES: dict[str, float] = {"just initialised (two values)": 0, "half tied, half
 REPEATS = 5
 NOTE = (
     "A pass is the fastest of `torch.sum`, `torch.amax` and `numpy.sum` over the same scores with the same threads. "
-    "`select` finds every threshold and ranks the ties; `reset` is all that `reset_thresholds` does: it selects, "
-    "writes the rules, counts zeros before and after, counts flips and packs the masks. Baseline: `torch.kthvalue`, "
-    "thresholds alone. 70 % zeros, fp32, medians."
+    "`select` finds every threshold and ranks the ties; `reset` is the whole of `reset_thresholds`: it selects, "
+    "writes the rules, counts zeros before and after, counts flips and packs the masks. The baseline, "
+    "`torch.kthvalue`, finds thresholds only. 70 % zeros, fp32, medians."
 )
 
 
