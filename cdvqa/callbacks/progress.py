@@ -1,11 +1,13 @@
 """How a training shows on the terminal, and where there is none."""
 
 import time
+from shutil import get_terminal_size
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import RichProgressBar
+from pytorch_lightning.callbacks.progress.rich_progress import RichProgressBarTheme
 from rich.progress import BarColumn
 from rich.table import Column
 
@@ -13,8 +15,13 @@ from rich.table import Column
 class ProgressLine(RichProgressBar):
     """Lightning's bar in one line: a bar of several lines erases what others print above it."""
 
+    def __init__(self) -> None:
+        super().__init__(theme=RichProgressBarTheme(metrics_format=".2f"))
+
     def configure_columns(self, trainer: pl.Trainer) -> list[Any]:
         columns = super().configure_columns(trainer)
+        if get_terminal_size().columns < 100:  # numbers matter more than the bar itself
+            columns = [column for column in columns if not isinstance(column, BarColumn)]
         for column in filter(None, [*columns, self._metric_component]):
             column._table_column = Column(no_wrap=True, overflow="ellipsis")
             if isinstance(column, BarColumn):
