@@ -115,7 +115,7 @@ def settle(
         stage: 1, 2 or 3.
         has_dev: whether the data set has a development split of its own.
         given: config values by field name; None means "as the preset says".
-        authors: fields of the `authors` preset that are otherwise for the backbone at hand.
+        authors: fields of the `authors` preset that differ for this backbone.
 
     Raises:
         InputError: a value out of range.

@@ -33,7 +33,7 @@ class Lxmert(Classification):
             also holds `answer_head.safetensors` warm-starts the answers it knows; published LXMERT has none, so its
             head starts fresh, as the authors' does.
         config: LXMERT's configuration as a dictionary, for a model from scratch; null takes the pre-trained model's,
-            and LXMERT-base where that is not at hand.
+            and LXMERT-base where that is not available.
     """
 
     name = "lxmert"

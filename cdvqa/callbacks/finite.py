@@ -14,16 +14,16 @@ from cdvqa.errors import Stopped
 
 
 class FiniteCheck(Callback):
-    """Stop the run at a loss or gradient norm that is not finite, before anything of the spoiled state is saved.
+    """Stop the run at a loss or gradient norm that is not finite, before anything of the bad state is saved.
 
     On the CPU every step is looked at, just after it. On a GPU, which would have to be waited for, the number of the
-    first such step stays there until a step is logged or something is about to be saved. Either way the weights in
-    memory may be spoiled by then, and the checkpoint on disk is from before. With 16-mixed a norm that is not finite
-    is usual: the gradient scaler skips that step.
+    first such step stays there until a step is logged or something is about to be saved. The weights in memory may be
+    bad by then; the checkpoint on disk is from before. With 16-mixed a norm that is not finite is usual:
+    the gradient scaler skips that step.
     """
 
     def __init__(self) -> None:
-        self._first = torch.tensor(math.inf)  # the first spoiled step
+        self._first = torch.tensor(math.inf)  # the first step that is not finite
         self._recent: list[tuple[int, Tensor, Tensor]] = []  # step, question ids and loss since the last look
         self._unclipped: list[Tensor] = []  # norm of the latest gradients that are not clipped
 
@@ -71,5 +71,5 @@ class FiniteCheck(Callback):
 
 
 def waits_for_nothing(tensor: Tensor) -> bool:
-    """Whether the tensor's value is at hand, without waiting for a GPU."""
+    """Whether the tensor's value is available without waiting for a GPU."""
     return tensor.device.type == "cpu"

@@ -29,8 +29,8 @@ PACKAGES = ("cdvqa", "torch", "pytorch-lightning", "transformers", "torchmetrics
 class RunRecord(Callback):
     """Write the run's config and lineage at its start, mark it finished at its end, and add results after a test.
 
-    Nothing is written before the checkpoint of step 0, so wrong input leaves no run behind, what is a run can be
-    resumed, and what is killed before starts anew. An older run in the folder is removed then, and not before.
+    Nothing is written before the checkpoint of step 0, so wrong input leaves no run behind, every run can be
+    resumed, and what is killed earlier starts again. An older run in the folder is removed then, not before.
 
     Args:
         run: the run's files.
@@ -143,7 +143,7 @@ def print_accuracies(title: str, results: Mapping[str, Mapping[str, Any]]) -> No
 def results_header(stage: Any) -> dict[str, Any]:
     """How the results came about: preset, each field that departs from it, and how the model was chosen.
 
-    A network that is evaluated as it is speaks for itself, whatever the config at hand says.
+    A network that is evaluated as it is has its own record, which wins over the config.
     """
     made = stage.metadata() | stage.evaluated
     selection = "selected on test" if made["selection"] == "test" else made["selection"]
@@ -173,12 +173,12 @@ def surroundings(trainer: pl.Trainer) -> dict[str, Any]:
 
 
 def refuse_other_questions(source: Path, record: Mapping[str, Any], files: Mapping[str, Any]) -> None:
-    """Raise InputError where a run read other questions than those at hand under the same file names."""
+    """Raise InputError where a run read other questions under the same file names."""
     theirs = {Path(name).name: digest for name, digest in record.get("data", {}).get("files", {}).items()}
     for name, digest in files.items():
         if theirs.get(Path(name).name, digest) != digest:
             raise InputError(
-                f"{source}: was made with another {Path(name).name} than the one at hand; give the same files with "
+                f"{source}: was made with another {Path(name).name}; give the same files with "
                 "--data.root, or other data another --data.name"
             )
 

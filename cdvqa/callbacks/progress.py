@@ -47,7 +47,7 @@ class EpochLine(Callback):
             return
         shown = {"loss": "loss {:.4f}", "val/accuracy/all": "accuracy {:.2f}"}
         metrics = trainer.callback_metrics
-        told = [text.format(float(metrics[name])) for name, text in shown.items() if name in metrics]
+        parts = [text.format(float(metrics[name])) for name, text in shown.items() if name in metrics]
         epochs = f"/{trainer.max_epochs}" if (trainer.max_epochs or 0) > 0 else ""
         seconds = time.monotonic() - self._began
-        print(f"epoch {trainer.current_epoch + 1}{epochs}: {', '.join([*told, f'{seconds:.1f} s'])}", flush=True)
+        print(f"epoch {trainer.current_epoch + 1}{epochs}: {', '.join([*parts, f'{seconds:.1f} s'])}", flush=True)

@@ -13,7 +13,7 @@ from cdvqa.stages.loading import take_network
 
 
 class KeepSelected(Callback):
-    """Write the network file from the very state that a validation has just scored, whenever it scores best.
+    """Write the network file from the state that a validation has just scored, whenever it scores best.
 
     The mask that was evaluated is the mask that is saved. With `selection: last`, or where no validation took place,
     the state at the end is validated and written. Under `tie_break: exact` thresholds are re-selected before each of

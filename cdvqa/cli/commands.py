@@ -86,7 +86,7 @@ def readable_error_behind(error: BaseException) -> InputError | Stopped | None:
             return cause
     if reason := full_disk(error):
         return Stopped(f"{reason}; what was saved before is whole, make room")
-    return next((told for cause in chain(error) if (told := last_resort(cause))), None)
+    return next((text for cause in chain(error) if (text := last_resort(cause))), None)
 
 
 def last_resort(error: BaseException) -> InputError | Stopped | None:

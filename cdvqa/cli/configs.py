@@ -55,7 +55,7 @@ def resolve_configs(args: list[str]) -> list[str]:
 
 
 def of_stage(path: Path, tree: yaml.Node | None, class_path: str | None) -> list[str]:
-    """The arguments for a config: what all stages share, and behind it the block `stage1:`, … of the stage at hand."""
+    """The arguments for a config: what all stages share, then the block `stage1:`, … of this stage."""
     blocks = {name: block for name, block in entries(tree).items() if name in BLOCKS}
     if tree is None or not blocks:
         return [f"--config={path}"]

@@ -40,13 +40,13 @@ from cdvqa.runs.lineage import (
     TRAINING,
     Lineage,
     Source,
+    describe,
     find_existing,
     find_parent,
     inherit,
     new_run,
+    run_differences,
     sources_of,
-    told,
-    unlike_run,
 )
 from cdvqa.runs.lock import RunLock
 from cdvqa.runs.loggers import EventLog, MetricsLog
@@ -56,7 +56,7 @@ from cdvqa.stages.compatibility import read_metadata
 TRAINER = {
     "default_root_dir": "logs",
     "gradient_clip_val": 1.0,
-    "use_distributed_sampler": False,  # our samplers shard; Lightning's would pad or shard twice
+    "use_distributed_sampler": False,  # our samplers shard; Lightning's would pad, or shard a second time
     "num_sanity_val_steps": 0,
     "enable_model_summary": False,
     "log_every_n_steps": 20,
@@ -91,7 +91,7 @@ class VQACLI(LightningCLI):
         )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """The one at hand, less the arguments that `_prepare_subcommand_kwargs` settles."""
+        """This subcommand only, less the arguments that `_prepare_subcommand_kwargs` settles."""
         settled = {"verbose", "weights_only", "return_predictions"}
         return {name: skipped | settled for name, skipped in LightningCLI.subcommands().items() if name == self.command}
 
@@ -274,7 +274,9 @@ class VQACLI(LightningCLI):
         run, identity = new_run(self.runs, self.model.stage, self.model.lineage, settings, self.seed)
         self.entries = {"seed": self.seed, "identity": identity, "settings": settings}
         if run.exists and run.read()["identity"] != identity:
-            raise InputError(f"{run.folder}: holds another run whose identity begins alike; move it elsewhere")
+            raise InputError(
+                f"{run.folder}: holds another run, its digest begins with the same digits; move it elsewhere"
+            )
         return run
 
     def go_on(self) -> Run:
@@ -289,11 +291,11 @@ class VQACLI(LightningCLI):
         if run is None:
             run, _ = find_existing(self.model, self.runs, self.seed, settings)
         record, resumes = run.read(), self.subcommand == "fit"
-        wrong = unlike_run(self.model, record, settings, () if resumes else TRAINING)
+        wrong = run_differences(self.model, record, settings, () if resumes else TRAINING)
         if record["seed"] != self.seed:
             wrong["seed_everything"] = (record["seed"], self.seed)
         if wrong and (resumes or not named):
-            raise InputError(f"{run.folder}: this run has other settings: {told(wrong)}; leave them as they are there")
+            raise InputError(f"{run.folder}: this run has other settings: {describe(wrong)}; leave them unchanged")
         self.model.lineage = Lineage.recorded(record)
         self.entries = {name: record[name] for name in ("seed", "identity", "settings")}
         return run

@@ -56,7 +56,7 @@ class BatchLoader:
 
     Args:
         dataset: the questions.
-        sampler: the rows to read, asked anew at each iteration.
+        sampler: the rows to read; iterated again in each epoch.
         batch_size: questions a batch.
         num_workers: threads that read ahead, two batches each; 0 reads a batch when it is asked for.
     """

@@ -120,7 +120,7 @@ def _made(values: list[_Value], changes_first: bool) -> _Value:
     """A value with these in it: a new one, or the first of them with the others added."""
     value = values.pop(0) if changes_first else _Value(1)
     if value.reused and values and changes_first:
-        raise ValueError("it changes what it uses twice")
+        raise ValueError("it changes an object that it uses twice")
     for part in values:
         value.size += part.size
         value.depth = max(value.depth, part.depth + 1)

@@ -1,4 +1,4 @@
-"""The questions of a data set, ready for batching but for the features of their images."""
+"""The questions of a data set, ready for batching except for the features of their images."""
 
 import hashlib
 import inspect

@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 class SequenceOutput(NamedTuple):
-    """What a generative backbone makes of the N answers that the B questions of a batch were given.
+    """Output of a generative backbone for the N answers given to the B questions of a batch.
 
     Attributes:
         logits: scores of the next word piece, (N, L − 1, V).

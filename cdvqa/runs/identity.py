@@ -187,18 +187,18 @@ def text(value: Any) -> str:
 
 
 def differences(
-    theirs: Mapping[str, Any], ours: Mapping[str, Any], passed_over: tuple[str, ...] = ()
+    theirs: Mapping[str, Any], ours: Mapping[str, Any], ignored: tuple[str, ...] = ()
 ) -> dict[str, tuple[Any, Any]]:
     """Settings in which two runs differ, with both values; one that is absent has its value in the baseline.
 
     Args:
         theirs, ours: settings by field.
-        passed_over: fields, or beginnings of fields such as `trainer.`, that may differ.
+        ignored: fields, or beginnings of fields such as `trainer.`, that may differ.
     """
     found = {}
     for name in sorted({*theirs, *ours}):
         there, here = theirs.get(name, BASELINE.get(name)), ours.get(name, BASELINE.get(name))
-        if text(there) != text(here) and not name.startswith(passed_over):
+        if text(there) != text(here) and not name.startswith(ignored):
             found[name] = (there, here)
     return found
 

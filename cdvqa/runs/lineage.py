@@ -97,13 +97,13 @@ def inherit(stage: Any, settings: Mapping[str, Any], parent: Source | None, othe
         where, asked = parent.path.parent, stage.parent_objective
         if asked and asked.split("+") != above:
             raise InputError(f"{where}: trained with {'+'.join(above)}; --model.parent_objective asks for {asked}")
-        if wrong := unlike(plan, stage.asked_sparsity):
-            raise InputError(f"{where}: {told(wrong, '--model.sparsity.')}")
+        if wrong := sparsity_differences(plan, stage.asked_sparsity):
+            raise InputError(f"{where}: {describe(wrong, '--model.sparsity.')}")
         there, here = held_out(parent.record["settings"]), held_out(settings)
         if wrong := {name: (there[name], here[name]) for name in here if there.get(name, here[name]) != here[name]}:
             raise InputError(
-                f"{where}: {told(wrong, '--')}; this stage would be selected on questions that its parent was trained "
-                "on: take the parent's development split"
+                f"{where}: {describe(wrong, '--')}; this stage would be selected on questions that its parent was "
+                "trained on: take the parent's development split"
             )
     return Lineage([*above, *own], plan, selection, parent)
 
@@ -122,7 +122,7 @@ def plan_of(stage: Any) -> dict[str, Any] | None:
     return vars(stage.sparsity) | stage.sparsity.rates(stage.counts)
 
 
-def unlike(plan: Mapping[str, Any] | None, asked: Mapping[str, Any] | None) -> dict[str, tuple[Any, Any]]:
+def sparsity_differences(plan: Mapping[str, Any] | None, asked: Mapping[str, Any] | None) -> dict[str, tuple[Any, Any]]:
     """Sparsity settings that were given and are not the plan's, with both values; shares are compared to 1e-6."""
     found = {}
     for name, value in (asked or {}).items():
@@ -133,8 +133,8 @@ def unlike(plan: Mapping[str, Any] | None, asked: Mapping[str, Any] | None) -> d
     return found
 
 
-def told(wrong: Mapping[str, tuple[Any, Any]], flag: str = "") -> str:
-    """Differences in words."""
+def describe(wrong: Mapping[str, tuple[Any, Any]], flag: str = "") -> str:
+    """Differences as text, for an error."""
     return ", ".join(f"{flag}{name} is {there!r} there and {here!r} here" for name, (there, here) in wrong.items())
 
 
@@ -174,7 +174,7 @@ def find_parent(stage: Any, folder: Path, seed: int) -> Source:
     fitting = [
         (run, record)
         for run, record in runs_in(folder, before, seed)
-        if record["pipeline"] in pipelines and not unlike(record["sparsity"], stage.asked_sparsity)
+        if record["pipeline"] in pipelines and not sparsity_differences(record["sparsity"], stage.asked_sparsity)
     ]
     finished = [(run, record) for run, record in fitting if record["finished"] is not None]
     if len(finished) == 1:
@@ -228,8 +228,8 @@ def find_existing(stage: Any, folder: Path, seed: int, settings: Mapping[str, An
         InputError: there is none, or there are several.
     """
     runs = runs_in(folder, stage.stage, seed)
-    found = [entry for entry in runs if not unlike_run(stage, entry[1], settings, TRAINING)]
-    found = [entry for entry in found if not unlike_run(stage, entry[1], settings)] or found
+    found = [entry for entry in runs if not run_differences(stage, entry[1], settings, TRAINING)]
+    found = [entry for entry in found if not run_differences(stage, entry[1], settings)] or found
     found = [entry for entry in found if objectives_above(stage, entry[1]) in asked_pipelines(stage)] or found
     if len(found) == 1:
         return found[0]
@@ -237,20 +237,20 @@ def find_existing(stage: Any, folder: Path, seed: int, settings: Mapping[str, An
         raise InputError(f"{folder}: {len(found)} runs fit: {listed(found)}; name one with --config RUN/config.yaml")
     if not runs:
         raise InputError(f"{folder}: there is no run of stage {stage.stage} with seed {seed}; `cdvqa fit` makes one")
-    run, record = min(runs, key=lambda entry: len(unlike_run(stage, entry[1], settings, TRAINING)))
-    wrong = unlike_run(stage, record, settings, TRAINING)
-    raise InputError(f"{folder}: no run has these settings; in the nearest, {run.folder}, {told(wrong)}")
+    run, record = min(runs, key=lambda entry: len(run_differences(stage, entry[1], settings, TRAINING)))
+    wrong = run_differences(stage, record, settings, TRAINING)
+    raise InputError(f"{folder}: no run has these settings; in the nearest, {run.folder}, {describe(wrong)}")
 
 
-def unlike_run(
-    stage: Any, record: Mapping[str, Any], settings: Mapping[str, Any], passed_over: tuple[str, ...] = ()
+def run_differences(
+    stage: Any, record: Mapping[str, Any], settings: Mapping[str, Any], ignored: tuple[str, ...] = ()
 ) -> dict[str, tuple[Any, Any]]:
     """Settings in which a run differs from those given, with both values; a parent counts where it was named."""
-    wrong = differences(record["settings"], settings, passed_over if "parent" in settings else (*passed_over, "parent"))
+    wrong = differences(record["settings"], settings, ignored if "parent" in settings else (*ignored, "parent"))
     asked, above = stage.parent_objective, objectives_above(stage, record)
     if asked and asked.split("+") != above:
         wrong["model.parent_objective"] = ("+".join(above), asked)
-    sparsity = unlike(record["sparsity"], stage.asked_sparsity)
+    sparsity = sparsity_differences(record["sparsity"], stage.asked_sparsity)
     return wrong | {f"model.sparsity.{name}": values for name, values in sparsity.items()}
 
 

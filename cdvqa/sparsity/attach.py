@@ -96,7 +96,7 @@ def one_shot_masks(
     dead: Collection[str] = (),
     **zeros: Any,
 ) -> dict[str, Tensor]:
-    """The masks of one-shot pruning, for `attach_fixed_masks`: the very masks that mask training starts from.
+    """The masks of one-shot pruning, for `attach_fixed_masks`: the masks that mask training starts from.
 
     The model is only read. Arguments, errors and order are those of `attach_masks`.
     """
@@ -187,7 +187,7 @@ def check_importance(
 
 
 def levels_meet(alpha: float, threshold: float) -> bool:
-    """Whether kept scores start at the very threshold, in fp32."""
+    """Whether kept scores start exactly at the threshold, in fp32."""
     start, level = torch.tensor([alpha * threshold, threshold], dtype=torch.float32, device="cpu").tolist()
     return bool(start == level)
 

@@ -21,7 +21,7 @@ def warn_of_other_features(
     Args:
         network: the network's file.
         theirs: fingerprint of the features it was trained on (`RegionFeatures.fingerprint`); None if it has none.
-        file: the feature file at hand.
+        file: the feature file in use.
         ours: its fingerprint.
     """
     found = [f"{what} {there} there and {here} here" for what, there, here in differences(theirs or {}, ours)]

@@ -27,7 +27,7 @@ def objective_inputs(
     Args:
         needs: see `Objective`.
         batch: the questions.
-        output: what the backbone makes of them.
+        output: the backbone's output for them.
         backbone: run again for each view of the questions.
         teacher: run for its output.
         dtype: of the floating-point tensors, whatever the precision of the forward pass.

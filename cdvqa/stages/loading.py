@@ -47,7 +47,7 @@ def fill_network(
         backbone, objective: what to fill.
         network: from `path`.
         path: its file.
-        ours: metadata of the model at hand.
+        ours: metadata of this model.
         evaluates: whether the network is evaluated as it is, so that nothing may start fresh.
 
     Raises:

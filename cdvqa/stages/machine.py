@@ -29,7 +29,7 @@ def check_kernels(device: torch.device) -> None:
 
 
 def check_compiler(device: torch.device) -> None:
-    """Raise InputError where torch cannot compile: told now, and not after the data have been read."""
+    """Raise InputError where torch cannot compile, before the data are read."""
     try:
         torch.compile(lambda tensor: tensor + 1)(torch.ones(1, device=device))
     except Exception as error:  # each compiler behind torch raises its own kind

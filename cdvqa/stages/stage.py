@@ -117,7 +117,7 @@ class VQAStage(pl.LightningModule):
         self.head = replace_head(backbone, self.objective)
         self.teacher: Teacher | None = None
         if ("teacher" in self.objective.needs) != (teacher is not None):
-            raise InputError("--model.teacher: give it to an objective that needs a teacher, and only to such a one")
+            raise InputError("--model.teacher: give it if, and only if, the objective needs a teacher")
         self.parent_objective = parent_objective
         # The command line fills in both: the network to start from, and what the run takes over from it.
         self.start: Path | None = Path(init_from) if init_from else None
@@ -248,7 +248,7 @@ class VQAStage(pl.LightningModule):
             return self.objective(**inputs)  # type: ignore[no-any-return]
 
     def on_fit_start(self) -> None:
-        # Lightning seeds every process alike, and each would drop the same units; the model has been made alike by now.
+        # Lightning gives all processes one seed, so all would drop the same units; the models are equal by now.
         if self.global_rank:
             seeds = np.random.SeedSequence((torch.initial_seed(), self.global_rank))
             torch.manual_seed(int(seeds.generate_state(1)[0]))

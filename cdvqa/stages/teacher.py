@@ -21,7 +21,7 @@ class Teacher:
 
     Args:
         folder: the run's folder: its backbone is built from `config.yaml`, its weights are those it selected.
-        ours: metadata of the model at hand; the teacher needs its answers, text format and word pieces.
+        ours: metadata of this model; the teacher needs its answers, text format and word pieces.
 
     Raises:
         InputError: no such run, or it does not fit.

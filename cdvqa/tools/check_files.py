@@ -207,8 +207,8 @@ def check_start(report: Report, config: "ConfigInspector", fingerprint: Mapping[
             check_weights(report, stage.backbone, data)
             return
     except InputError as error:
-        where, _, told = str(error).partition(": ")
-        report.items.append(Item(what, where, remedy or told))
+        where, _, reason = str(error).partition(": ")
+        report.items.append(Item(what, where, remedy or reason))
         return
     item = report.file(what, path, remedy or "run the stage that makes it again")
     if item.state != "ok":

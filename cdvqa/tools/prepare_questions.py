@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def questions() -> None:
     """Read questions and keep vocabulary, priors, targets and word pieces in <data.root>/.cdvqa/.
 
-    Takes the very options of `cdvqa fit`: --config stage1_bce.yaml --config vqavs.yaml --data.root DIR. Features and
+    Takes the options of `cdvqa fit`: --config stage1_bce.yaml --config vqavs.yaml --data.root DIR. Features and
     weights are not looked at. Files are rebuilt when what they were made from has changed.
     """
     raise AssertionError("only its help is for the parser of `cdvqa prepare`")

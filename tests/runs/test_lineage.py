@@ -168,7 +168,7 @@ def test_a_resume_and_a_child_want_the_questions_of_before(
     before = record(the_run("stage1_bce"))
     for command in (["stage1_bce.yaml", "--ckpt_path=last"], ["stage2_bce.yaml"]):
         assert cdvqa("fit", *command, *SHORT, f"--data.root={other}") == 2
-        assert "was made with another vqacp_v2_train_questions.json than the one at hand" in said(capsys)
+        assert "was made with another vqacp_v2_train_questions.json; give the same files" in said(capsys)
     assert run_names() == {"stage1_bce"} and record(the_run("stage1_bce")) == before
 
 
@@ -181,7 +181,7 @@ def test_a_folder_of_another_run_whose_digest_begins_alike_is_refused(
     (run / "run.json").write_text(json.dumps(other))
     for flags in ([], ["--overwrite"]):
         assert cdvqa("fit", "stage1_bce.yaml", *SHORT, *flags) == 2
-        assert f"{run}: holds another run whose identity begins alike" in said(capsys)
+        assert f"{run}: holds another run, its digest begins with the same digits" in said(capsys)
     assert record(run) == other
 
 

@@ -1,4 +1,4 @@
-"""What mPLUG makes of an image and a question before it answers."""
+"""mPLUG's encoders of the image and the question."""
 
 import torch
 from torch import Tensor, nn

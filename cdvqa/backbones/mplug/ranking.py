@@ -26,7 +26,7 @@ class Spelling:
         sequences = [torch.tensor([start, *ids, end]) for ids in pieces]
         self.ids = pad_sequence(sequences, batch_first=True)
         self.lengths = torch.tensor([len(sequence) for sequence in sequences])
-        # Of two answers that are spelt alike, the one that comes first.
+        # Of two answers with the same spelling, the first.
         self._answer = {tuple(ids): answer for ids, answer in zip(reversed(pieces), reversed(answers), strict=True)}
 
     def read(self, ids: Iterable[int]) -> str:

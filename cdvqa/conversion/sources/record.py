@@ -106,7 +106,7 @@ def outline(record: ImageRecord, region_width: int | None) -> Outline:
     name, features = first_field(record, FEATURES)
     if not isinstance(features, np.ndarray | Stored):  # base64 of float32
         if not count:
-            raise InputError(f"{record.where}: holds no num_boxes, without which {name!r} cannot be told apart")
+            raise InputError(f"{record.where}: holds no num_boxes, which {name!r} needs")
         width = region_width or _array(record, name, features, count).shape[1]
         for field, text, columns in ((name, features, width), (*first_field(record, SHARES + BOXES), 4)):
             if isinstance(text, _TEXT) and len(text) != 4 * -(-4 * columns * count // 3):

@@ -44,7 +44,7 @@ class Cache:
             name: `<name>.npz` for a dictionary of arrays, `<name>.json` for one that JSON can hold.
             origin: everything that the content depends on.
             derive: makes the content.
-            build: makes of the content what is wanted; it may raise anything where content is missing.
+            build: builds the object from the content; it may raise anything where content is missing.
         """
         path = self.folder / name
         load, save = (_load_arrays, _save_arrays) if path.suffix == ".npz" else (read_json, write_json)

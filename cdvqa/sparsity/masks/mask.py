@@ -1,4 +1,4 @@
-"""Masks as parametrizations: linear layers and embeddings alike read W ⊙ m where they read `weight`."""
+"""Masks as parametrizations: linear layers and embeddings read W ⊙ m where they read `weight`."""
 
 import math
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ UNPLACED = Placement(0)
 class BinaryMask(nn.Module):
     """A trained mask: m = 1 where the score ranks above the last zero of the latest selection (paper Eq. 2).
 
-    Until the first reset the rule is score > `threshold`. The rule lives in buffers, so a checkpoint restores the very
+    Until the first reset the rule is score > `threshold`. The rule lives in buffers, so a checkpoint restores the same
     mask, and is written in place.
 
     Args:
@@ -112,7 +112,7 @@ class FixedMask(nn.Module):
         self.slot = Slot()
 
     def mask(self, weight: Tensor) -> Tensor:
-        """The mask; `weight` is taken so that both kinds of masks are asked alike."""
+        """The mask; `weight` is unused; both kinds of masks have the same signature."""
         return self.kept
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -122,7 +122,7 @@ class FixedMask(nn.Module):
         return self.slot.read((weight, self.kept), lambda out: torch.where(self.kept, weight, zero, out=out))
 
 
-# W ⊙ m, written into memory that is at hand
+# W ⊙ m, written into existing memory
 
 
 def write_masked(

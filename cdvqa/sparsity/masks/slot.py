@@ -28,7 +28,7 @@ class Slot:
     def read(
         self, sources: tuple[Tensor, ...], write: Callable[[Tensor], object], gradient: Tensor | None = None
     ) -> Tensor:
-        """W ⊙ m, made anew only if a source has changed: the buffer if that is free, or else fresh memory.
+        """W ⊙ m, rebuilt only if a source has changed: the buffer if that is free, or else fresh memory.
 
         Args:
             sources: all that W ⊙ m is made from, the weight first.
@@ -63,7 +63,7 @@ class Slot:
         return None if self._readers else self._place(weight)
 
     def _place(self, weight: Tensor) -> Tensor:
-        """The buffer, made anew where it does not suit the weight."""
+        """The buffer, rebuilt where it does not fit the weight."""
         buffer = self._buffer
         if buffer is None or buffer.dtype != weight.dtype or buffer.device != weight.device:
             with torch.inference_mode(False):  # or training could not use what an evaluation made

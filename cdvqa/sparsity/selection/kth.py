@@ -90,7 +90,7 @@ def blocks(parts: Sequence[Tensor]) -> Iterator[tuple[int, int, np.ndarray]]:
 def sizes_like(values: np.ndarray, weight: Tensor, start: int) -> np.ndarray:
     """|weight| of the entries from `start` on of a 1-D weight of any floating type, as many and of a type as `values`.
 
-    numpy knows no bf16; a block of the type at hand is not copied.
+    numpy has no bf16; a block of the right type is not copied.
     """
     block = weight[start : start + len(values)].to(torch.from_numpy(values).dtype)
     return np.abs(block.numpy())  # type: ignore[no-any-return]
