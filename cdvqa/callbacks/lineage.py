@@ -76,7 +76,9 @@ class RunRecord(Callback):
         elif trainer.is_global_zero:
             files = self.run.folder.rglob("*") if self.run.exists else ()
             self.replaced = {path: path.stat().st_ino for path in files if path.is_file() and path.name != ".lock"}
-            if trainer.max_epochs == 0:  # one-shot pruning has no step 0; the old record is not of the new network
+            if (
+                self.replaced and trainer.max_epochs == 0
+            ):  # no step 0: the old record must not stay beside a new network
                 self._write()
 
     def begin(self) -> None:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -147,7 +148,11 @@ def test_a_one_shot_run_that_is_killed_while_it_overwrites_another_is_not_taken_
     with monkeypatch.context() as patch:
         patch.setattr(RunRecord, "on_fit_end", killed)
         assert cdvqa("prune", "--overwrite") == 130
-    assert json.loads((run / "run.json").read_text())["finished"] is None
+        assert json.loads((run / "run.json").read_text())["finished"] is None
+        shutil.rmtree(run)
+        assert cdvqa("prune") == 130
+    assert not (run / "run.json").exists(), "a first run that is killed before its end starts again"
+    assert cdvqa("prune") == 0
 
 
 @pytest.mark.parametrize("refused", ["mkdir", "open"])
