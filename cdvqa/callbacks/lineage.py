@@ -76,9 +76,8 @@ class RunRecord(Callback):
         elif trainer.is_global_zero:
             files = self.run.folder.rglob("*") if self.run.exists else ()
             self.replaced = {path: path.stat().st_ino for path in files if path.is_file() and path.name != ".lock"}
-            if (
-                self.replaced and trainer.max_epochs == 0
-            ):  # no step 0: the old record must not stay beside a new network
+            # One-shot pruning has no step 0, and the old record must not stay beside the new network.
+            if self.replaced and trainer.max_epochs == 0:
                 self._write()
 
     def begin(self) -> None:
