@@ -181,11 +181,11 @@ def record(seed: int, minutes: float) -> str:
     lines = [
         "# Runs that were killed",
         "",
-        "`make torture` wrote this page. It starts small runs of every stage, kills them (`kill -9`) at drawn moments,",
+        "`make torture` writes this page. It starts small runs of all stages, kills them (`kill -9`) at random times,",
         "resumes them with the same command and `--ckpt_path last`, kills them again, lets them finish, and compares",
-        "each with a run of the same configuration that nobody killed: `metrics.csv` byte for byte; weights, masks,",
-        "scores, thresholds, the optimiser's and the schedule's state, the loader's place and the random generators",
-        "bit for bit; `run.json` but for times and commit. What was killed before its first checkpoint starts anew.",
+        "each with a run of the same configuration that was not killed: `metrics.csv` byte by byte; weights, masks,",
+        "scores, thresholds, the states of optimiser, schedule, loader and random generators bit by bit; `run.json`",
+        "except for times and commit. A run that is killed before its first checkpoint starts from the beginning.",
         "",
         f"{datetime.now(UTC):%Y-%m-%d}, seed {seed}, {minutes:.0f} minutes, Python {platform.python_version()}, "
         f"{packages}: **{total.total()} kills, {sum(case.compared for case in CASES)} runs compared**.",
