@@ -15,7 +15,7 @@ from cdvqa.conversion.sources.record import shares
 from cdvqa.conversion.sources.source import FeatureIndex, FeatureSource, ImageRegions, Progress
 from cdvqa.data.pickles import load_pickle
 from cdvqa.data.visual.rows import opened, own_dataset
-from cdvqa.errors import InputError
+from cdvqa.errors import InputError, printable
 
 _BLOCK = 1 << 26  # bytes of features in memory at once
 
@@ -122,8 +122,8 @@ class Hdf5Features(FeatureSource):
             if name not in file and name in ("size", "num_boxes"):
                 continue
             if own_dataset(self.path, file, name) is None:
-                there = ", ".join(map(str, file)) or "nothing"
-                raise InputError(f"{self.path}: holds no {name!r} but {there[:200]}; convert the TSV it was made from")
+                there = printable(", ".join(map(str, file)) or "nothing", 200)
+                raise InputError(f"{self.path}: holds no {name!r} but {there}; convert the TSV it was made from")
             kind = "floating-point numbers" if name in self._names else "integers"
             if file[name].dtype.kind not in ("f" if name in self._names else "iu"):
                 raise InputError(f"{self.path}: {name} holds {file[name].dtype}, not {kind}")

@@ -178,6 +178,7 @@ def test_other_layouts(tmp_path):
     refused(change(bottom_up, spatial_features=None), "holds no 'spatial_features' but image_bb, image_features")
     refused(change(bottom_up, image_features=np.ones((3, 3))), "holds no 'spatial_features'")
     refused(change(bottom_up, image_features=None), "holds no 'image_features' but image_bb; convert the TSV")
+    refused(change(bottom_up, **{"a\nb": np.ones(1)}), r"holds no 'image_features' but a\\nb, image_bb; convert")
     ban = write_ban(tmp_path / "b.hdf5", images)
     refused(change(ban, pos_boxes=np.array([[0, 3], [3, 3], [6, 9]])), "image 993 is said to have 0 boxes from row 3")
     refused(change(ban, pos_boxes=np.array([[0, 3], [3, 6], [6, 99]])), "image 986 is said to have 93 boxes from row 6")
