@@ -94,7 +94,7 @@ def test_a_teacher_is_a_finished_run(cdvqa: Command, capsys: pytest.CaptureFixtu
     distil = f"--model.objective={TOYS}.Distil"
     for flags in ([distil], [f"--model.teacher={teacher}"]):
         assert cdvqa("fit", "stage1_bce.yaml", *flags) == 2
-        assert "--model.teacher: give it to an objective that needs a teacher" in capsys.readouterr().err
+        assert "--model.teacher: give it if, and only if, the objective needs a teacher" in capsys.readouterr().err
     assert cdvqa("fit", "stage1_bce.yaml", distil, f"--model.teacher={teacher}/nothing") == 2
     assert "no finished run" in capsys.readouterr().err
     before = (teacher / "model.safetensors").read_bytes()
