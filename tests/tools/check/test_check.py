@@ -50,6 +50,7 @@ def counted(world, split):
     "file, what, source",
     [
         ("vqacp_v2_test_annotations.json", "test annotations", "Aishwarya Agrawal's page of the GVQA project"),
+        ("vqacp_v2_train_annotations.json", "train annotations", "Aishwarya Agrawal's page of the GVQA project"),
         ("features.h5", "region features", "cdvqa prepare features --input FILE --output"),
         ("../weights/model.safetensors", "pre-trained weights", "on Hugging Face: config.json and weights"),
     ],
@@ -61,6 +62,7 @@ def test_a_missing_file_is_named_with_its_source(check, world, file, what, sourc
     assert row(output, what)[1:] == ["missing", str((world / file).resolve())]
     assert f"- {what}: " in output and source in output
     assert output.endswith("\nproblems: 1\n")
+    assert ("in the vocabulary" in output) == ("train" not in file), "without train there is no vocabulary"
 
 
 def test_without_anything_every_file_is_listed(check, world):
