@@ -82,6 +82,23 @@ def test_every_shipped_config_parses(path: Path, capsys: pytest.CaptureFixture[s
     assert config["model"]["class_path"].startswith("cdvqa.stages.")
 
 
+@pytest.mark.parametrize("world", ["scenes", "scenes-vs"])
+def test_size_micro_turns_a_config_of_an_embedded_world_into_one_of_its_micro_world(
+    world: str, capsys: pytest.CaptureFixture[str]
+):
+    small = "micro.yaml" if world == "scenes" else "micro-vs.yaml"
+    for stage in ("stage1_bce", "stage2_lmh", "stage3_lmh"):
+        configs = [f"--config={name}" for name in (f"{stage}.yaml", f"{world}.yaml", small)]
+        assert main(["fit", *configs, "--print_config"]) == 0
+        config = yaml.safe_load(capsys.readouterr().out)
+        model, data = config["model"]["init_args"], config["data"]
+        assert (data["name"], data["root"], data["num_answers"]) == (f"{world}-micro", f"data/{world}-micro", 27)
+        assert model["backbone"]["init_args"]["pretrained"] == f"data/{world}/lxmert"
+        steps = 3_800 * config["trainer"]["max_epochs"] / model["global_batch"]
+        if stage == "stage2_lmh":  # as many resets as scenes.yaml has: 1,425 steps / 100
+            assert steps / model["sparsity"]["reset_every"] == pytest.approx(14.25, rel=0.1)
+
+
 @pytest.mark.parametrize("stage", [1, 2, 3])
 @pytest.mark.parametrize("objective", ["bce", "lmh", "rubi", "lpf"])
 def test_shipped_stages_have_the_papers_settings(stage: int, objective: str, capsys: pytest.CaptureFixture[str]):

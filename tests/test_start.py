@@ -31,6 +31,21 @@ def test_an_embedded_world_that_is_not_made_yet_is_named_at_once(
     assert not list(tmp_path.iterdir())
 
 
+def test_small_models_of_a_world_that_is_not_made_yet_are_named_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """An LXMERT-base was made, which does not take the features of a micro world."""
+    monkeypatch.chdir(tmp_path)
+    Path("data/scenes-micro").mkdir(parents=True)
+    configs = [f"--config={name}.yaml" for name in ("stage1_bce", "scenes", "micro")]
+    assert main(["fit", *configs]) == 2
+    said = capsys.readouterr().err
+    assert "data/scenes/lxmert: no such folder; `cdvqa prepare scenes --output data/scenes` makes this data set" in said
+    Path("data/scenes-micro").rmdir()
+    assert main(["fit", *configs]) == 2
+    assert "`cdvqa prepare scenes --size micro --output data/scenes-micro` makes" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("offline", [False, True])
 def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch: pytest.MonkeyPatch, offline: bool):
     """transformers asked for each of the files, again and again, for 101 seconds."""

@@ -105,11 +105,17 @@ class VQACLI(LightningCLI):
         check_numbers(self.config[subcommand] if subcommand else self.config)
 
     def before_instantiate_classes(self) -> None:
-        """Refuse a data set that is not there before a backbone of 200 million weights is made for it."""
+        """Refuse a data set that is not there before a backbone of 200 million weights is made for it.
+
+        The same for the small models that come with a world: as the name of a model on a hub they would be LXMERT-base.
+        """
         data = self._get(self.config, "data")
         if self.subcommand and not Path(data.root).is_dir() and not data.questions:
             remedy = made_by(data.name, Path(data.root)) or "point it at the official question files"
             raise InputError(f"--data.root {data.root}: no such folder; {remedy}")
+        small = Path(self._get(self.config, "model.init_args.backbone.init_args.pretrained") or "")
+        if self.subcommand and not small.exists() and (command := made_by(small.parent.name, small.parent)):
+            raise InputError(f"--model.backbone.pretrained {small}: no such folder; {command}")
 
     def instantiate_classes(self) -> None:
         """As Lightning does; a class that cannot be made is named in one line."""

@@ -233,7 +233,7 @@ def check_weights(report: Report, backbone: Backbone, data: VQADataModule) -> No
     hub = f"{source} on Hugging Face: config.json and weights; give their folder with --model.backbone.pretrained"
     one_file = source.endswith(CHECKPOINTS)
     path = Path(source) if one_file else find_locally(source, WEIGHTS)
-    embedded = made_by(data.name, data.root) if Path(source).is_relative_to(data.root) else None
+    embedded = made_by(Path(source).parent.name, Path(source).parent)
     item = report.file("pre-trained weights", path, embedded or (CHECKPOINT if one_file else hub), source)
     if path is None or item.state != "ok":
         return

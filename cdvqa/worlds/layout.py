@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
@@ -16,6 +16,12 @@ from cdvqa.errors import InputError
 SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MARKER = "world.json"
 Record = tuple[dict[str, Any], dict[str, Any]]  # of a question and its annotation
+Size = Literal["full", "micro"]
+
+
+def default_folder(world: str, size: Size) -> Path:
+    """`data/scenes`, `data/scenes-micro`: the folder that the overlays name."""
+    return Path("data", world if size == "full" else f"{world}-{size}")
 
 
 def build_world(output: Path, identity: dict[str, Any], build: Callable[[Path], None]) -> None:

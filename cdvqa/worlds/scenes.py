@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cdvqa.worlds.drawing import sample_scene
-from cdvqa.worlds.layout import build_world, write_split
+from cdvqa.worlds.layout import Size, build_world, default_folder, write_split
 from cdvqa.worlds.scene_folder import AskedScene, SceneFolder
 from cdvqa.worlds.scene_questions import QUESTION_TYPES, Question, answer_prior, candidate_questions
 
@@ -36,20 +36,27 @@ class SceneConstants:
         return replace(self, noise=0.0, prior_strength=0.0)
 
 
-def make_scenes(output: Path = Path("data/scenes"), seed: int = 0) -> None:
+SIZES: dict[Size, SceneConstants] = {
+    "full": SceneConstants(),
+    "micro": SceneConstants(train_questions=4_000, id_questions=1_000, ood_questions=1_000),
+}
+
+
+def make_scenes(output: Path | None = None, seed: int = 0, size: Size = "full") -> None:
     """Make `scenes`: 7,000 drawn images and 24,000 questions with shifted answer priors, in the files of VQA-CP v2.
 
     The answers of each question type follow a skewed prior in `train` and `id`, and the opposite one in `test`, the
     out-of-distribution test. Images are never shared between splits. The same seed gives the same files.
 
     Args:
-        output: folder to make.
+        output: folder to make (default: data/scenes, or data/scenes-micro).
         seed: seed of everything that is drawn.
+        size: `micro` is a world of a quarter of the images and questions, for studies of many runs.
 
     Raises:
         InputError: `output` exists and is not this world, complete.
     """
-    write_scenes(output, seed, SceneConstants())
+    write_scenes(output or default_folder("scenes", size), seed, SIZES[size])
 
 
 def write_scenes(output: Path, seed: int, constants: SceneConstants) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from cdvqa.worlds.drawing import Thing, sample_scene
-from cdvqa.worlds.layout import Record, build_world, write_records
+from cdvqa.worlds.layout import Record, Size, build_world, default_folder, write_records
 from cdvqa.worlds.scene_folder import AskedScene, SceneFolder
 from cdvqa.worlds.scene_questions import LANGUAGE, QUESTION_TYPES, Question, candidate_questions
 from cdvqa.worlds.scenes import SceneConstants
@@ -33,20 +33,27 @@ class ShortcutConstants:
     boost: float = 6.0
 
 
-def make_scenes_vs(output: Path = Path("data/scenes-vs"), seed: int = 0) -> None:
+SIZES: dict[Size, ShortcutConstants] = {
+    "full": ShortcutConstants(),
+    "micro": ShortcutConstants(train_questions=4_000, val_questions=400, test_questions=2_000),
+}
+
+
+def make_scenes_vs(output: Path | None = None, seed: int = 0, size: Size = "full") -> None:
     """Make `scenes-vs`: the scenes with the planted shortcuts and the nine OOD tests of VQA-VS, parts of IID-Test.
 
     OOD-Test/<S> holds the questions of IID-Test whose answer is rarer than uniform in training, among the questions
     of the same type with the same concept of shortcut S; for a combination such as QT+KW, of each of its parts.
 
     Args:
-        output: folder to make.
+        output: folder to make (default: data/scenes-vs, or data/scenes-vs-micro).
         seed: seed of everything that is drawn.
+        size: `micro` is a world of a quarter of the images and questions, for studies of many runs.
 
     Raises:
         InputError: `output` exists and is not this world, complete.
     """
-    write_scenes_vs(output, seed, ShortcutConstants())
+    write_scenes_vs(output or default_folder("scenes-vs", size), seed, SIZES[size])
 
 
 def write_scenes_vs(output: Path, seed: int, constants: ShortcutConstants) -> None:

@@ -21,9 +21,34 @@ def test_a_world_is_made_in_the_folder_and_from_the_seed(monkeypatch, command, m
     assert [(str(output), identity["seed"]) for output, identity in made] == [(f"data/{command}", 0), ("here", 3)]
 
 
+def test_a_micro_world_is_a_quarter_of_the_full_one_which_stays_as_it_was(monkeypatch):
+    made = {}
+    for module in ("scenes", "scenes_vs"):
+        monkeypatch.setattr(
+            f"cdvqa.worlds.{module}.build_world", lambda output, identity, build: made.update({str(output): identity})
+        )
+        for size in ("full", "micro"):
+            assert main(["prepare", module.replace("_", "-"), "--size", size]) == 0
+    sizes = {folder: list(identity["constants"].values())[:3] for folder, identity in made.items()}
+    assert sizes == {
+        "data/scenes": [16_000, 4_000, 4_000],
+        "data/scenes-micro": [4_000, 1_000, 1_000],
+        "data/scenes-vs": [16_000, 1_500, 8_000],
+        "data/scenes-vs-micro": [4_000, 400, 2_000],
+    }
+    # Existing worlds are recognised by these.
+    hard = {"questions_per_image": 4, "noise": 2.4, "prior_strength": 0.85, "hard_share": 0.05}
+    for name, rest in (("scenes", hard), ("scenes-vs", {"boost": 6.0})):
+        for folder in (f"data/{name}", f"data/{name}-micro"):
+            identity = made[folder]
+            assert (identity["world"], identity["version"], identity["seed"]) == (name, 2, 0)
+            assert dict(list(identity["constants"].items())[3:]) == rest
+
+
 @pytest.mark.parametrize(
     "arguments, said",
     [
+        (["scenes", "--size", "nano"], "nano"),
         ([], "one of {scenes,scenes-vs,easyvqa,features,questions}"),
         (["features", "--input", "a.tsv"], "required: features.output"),
         (["features", "--input=a.tsv", "--output=b.h5", "--dtype=float64"], "float64"),

@@ -21,7 +21,13 @@ from cdvqa.data.questions.official import (
 from cdvqa.errors import InputError
 
 Distribution = Literal["id", "ood"]
-WORLDS = ("scenes", "scenes-vs", "easyvqa")  # made by this package
+WORLDS = {  # made by this package, by `cdvqa prepare` and these words
+    "scenes": "scenes",
+    "scenes-micro": "scenes --size micro",
+    "scenes-vs": "scenes-vs",
+    "scenes-vs-micro": "scenes-vs --size micro",
+    "easyvqa": "easyvqa",
+}
 
 
 @dataclass(frozen=True)
@@ -158,4 +164,4 @@ class DataSet(ABC):
 
 def made_by(name: str | None, root: Path) -> str | None:
     """How to make the embedded data set `name`; None for a data set that its publisher gives out."""
-    return f"`cdvqa prepare {name} --output {root}` makes this data set" if name in WORLDS else None
+    return f"`cdvqa prepare {WORLDS[name]} --output {root}` makes this data set" if name in WORLDS else None
