@@ -109,6 +109,12 @@ def test_one_shot_pruning_is_a_stage_2_and_stage_3_starts_from_it(cdvqa: Command
         weight = dense.state[name].abs()
         assert int((~mask).sum()) == int(0.7 * mask.numel() + 0.5)
         assert weight[~mask].max() <= weight[mask].min()
+    assert (
+        cdvqa("prune", "--model.parent_objective=lmh", "--model.sparsity.overall=0.29", "--model.tie_break=strict") == 0
+    )
+    masks = network("stage2_lmh_omp_uniform_s29").masks.values()
+    assert [int((~mask).sum()) for mask in masks] == [int(0.29 * mask.numel()) for mask in masks]
+    assert any(int(0.29 * mask.numel()) != int(0.29 * mask.numel() + 0.5) for mask in masks), "exact rounds"
     omp = ["--model.sparsity.method=omp", "--model.sparsity.overall=0.7", "--model.parent_objective=lmh"]
     assert cdvqa("fit", "stage3_bce.yaml", *omp) == 0
     assert (the_run("stage3_lmh+bce_omp_uniform_s70") / "subnetwork.safetensors").is_file()

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from cdvqa.callbacks.predictions import normalised
 from cdvqa.cli import main
 from cdvqa.data.answers.vocabulary import normalise_answer
+from cdvqa.metrics import official_vqa_accuracy, vqa_accuracy
 from cdvqa.sparsity import Subnetwork
 from tests.conftest import overlay, the_run
 from tests.forking import Forked
@@ -101,6 +102,28 @@ def test_plain_questions_get_the_answers_of_a_test(
     assert main(["test", "--config", str(run / "config.yaml")]) == 0  # this one reads the training split
     assert mine == answers(run / "predictions" / "test.json")
     assert len(set(mine.values())) > 1
+    check_results(json.loads((run / "results.json").read_text()), mine, scenes)
+
+
+def check_results(results: dict[str, Any], answers: dict[int, str], world: Path) -> None:
+    """results.json says of the split `test` what the answers score by the two rules."""
+    assert results.keys() == {"preset", "departures", "selection", "identity", "splits", "means"}
+    annotations = json.loads((world / "vqacp_v2_test_annotations.json").read_text())
+    predictions = [{"question_id": question, "answer": answer} for question, answer in answers.items()]
+    paper, official = vqa_accuracy(predictions, annotations), official_vqa_accuracy(predictions, annotations)
+    kinds = {
+        kind: [a for a in annotations if a["question_type"] == kind]
+        for kind in {a["question_type"] for a in annotations}
+    }
+    per_type = {
+        kind: vqa_accuracy([{"question_id": a["question_id"], "answer": answers[a["question_id"]]} for a in part], part)
+        for kind, part in kinds.items()
+    }
+    found = results["splits"]["test"]
+    assert found.pop("distribution") == "ood" and found.pop("n")["all"] == len(annotations)
+    assert found.pop("official") == pytest.approx(official)
+    assert found.pop("per_question_type") == pytest.approx({kind: score["all"] for kind, score in per_type.items()})
+    assert found == pytest.approx(paper)
 
 
 def test_the_network_says_how_questions_are_read(alone: Path):

@@ -3,7 +3,9 @@
 from dataclasses import asdict
 
 import pytest
+import yaml
 
+from cdvqa.cli.configs import shipped
 from cdvqa.errors import InputError
 from cdvqa.presets import preset_protocol, settle
 
@@ -89,6 +91,15 @@ def test_what_is_held_out_of_train(preset: str, has_dev: bool, given: dict, shar
 def test_a_selection_without_its_questions_is_refused(preset: str, given: dict, message: str):
     with pytest.raises(InputError, match=message):
         settle(preset, 1, False, given, {})
+
+
+def test_the_configs_of_a_figure_or_table_take_one_preset():
+    """One of Fig. 7 took `authors`, and so was selected on test, and the others `paper`."""
+    presets: dict[str, set[str]] = {}
+    for path in (shipped() / "paper").glob("*.yaml"):
+        config = yaml.safe_load(path.read_text())
+        presets.setdefault(path.name.split("_")[0], set()).add(config["model"]["init_args"]["preset"])
+    assert "fig7" in presets and all(found == {"paper"} for found in presets.values()), presets
 
 
 def test_a_backbone_has_its_own_authors():

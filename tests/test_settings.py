@@ -30,6 +30,7 @@ def refusal(cdvqa: Command, capsys: pytest.CaptureFixture[str], *flags: str) -> 
         ("--model.weight_decay=-1", "--model.weight_decay: expected a number >= 0, got -1"),
         ("--data.eval_batch_size=0", "--data.eval_batch_size 0: expected 1 or more"),
         ("--data.num_workers=many", "--data.num_workers: expected a whole number, got many"),
+        ("--data.num_workers=-1", "--data.num_workers -1: expected 0 or more"),
         ("--seed_everything=-1", "--seed_everything -1: expected from 0 to 4294967295"),
         ("--trainer.max_epochs=-1", "--trainer.max_epochs -1: expected 0 or more"),
         ("--trainer.accumulate_grad_batches=0", "--trainer.accumulate_grad_batches 0: expected 1 or more"),

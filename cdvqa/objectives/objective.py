@@ -29,7 +29,7 @@ class Loss(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """How far the training is: optimiser steps done and in all, epochs done and in all."""
+    """How far the training is: optimiser steps done and in all, epochs done and in all (1 or more)."""
 
     step: int
     steps: int

@@ -28,7 +28,7 @@ def save_objective(objective: Objective, folder: Path) -> None:
 
 
 def load_objective(objective: Objective, folder: Path, evaluates: bool) -> None:
-    """Fill the objective from `folder`, if the same objective wrote there.
+    """Fill the objective from `folder`, if the same objective wrote there; say so where the file is not read.
 
     Args:
         objective: as it is built.
@@ -47,12 +47,14 @@ def load_objective(objective: Objective, folder: Path, evaluates: bool) -> None:
         try:
             with safe_open(path, framework="pt") as file:
                 theirs = (file.metadata() or {}).get("objective")
-                state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-            if theirs == name and not unread:
-                objective.load_state_dict(state)
-                rank_zero_info(f"objective: {path}")
+                if theirs == name and not unread:
+                    objective.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
+                    rank_zero_info(f"objective: {path}")
         except (SafetensorError, OSError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
+            if unread:
+                rank_zero_info(f"objective: {path} cannot be read ({reason}); {name} takes nothing from it")
+                return
             raise InputError(f"{path}: does not fit {name} ({reason}); copy it again") from error
     if theirs != name and evaluates:
         what = f"is of objective {theirs}" if theirs else "is missing"

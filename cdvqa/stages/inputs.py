@@ -46,9 +46,9 @@ def objective_inputs(
 
 
 def progress(trainer: pl.Trainer) -> Progress:
-    """How far the training is."""
+    """How far the training is; one-shot pruning, which has no epoch, counts as the start of one."""
     steps = int(trainer.estimated_stepping_batches)
-    return Progress(trainer.global_step, steps, trainer.current_epoch, trainer.max_epochs or 0)
+    return Progress(trainer.global_step, steps, trainer.current_epoch, max(trainer.max_epochs or 0, 1))
 
 
 def step_weight(trainer: pl.Trainer, objective: Objective, generates: bool, counted: int, batch_idx: int) -> float:

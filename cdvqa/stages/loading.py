@@ -1,5 +1,6 @@
 """Networks in and out of a stage's model: backbone, the objective's head, and its part in the network."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -8,11 +9,17 @@ from torch import nn
 
 from cdvqa.backbones import Backbone
 from cdvqa.errors import InputError
-from cdvqa.objectives import Objective
+from cdvqa.objectives import Objective, make_objective
 from cdvqa.objectives.state import class_path
 from cdvqa.sparsity import Subnetwork
 
 OWN = "objective."  # begins the names of an objective's tensors in a network file
+
+
+def objective_for(backbone: Backbone, name: str, options: Mapping[str, Any]) -> Objective:
+    """The objective called `name`, with the sizes that it takes from the backbone."""
+    sizes = {f"{output}_size": width for output, width in backbone.provides.items()}
+    return make_objective(name, backbone.hidden_size, num_answers=backbone.num_answers, **sizes, **options)
 
 
 def replace_head(backbone: Backbone, objective: Objective) -> str | None:

@@ -18,7 +18,7 @@ from cdvqa.data.handshake import DataFacts, DataNeeds
 from cdvqa.distributed.processes import all_rows, map_nested
 from cdvqa.errors import InputError
 from cdvqa.metrics import SplitAccuracy, set_means
-from cdvqa.objectives import Loss, find_objective, make_objective
+from cdvqa.objectives import Loss, find_objective
 from cdvqa.objectives.state import class_path, load_objective
 from cdvqa.presets import Preset, settle, takes_preset_fields
 from cdvqa.runs.folder import network_file
@@ -34,7 +34,7 @@ from cdvqa.stages.compatibility import (
 )
 from cdvqa.stages.features import warn_of_other_features
 from cdvqa.stages.inputs import objective_inputs, progress, step_weight
-from cdvqa.stages.loading import fill_network, replace_head
+from cdvqa.stages.loading import fill_network, objective_for, replace_head
 from cdvqa.stages.machine import check_compiler, check_kernels, check_precision
 from cdvqa.stages.optimisation import epoch_cosine_schedule, linear_schedule, make_optimizer, warmup_steps
 from cdvqa.stages.teacher import Teacher
@@ -109,10 +109,7 @@ class VQAStage(pl.LightningModule):
         self.gradient_checkpointing = gradient_checkpointing
         self.objective_name = objective.rpartition(".")[2]
         self.objective_options = options
-        sizes = {f"{name}_size": width for name, width in backbone.provides.items()}
-        self.objective = make_objective(
-            objective, backbone.hidden_size, num_answers=backbone.num_answers, **sizes, **options
-        )
+        self.objective = objective_for(backbone, objective, options)
         backbone.asked = self.objective.needs & backbone.provides.keys()
         self.head = replace_head(backbone, self.objective)
         self.teacher: Teacher | None = None

@@ -14,6 +14,7 @@ from cdvqa.registry import find_class
 from cdvqa.runs.folder import Run
 from cdvqa.sparsity import Subnetwork
 from cdvqa.stages.compatibility import check_compatible
+from cdvqa.stages.loading import objective_for, replace_head
 
 
 class Teacher:
@@ -33,11 +34,14 @@ class Teacher:
             raise InputError(f"--model.teacher {folder}: no finished run; give the folder that holds its run.json")
         network = Subnetwork.load(run.result())
         check_compatible(run.result(), network.metadata | {"backbone": ours["backbone"]}, ours)
-        model = yaml.safe_load(run.config.read_text())["model"]["init_args"]["backbone"]
+        settings = yaml.safe_load(run.config.read_text())["model"]["init_args"]
+        model = settings["backbone"]
         kind: type[Backbone] = find_class("--model.teacher: backbone", model["class_path"], {}, Backbone)  # type: ignore[type-abstract]
         options = dict(model.get("init_args") or {}) | {"num_answers": len(network.metadata["answers"])}
-        self.metadata = network.metadata
         self.backbone = kind(**options)
+        if network.metadata.get("head"):
+            objective = objective_for(self.backbone, settings["objective"], settings["objective_options"] or {})
+            replace_head(self.backbone, objective)
         self.backbone.load_state_dict({name: network.state[name] for name in self.backbone.state_dict()})
         self.backbone.requires_grad_(False).eval()
 

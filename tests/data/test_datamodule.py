@@ -363,7 +363,7 @@ def test_counts_are_those_of_the_training_questions_of_the_type(tmp_path):
     assert next(iter(evaluation)).counts is None
 
 
-def test_a_view_is_a_function_of_seed_epoch_and_question(tmp_path):
+def test_a_view_is_a_function_of_seed_epoch_and_question(tmp_path, monkeypatch):
     def backwards_from(text, random):
         words = text.split()
         start = int(random.integers(len(words)))
@@ -374,6 +374,11 @@ def test_a_view_is_a_function_of_seed_epoch_and_question(tmp_path):
     data.setup("fit")
     train, rows = data._datasets["train"], np.arange(16)
     first, again, other = (train.batch(rows, epoch).views["turned"] for epoch in (3, 3, 4))
+    monkeypatch.setenv("PL_GLOBAL_SEED", "1")
+    seeded = make(tmp_path, replace(PAPER, global_batch=16))
+    seeded.needs = data.needs
+    seeded.setup("fit")
+    assert not torch.equal(seeded._datasets["train"].batch(rows, 3).views["turned"].input_ids, first.input_ids)
     backwards = train.batch(rows[::-1].copy(), 3).views["turned"].input_ids.flip(0)
     assert torch.equal(first.input_ids, again.input_ids) and torch.equal(first.input_ids, backwards)
     assert not torch.equal(first.input_ids, other.input_ids)

@@ -4,9 +4,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 
-from cdvqa.sparsity import Subnetwork
+from cdvqa.sparsity import Sparsity, Subnetwork
+from tests.extending.criterion import Fisher
 
 FOLDER = Path(__file__).parent
 SHORT = ["--trainer.max_epochs=1", "--model.global_batch=32"]
@@ -22,7 +24,7 @@ def zeros(network: Subnetwork) -> dict[str, float]:
     return {name: float((~mask).float().mean()) for name, mask in network.masks.items()}
 
 
-def test_a_criterion_that_needs_gradients(cdvqa: Callable[..., int]) -> None:
+def test_a_criterion_that_needs_gradients(cdvqa: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
     """One-shot pruning and the start of mask training take the same mask, which is not that of magnitudes."""
     overlay = FOLDER / "criterion.yaml"
     assert cdvqa("fit", "stage1_lmh.yaml", *SHORT) == 0
@@ -43,6 +45,9 @@ def test_a_criterion_that_needs_gradients(cdvqa: Callable[..., int]) -> None:
     assert zeros(pruned) == zeros(magnitude)
     differ = [name for name, mask in pruned.masks.items() if not torch.equal(mask, magnitude.masks[name])]
     assert len(differ) > len(pruned.masks) / 2
+    # The masks are in the checkpoint: a resumed run does not form the gradients again.
+    monkeypatch.setattr(Fisher, "importance", lambda *args: pytest.fail("it was computed again"))
+    assert cdvqa("fit", "stage2_lmh.yaml", overlay, *still, "--ckpt_path=last") == 0
 
 
 def test_an_assignment_with_its_own_share_for_each_matrix(cdvqa: Callable[..., int]) -> None:
@@ -54,6 +59,8 @@ def test_an_assignment_with_its_own_share_for_each_matrix(cdvqa: Callable[..., i
     sizes = {name: mask.numel() for name, mask in network("stage2_lmh+lmh_mask_ErdosRenyi*").masks.items()}
     overall = sum(shares[name] * size for name, size in sizes.items()) / sum(sizes.values())
     assert abs(overall - 0.5) < 0.01
+    options = {"assignment": "tests.extending.assignment.ErdosRenyi", "assignment_options": {"power": 0.5}}
+    assert Sparsity(**options).make_assignment().power == 0.5  # type: ignore[attr-defined]
     largest, smallest = max(sizes, key=sizes.get), min(sizes, key=sizes.get)
     assert shares[largest] > 0.5 > shares[smallest]
     (record,) = Path("logs").glob("*/*/stage2_*/seed0/run.json")

@@ -8,7 +8,19 @@ import torch
 from torch import Tensor
 
 from cdvqa.errors import InputError
-from cdvqa.objectives import BCE, CE, LMH, LPF, OBJECTIVES, RUBi, make_objective
+from cdvqa.objectives import (
+    BCE,
+    CE,
+    LMH,
+    LPF,
+    OBJECTIVES,
+    Loss,
+    Objective,
+    Output,
+    Progress,
+    RUBi,
+    make_objective,
+)
 
 
 def double(array: np.ndarray, *, grad: bool = False) -> Tensor:
@@ -155,10 +167,22 @@ def test_input_dtype_is_kept_and_missing_input_is_named(name, dtype):
 
 
 def test_signatures_are_those_others_script_against():
+    known = ["logits", "soft_target", "prior", "hidden", "label", "question", "vision", "counts", "teacher", "views"]
+    assert list(inspect.signature(Objective.forward).parameters) == ["self", *known, "progress"]
+    assert Output._fields == ("logits", "hidden", "sequence", "question", "vision")
+    assert Output(None, None) == Output(None, None, None, None, None)
+    assert Loss._fields[:3] == ("total", "terms", "count")
+    assert Progress._fields == ("step", "steps", "epoch", "epochs")
     assert inspect.signature(LMH).parameters["entropy_weight"].default == 0.36
     assert inspect.signature(LMH).parameters["trainable"].default is True
     assert inspect.signature(LPF).parameters["gamma"].default == 5
     assert LMH(4).smoothing.item() == -1 and LMH(4).linear.weight.shape == (1, 4)
+    assert "sigmoid of a\n    softmax over answers" in (LMH.__doc__ or ""), "why Eqs. 5-6 are not read literally"
+
+
+def test_evaluation_ranks_the_logits_unless_the_objective_says_otherwise():
+    logits = torch.randn(2, 3)
+    assert all(make_objective(name, 4).scores(Output(logits, None)) is logits for name in OBJECTIVES)
 
 
 def test_unknown_names_and_options_are_refused():

@@ -1,5 +1,7 @@
 """What objectives declare, through the command line: weight of batches, heads, teachers, parameters of their own."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from cdvqa.data.answers.vocabulary import AnswerVocabulary
 from cdvqa.data.questions.official import read_questions
 from cdvqa.objectives import OBJECTIVES
 from cdvqa.sparsity import Subnetwork
-from tests.conftest import overlay
+from tests.conftest import overlay, the_run
 from tests.test_processes import DOUBLE, STILL, TWO, command, witnessed
 
 Command = Callable[..., int]
@@ -20,6 +22,7 @@ TOYS = "tests.objectives.toys"
 # One epoch of 380 questions in steps of 128: the last one has 124.
 STEPS = [*STILL, DOUBLE, WITNESS, "--trainer.max_epochs=1", "--model.global_batch=128", "--trainer.limit_val_batches=0"]
 SHORT = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]
+EACH = "--trainer.log_every_n_steps=1"
 
 
 @pytest.fixture(scope="session")
@@ -30,9 +33,15 @@ def rare(scenes: Path) -> list[str]:
     return [*overlay(scenes), f"--data.num_answers={len(vocabulary)}", "--data.min_count=60"]
 
 
-def run_of(stage: int) -> Path:
-    (folder,) = Path("logs/scenes/lxmert").glob(f"stage{stage}_*/seed0")
+def run_of(stage: int, seed: int = 0) -> Path:
+    (folder,) = Path("logs/scenes/lxmert").glob(f"stage{stage}_*/seed{seed}")
     return folder
+
+
+def logged(stage: int, metric: str, seed: int = 0) -> list[float]:
+    """The values of a metric, in their order."""
+    rows = (line.split(",") for line in (run_of(stage, seed) / "metrics.csv").read_text().splitlines())
+    return [float(value) for _, name, value in rows if name == metric]
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -77,19 +86,49 @@ def test_an_objective_of_the_whole_batch_is_not_accumulated(cdvqa: Command, caps
     assert "--trainer.accumulate_grad_batches: Contrast depends on the whole batch" in capsys.readouterr().err
 
 
-def test_a_head_is_trained_and_saved_and_another_one_starts_fresh(cdvqa: Command):
-    assert cdvqa("fit", "stage1_bce.yaml", f"--model.objective={TOYS}.Margin", *SHORT) == 0
-    assert cdvqa("test", "stage1_bce.yaml", f"--model.objective={TOYS}.Margin") == 0
+def test_an_objective_is_told_its_needs_and_no_more_and_draws_the_noise_of_its_step(cdvqa: Command):
+    flags = [f"--model.objective={TOYS}.Told", "--trainer.limit_train_batches=2", "--trainer.limit_val_batches=0", EACH]
+    for seed in (0, 1):
+        assert cdvqa("fit", "stage1_bce.yaml", *flags, f"--seed_everything={seed}") == 0
+    found = {name: logged(1, f"objective/{name}") for name in ("step", "steps", "epoch", "epochs")}
+    assert found == {"step": [0, 1, 2, 3], "steps": [4] * 4, "epoch": [0, 0, 1, 1], "epochs": [2] * 4}
+    noise = [number for seed in (0, 1) for number in logged(1, "objective/noise", seed)]
+    assert len(set(noise)) == 8, "random numbers are of the seed and the step"
+
+    # The gradients of a criterion are those before the first step, in one-shot pruning too, which has none.
+    flags += ["--model.sparsity.criterion=first_order", "--model.sparsity.criterion_options.batches=1", *SHORT]
+    for method in ("mask", "omp"):
+        assert cdvqa("fit", "stage2_bce.yaml", *flags, f"--model.sparsity.method={method}") == 0
+
+
+def counted(run: Path) -> int:
+    return json.loads((run / "run.json").read_text())["parameters"]["full"]  # type: ignore[no-any-return]
+
+
+def test_a_head_is_trained_and_saved_and_another_one_starts_fresh(cdvqa: Command, monkeypatch: pytest.MonkeyPatch):
+    margin, said = f"--model.objective={TOYS}.Margin", list[str]()
+    monkeypatch.setattr("cdvqa.stages.loading.rank_zero_info", said.append)
+    assert cdvqa("fit", "stage1_bce.yaml", margin, "--trainer.max_epochs=0", "--trainer.default_root_dir=start") == 0
+    (start,) = Path("start").rglob("model.safetensors")
+    assert cdvqa("fit", "stage1_bce.yaml", margin, *SHORT) == 0
+    assert cdvqa("test", "stage1_bce.yaml", margin) == 0
     first = Subnetwork.load(run_of(1) / "model.safetensors")
-    assert first.metadata["head"] == f"{TOYS}.CosineHead" and "classifier.3.directions" in first.state
+    assert first.metadata["head"] == f"{TOYS}.CosineHead"
+    head = first.state["classifier.3.directions"]
+    assert 0 < (head - Subnetwork.load(start).state["classifier.3.directions"]).abs().max() < 0.1
+    said.clear()
     assert cdvqa("fit", "stage2_bce.yaml", f"--model.init_from={run_of(1)}", *SHORT) == 0
+    assert said == [f"weights: {run_of(1) / 'model.safetensors'}; the head (linear) starts fresh"]
     second = Subnetwork.load(run_of(2) / "subnetwork.safetensors")
-    assert second.metadata["head"] is None and "classifier.3.bias" in second.state
+    assert second.metadata["head"] is None
     torch.testing.assert_close(second.state["classifier.0.bias"], first.state["classifier.0.bias"], atol=0.02, rtol=0)
+    linear = sum(tensor.numel() for name, tensor in second.state.items() if name.startswith("classifier.3."))
+    assert counted(run_of(1)) - head.numel() == counted(run_of(2)) - linear
 
 
 def test_a_teacher_is_a_finished_run(cdvqa: Command, capsys: pytest.CaptureFixture[str]):
-    assert cdvqa("fit", "stage1_bce.yaml", "--seed_everything=3", *SHORT) == 0
+    margin = f"--model.objective={TOYS}.Margin"  # it has a head of its own
+    assert cdvqa("fit", "stage1_bce.yaml", "--seed_everything=3", margin, *SHORT) == 0
     (teacher,) = Path("logs/scenes/lxmert").glob("stage1_*/seed3")
     distil = f"--model.objective={TOYS}.Distil"
     for flags in ([distil], [f"--model.teacher={teacher}"]):
@@ -98,10 +137,16 @@ def test_a_teacher_is_a_finished_run(cdvqa: Command, capsys: pytest.CaptureFixtu
     assert cdvqa("fit", "stage1_bce.yaml", distil, f"--model.teacher={teacher}/nothing") == 2
     assert "no finished run" in capsys.readouterr().err
     before = (teacher / "model.safetensors").read_bytes()
-    assert cdvqa("fit", "stage1_bce.yaml", distil, f"--model.teacher={teacher}", *SHORT) == 0
+    # A student that starts as its teacher, and has no dropout, says at first what the teacher says.
+    same = [*STILL, f"--model.init_from={teacher}", "--model.warmup=0", EACH]
+    assert cdvqa("fit", "stage1_bce.yaml", distil, f"--model.teacher={teacher}", *same, *SHORT) == 0
+    first, second = logged(1, "objective/gap")
+    assert first < 1e-5 < second
     network = Subnetwork.load(run_of(1) / "model.safetensors")
     assert (teacher / "model.safetensors").read_bytes() == before
     assert not any(name.startswith("teacher") for name in network.state)
+    settings, identity = (json.loads((run / "run.json").read_text()) for run in (run_of(1), teacher))
+    assert settings["settings"]["model.teacher"] == {"identity": identity["identity"], "seed": 3}
 
 
 def test_parameters_lie_beside_the_network_and_belong_to_their_objective(
@@ -119,17 +164,38 @@ def test_parameters_lie_beside_the_network_and_belong_to_their_objective(
     assert cdvqa("fit", "stage2_bce.yaml", scaled[0], "--model.objective_lr=1e-12", *SHORT) == 0
     torch.testing.assert_close(load_file(run_of(2) / "objective.safetensors")["scale"], trained)
 
-    logged: list[str] = []
+    logged, start = list[str](), [f"--model.init_from={run_of(1)}"]
     monkeypatch.setattr("cdvqa.objectives.state.rank_zero_info", logged.append)
     for other in (f"--model.objective={TOYS}.Rescaled", "--model.objective=ce"):
         logged.clear()
-        assert cdvqa("fit", "stage2_bce.yaml", other, f"--model.init_from={run_of(1)}", *SHORT) == 0
+        assert cdvqa("fit", "stage2_bce.yaml", other, *start, *SHORT) == 0
         assert [line.removeprefix("objective: ") for line in logged] == [f"{file} is of {TOYS}.Scaled and is not read"]
 
+    counts = {counted(run) for run in (run_of(1), the_run("stage2_Scaled+ce_mask_uniform_s50"))}
+    assert len(counts) == 1, "its parameters are not counted"
+    # The same holds where it cannot be read; whoever needs it, is refused.
+    file.write_bytes(b"cut")
+    logged.clear()
+    assert cdvqa("fit", "stage2_bce.yaml", "--model.objective=ce", "--overwrite", *start, *SHORT) == 0
+    assert len(logged) == 1 and f"{file} cannot be read (" in logged[0]
+    capsys.readouterr()
+    assert cdvqa("fit", "stage2_bce.yaml", scaled[0], "--overwrite", *start, *SHORT) == 2
+    assert f"{file}: does not fit {TOYS}.Scaled (" in capsys.readouterr().err
     file.unlink()
     capsys.readouterr()
     assert cdvqa("test", "stage1_bce.yaml", *scaled) == 2
     assert "objective.safetensors: is missing; the scores of" in capsys.readouterr().err
+
+
+def test_the_objectives_parameters_have_a_clipping_norm_of_their_own(cdvqa: Command):
+    """Adam divides by the size of a gradient, so a norm far below its eps of 1e-8 stops what is clipped."""
+    scaled = [f"--model.objective={TOYS}.Scaled", "--model.objective_lr=0.1", "--model.warmup=0", *SHORT]
+    for flag, moves in (("--model.objective_clip=1e-14", False), ("--trainer.gradient_clip_val=1e-14", True)):
+        assert cdvqa("fit", "stage1_bce.yaml", *scaled, flag) == 0
+        scale = load_file(run_of(1) / "objective.safetensors")["scale"]
+        bias = Subnetwork.load(run_of(1) / "model.safetensors").state["classifier.3.bias"]  # 0 at the start
+        assert ((scale - 1).abs().max() > 0.05, bias.abs().max() > 1e-4) == (moves, not moves)
+        shutil.rmtree("logs")
 
 
 def test_an_option_that_is_a_preset_field_counts_as_that_field(cdvqa: Command, capsys: pytest.CaptureFixture[str]):

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 
-from cdvqa.objectives import Loss, Objective
+from cdvqa.objectives import Loss, Objective, Output
 
 
 def bce(logits, soft_target):
@@ -50,15 +50,36 @@ class Margin(Objective):
         return Loss(loss, {"task": loss}, len(logits))
 
 
+class Told(Objective):
+    """BCE; logs what it is told of the training, and a random number."""
+
+    needs = frozenset({"progress"})
+    batch_dependent = True
+
+    def forward(self, logits, soft_target, **given):
+        assert set(given) == self.needs, "the stage passes what is needed and no others"
+        return super().forward(logits, soft_target, **given)
+
+    def loss(self, logits, soft_target, progress):
+        assert 0 <= progress.step < progress.steps and 0 <= progress.epoch < progress.epochs
+        task, noise = bce(logits, soft_target), torch.rand((), generator=self.generator)
+        logged = {name: torch.tensor(float(number)) for name, number in progress._asdict().items()}
+        return Loss(task, {"task": task}, len(logits), logged | {"noise": noise})
+
+
 class Distil(Objective):
-    """BCE against the teacher's answers."""
+    """BCE against half the probability that the teacher gives each answer; both have a cosine head."""
 
     needs = frozenset({"teacher"})
 
+    def head(self, inputs, answers):
+        return CosineHead(inputs, answers)
+
     def loss(self, logits, soft_target, teacher):
-        assert not teacher.logits.requires_grad
-        loss = bce(logits, teacher.logits.sigmoid())
-        return Loss(loss, {"task": loss}, len(logits))
+        assert isinstance(teacher, Output) and not teacher.logits.requires_grad
+        loss = bce(logits, teacher.logits.sigmoid() / 2)
+        gap = (teacher.logits - logits).detach().abs().max()
+        return Loss(loss, {"task": loss}, len(logits), {"gap": gap})
 
 
 class Scaled(Objective):

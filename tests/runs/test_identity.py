@@ -57,18 +57,27 @@ SAME = {
     "loading": ["--data.num_workers=2", "--data.eval_batch_size=7"],
     "paths": ["--data.root=elsewhere", "--data.features=other.h5", "--trainer.default_root_dir=elsewhere"],
     "speed and memory": ["--model.compile=true", "--model.gradient_checkpointing=true"],
-    "logs": ["--trainer.log_every_n_steps=1", "--trainer.enable_progress_bar=true", "--checkpoint_every_n_steps=3"],
+    "logs": [
+        "--trainer.logger=false",
+        "--trainer.log_every_n_steps=1",
+        "--trainer.enable_progress_bar=true",
+        "--checkpoint_every_n_steps=3",
+    ],
     "a default in words": ["--trainer.precision=32-true", "--model.objective_options.entropy_weight=0.36"],
     "preset fields": ["--model.selection=dev", "--model.no_answer=skip", "--model.lmh_trainable=true"],
     "where it starts": ["--model.parent_objective=lpf"],
 }
 OTHER = {
     "rate": ["--model.lr=0.1"],
+    "the objective's rate": ["--model.objective_lr=0.1"],
+    "its clipping": ["--model.objective_clip=1"],
     "preset": ["--model.preset=authors"],
     "epochs": ["--trainer.max_epochs=3"],
+    "steps": ["--trainer.max_steps=3"],
     "batches": ["--trainer.limit_train_batches=3"],
     "all batches, or one": ["--trainer.limit_train_batches=1"],
     "validation interval": ["--trainer.val_check_interval=0.5"],
+    "validations": ["--trainer.check_val_every_n_epoch=2"],
     "clipping": ["--trainer.gradient_clip_val=2.0"],
     "precision": ["--trainer.precision=64-true"],
     "callback": ["--trainer.callbacks+=tests.witness.Witness"],
@@ -78,11 +87,20 @@ OTHER = {
     "t_m": ["--model.sparsity.reset_every=7"],
     "alpha": ["--model.sparsity.alpha=3"],
     "share": ["--model.sparsity.overall=0.51"],
+    "assignment": ["--model.sparsity.assignment=global"],
+    "criterion": ["--model.sparsity.criterion=random"],
+    "its option": ["--model.sparsity.criterion=random", "--model.sparsity.criterion_options.seed=3"],
+    "scores": ["--model.sparsity.scores=weight"],
+    "phi": ["--model.sparsity.threshold=0.02"],
     "tie break": ["--model.tie_break=strict"],
     "size": ["--model.backbone.config.hidden_size=32"],
     "data": ["--data.name=other"],
+    "layout": ["--data.layout=vqa2"],
+    "augmentation": ["--data.augmentation=mplug"],
     "vocabulary": ["--data.min_count=10"],
     "development split": ["--data.split_seed=1"],
+    "its rule": ["--data.dev_split=iid"],
+    "its share": ["--data.dev_share=0.1"],
 }
 
 
@@ -95,6 +113,8 @@ def test_every_setting_that_can_change_the_network_makes_another_run():
     """Defect: γ, t_m, rates, preset and α did not, and `--overwrite` of one run destroyed the other."""
     digests = {what: digest("stage2_lmh.yaml", *flags) for what, flags in OTHER.items()}
     assert len({*digests.values(), digest("stage2_lmh.yaml")}) == len(OTHER) + 1
+    stages = [settings("--config", config, *TINY) for config in ("stage1_lmh.yaml", "stage3_lmh.yaml")]
+    assert "model.class_path" in differences(*stages)
 
 
 def test_modality_assignments_of_equal_overall_sparsity_are_two_runs():
@@ -166,7 +186,7 @@ def test_identities_are_frozen(config: str):
     assert digest(config) == FROZEN[config]
 
 
-def test_weights_enter_by_content_never_by_path(tmp_path: Path):
+def test_weights_enter_by_content_never_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "model.safetensors").write_bytes(b"weights")
@@ -177,6 +197,9 @@ def test_weights_enter_by_content_never_by_path(tmp_path: Path):
     assert weights_identity(str(tmp_path / "b")) != first
     assert weights_identity("unc-nlp/lxmert-base-uncased").startswith("hub unc-nlp/lxmert-base-uncased")  # type: ignore[union-attr]
     assert weights_identity("no/such/folder") is None
+    cached = Path("models--unc-nlp--lxmert/snapshots/0a1b2c/config.json")
+    monkeypatch.setattr("cdvqa.runs.weights.find_locally", lambda *args: cached)
+    assert weights_identity("unc-nlp/lxmert") == "hub unc-nlp/lxmert@0a1b2c"
 
 
 def test_the_digest_of_large_weights_is_kept_beside_them(tmp_path: Path):

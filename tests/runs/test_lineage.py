@@ -11,8 +11,8 @@ import torch
 
 from cdvqa.cli import main
 from cdvqa.cli.inspect import ConfigInspector
-from cdvqa.runs.identity import source_identity
-from cdvqa.runs.lineage import Source, inherit
+from cdvqa.runs.identity import settled, source_identity
+from cdvqa.runs.lineage import Source, inherit, sources_of
 from cdvqa.sparsity import Subnetwork
 from tests.conftest import CONF, run_names, the_run
 
@@ -102,6 +102,35 @@ def test_selection_and_development_split_are_inherited(cdvqa: Command, capsys: p
     assert run_names() == {"stage1_bce", "stage1_lmh", "stage2_bce+bce_mask_uniform_s50"}
 
 
+def test_the_parent_is_of_the_same_seed_and_named_in_the_log_and_no_evaluation_looks_for_it(
+    cdvqa: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    logged: list[str] = []
+    monkeypatch.setattr("cdvqa.stages.loading.rank_zero_info", logged.append)
+    assert cdvqa("fit", "stage1_bce.yaml", *SHORT) == 0
+    assert cdvqa("fit", "stage2_bce.yaml", *SHORT, "--seed_everything=1") == 2
+    assert "no finished stage-1 run of bce with seed 1 to start from" in said(capsys)
+    broken = Path("logs/scenes/lxmert/stage1_bce-broken/seed0/run.json")
+    broken.parent.mkdir(parents=True)
+    broken.write_text("{")
+    with pytest.warns(UserWarning, match=r"broken/seed0/run\.json: cannot be read"):
+        assert cdvqa("fit", "stage2_bce.yaml", *SHORT) == 0
+    shutil.rmtree(broken.parent.parent)
+    parent = the_run("stage1_bce")
+    assert logged == [f"weights: {parent / 'model.safetensors'}"]
+    identity = record(run := the_run("stage2_bce+bce_mask_uniform_s50"))["identity"]
+    assert run.parent.name.endswith(f"-{identity[:8]}") and len(identity) == 64
+
+    shutil.rmtree(parent.parent)
+    for command in ("test", "validate", "predict"):
+        assert cdvqa(command, "stage2_bce.yaml", *SHORT) == 0
+    # A network file without a record says neither pipeline nor sparsity.
+    bare = shutil.copy(run / "subnetwork.safetensors", tmp_path / "bare.safetensors")
+    assert cdvqa("fit", "stage3_bce.yaml", *SHORT, f"--model.init_from={bare}") == 0
+    unknown = record(the_run("stage3_unknown+bce"))
+    assert (unknown["pipeline"], unknown["sparsity"]) == (["unknown", "bce"], None)
+
+
 def test_a_result_has_seen_as_much_of_test_as_anything_it_is_built_on():
     stage = ConfigInspector(["--config", "stage1_bce.yaml", "--config", str(CONF / "tiny.yaml")]).model
     teachers = {seen: Source(Path(seen), {}, {"selection": seen}) for seen in ("dev", "last", "unknown", "test")}
@@ -113,6 +142,20 @@ def test_a_result_has_seen_as_much_of_test_as_anything_it_is_built_on():
         ([teachers["test"], bare], "test"),
     ]:
         assert inherit(stage, {}, None, others).selection == seen
+
+
+def test_teachers_and_bias_models_are_what_a_run_is_built_on(tmp_path: Path):
+    runs = [tmp_path / "teacher", tmp_path / "bias"]
+    for run in runs:
+        Subnetwork({"weight": torch.ones(2)}, {}, {}).save(run / "model.safetensors")
+        made = {"identity": run.name, "seed": 1, "finished": "now", "selection": "test"}
+        (run / "run.json").write_text(json.dumps(made))
+    options = {"bias": str(runs[1] / "model.safetensors"), "gamma": 2}
+    config = {"model": {"init_args": {"teacher": str(runs[0]), "objective_options": options}}}
+    sources = sources_of(config, 1)
+    assert [source.identity for source in sources] == [{"identity": "teacher"}, {"identity": "bias"}]
+    assert [source.record["selection"] for source in sources] == ["test", "test"]
+    assert settled(options["bias"], 1) == {"identity": "bias"}, "the same stands in the settings"
 
 
 def test_existing_runs_are_found_by_the_settings_given(

@@ -106,6 +106,7 @@ def test_a_failed_overwrite_keeps_the_run(cdvqa: Command, capsys: pytest.Capture
     run = the_run("stage1_bce")
     before = content(run)
     faults = ["--data.num_answers=5", "--data.root=nowhere", "--data.features=nowhere.h5", "--model.init_from=nowhere"]
+    faults += ["--data.tokenizer=nowhere"]
     for fault in [*faults, "--trainer.callbacks+=tests.runs.test_lock.nothing"]:
         assert cdvqa("fit", "stage1_bce.yaml", *SHORT, "--overwrite", fault) == 2, fault
     assert content(run) == before and run_names() == {"stage1_bce"}

@@ -1,6 +1,8 @@
 """Budgets over the modalities, and the options of `model.sparsity`."""
 
+import json
 import re
+from pathlib import Path
 
 import jsonargparse
 import pytest
@@ -8,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdvqa.errors import InputError
-from cdvqa.sparsity import LXMERT_COUNTS, Sparsity, solve_budget
+from cdvqa.runs.folder import percent
+from cdvqa.sparsity import LXMERT_COUNTS, Sparsity, Subnetwork, solve_budget
 
 WITH_POOLER = {**LXMERT_COUNTS, "pooler": 589_824}
 share = st.floats(0, 1, allow_nan=False)
@@ -116,6 +119,32 @@ def test_modality_assignment_needs_the_three_modalities():
 def test_wrong_options_name_their_flag(options, flag):
     with pytest.raises(InputError, match=flag):
         Sparsity(**options)
+
+
+def test_one_module_alone_is_pruned_and_the_overall_share_follows(cdvqa, monkeypatch, capsys):
+    """The overall share had to be computed by hand to 1e-6, and the pooler had no share of its own."""
+    said: list[str] = []
+    monkeypatch.setattr("cdvqa.stages.mask_train.rank_zero_info", said.append)
+    shares = {"language": 0.5, "vision": 0, "cross": 0, "pooler": 0.25}
+    flags = [f"--model.sparsity.{name}={share}" for name, share in shares.items()]
+    assert cdvqa("fit", "stage1_bce.yaml", "--trainer.max_epochs=0") == 0
+    for assignment in ("modality", "modality_global"):
+        said.clear()
+        given = [*flags, "--trainer.max_steps=1", f"--model.sparsity.assignment={assignment}"]
+        assert cdvqa("fit", "stage2_bce.yaml", *given) == 0
+        (run,) = Path("logs/scenes/lxmert").glob(f"stage2_bce+bce_mask_{assignment}_s*_L50V0X0-*/seed0")
+        record = json.loads((run / "run.json").read_text())
+        realised = record["selected"]["sparsity"]
+        assert {name: realised[name] for name in shares} == pytest.approx(shares, abs=1e-3)
+        masks = Subnetwork.load(run / "subnetwork.safetensors").masks
+        budget = [mask for name, mask in masks.items() if "pooler" not in name]
+        overall = sum(int((~mask).sum()) for mask in budget) / sum(mask.numel() for mask in budget)
+        assert record["sparsity"]["overall"] == pytest.approx(overall, abs=1e-3)
+        assert f"_s{percent(record['sparsity']['overall'], 2)}_" in run.parent.name
+        assert said == [f"the three shares give an overall sparsity of {record['sparsity']['overall']:g}, not 0.5"]
+    # The run has the same name and identity whatever is given as the overall share.
+    assert cdvqa("fit", "stage2_bce.yaml", *given, "--model.sparsity.overall=0.9") == 2
+    assert f"{run}: holds a finished run" in capsys.readouterr().err
 
 
 def test_options_are_read_by_the_command_line():

@@ -90,13 +90,21 @@ def test_a_reset_is_a_full_sort_of_the_live_scores(assignment):
         assert torch.equal(live[name], mask), name
 
 
-def test_each_modality_has_its_own_rate():
+@pytest.mark.parametrize("dead", [(), DEAD])
+@pytest.mark.parametrize("assignment", ["modality", "modality_global"])
+def test_each_modality_has_its_own_rate(assignment, dead):
     model = Toy()
     shares = {"language": 0.9, "vision": 0.1, "cross": 0.5, "pooler": 0.3}
-    attach_masks(model, GROUPS, shares, assignment="modality")
+    attach_masks(model, GROUPS, shares, assignment=assignment, dead=dead)
     train(model, 2)
     reset_thresholds(model)
-    assert list(zeros(model).values()) == [167, 32, 5, 18, 21, 11]  # of 186, 36, 54, 36, 42 and 36
+    words, language, vision, cross, dead_zeros, pooler = zeros(model).values()  # of 186, 36, 54, 36, 42 and 36
+    assert (vision, pooler) == (5, 11)
+    if assignment == "modality":
+        assert (words, language, cross, dead_zeros) == (167, 32, 18, 21)
+    else:
+        assert (words + language, cross + dead_zeros) == (200, 39)  # of 222 and 78
+        assert dead_zeros == 21 or not dead, "a dead matrix keeps the share of its modality"
 
 
 def test_between_resets_the_mask_follows_the_scores():

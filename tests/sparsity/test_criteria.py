@@ -28,6 +28,10 @@ def gradients(count=3):
     return [{n: torch.randn(weights[n].shape, generator=generator) for n in NAMES} for _ in range(count)]
 
 
+def test_first_order_takes_sixteen_batches_unless_told_otherwise():
+    assert (FirstOrder().batches, FirstOrder(2).batches) == (16, 2)
+
+
 def test_first_order_keeps_the_largest_products_of_weight_and_mean_gradient():
     model, batches = Toy(), gradients()
     kept = one_shot_masks(model, GROUPS, SHARES, criterion=FirstOrder(3), gradients=batches, dead=DEAD)

@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 
 from cdvqa.callbacks import LastCheckpoint
-from cdvqa.sparsity import Assignment, Group, Subnetwork
+from cdvqa.sparsity import Assignment, Group, Subnetwork, masks, reset_thresholds
 from tests.sparsity.reference import zeros_asked
 
 # Scores cross the threshold at the first step, and no regular reset falls into the run.
@@ -64,17 +64,45 @@ def test_the_file_has_the_exact_sparsity_whenever_training_ends(
         assert record["selected"]["best"] == pytest.approx(validated[0][1])
 
 
-def test_run_json_describes_the_selected_state_and_not_the_last(cdvqa: Callable[..., int], parent: str):
+def test_run_json_describes_the_selected_state_and_not_the_last(
+    cdvqa: Callable[..., int], parent: str, monkeypatch: pytest.MonkeyPatch
+):
     """Under `strict` the two states differ in their number of zeros."""
+    evaluated: list[dict[str, torch.Tensor]] = []  # the masks of each new best
+
+    def reset(model: Any) -> Any:
+        evaluated.append(masks(model))
+        return reset_thresholds(model)
+
+    monkeypatch.setattr("cdvqa.callbacks.selection.reset_thresholds", reset)
     flags = ["--model.tie_break=strict", "--model.reset_before_evaluation=false", "--trainer.max_epochs=3"]
     assert cdvqa("fit", "stage2_bce.yaml", parent, *FAST, *flags) == 0
     run = stage2()
     network, record = Subnetwork.load(run / "subnetwork.safetensors"), json.loads((run / "run.json").read_text())
     zeros = sum(int((~mask).sum()) for mask in network.masks.values())
     assert record["parameters"]["full"] - record["parameters"]["kept"] == zeros
-    # The authors evaluate before the first step as well.
-    assert len(accuracies(run)) == 4
-    assert record["selected"]["best"] == pytest.approx(max(accuracy for _, accuracy in accuracies(run)))
+    # The authors evaluate before the first step as well, and reset the thresholds after each new best.
+    found = [accuracy for _, accuracy in accuracies(run)]
+    assert len(found) == 4
+    assert record["selected"]["best"] == pytest.approx(max(found))
+    assert len(evaluated) == sum(value > max(found[:i], default=-1) for i, value in enumerate(found))
+    # The mask that was evaluated is the mask that is saved, as it stands.
+    assert all(torch.equal(mask, network.masks[name]) for name, mask in evaluated[-1].items())
+    assert zeros != sum(int(0.7 * mask.numel()) for mask in network.masks.values())
+
+
+def test_thresholds_are_reset_at_steps_and_validations_and_not_by_a_checkpoint(cdvqa: Callable[..., int], parent: str):
+    """t_m counts optimiser steps, of two batches here; there are five."""
+    flags = [parent, *FAST, "--model.sparsity.reset_every=2", "--trainer.max_epochs=1", "--overwrite"]
+    flags += ["--trainer.accumulate_grad_batches=2", "--trainer.limit_train_batches=10"]
+    logs = []
+    for more in ([], ["--checkpoint_every_n_steps=1"]):
+        assert cdvqa("fit", "stage2_bce.yaml", *flags, *more) == 0
+        logs.append((stage2() / "metrics.csv").read_text())
+    rows = [line.split(",") for line in logs[0].splitlines()]
+    assert [int(row[0]) for row in rows if row[1] == "mask/threshold/mean"] == [2, 4, 5]
+    assert all(float(row[2]) != 0 for row in rows if row[1] == "mask/drift/overall"), "masks move between the resets"
+    assert logs[1] == logs[0]
 
 
 class ByNorm(Assignment):
