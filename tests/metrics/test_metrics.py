@@ -11,8 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cdvqa.data.batch import VQABatch
 from cdvqa.errors import InputError
 from cdvqa.metrics import (
+    SplitAccuracy,
     VQAAccuracy,
     official_vqa_accuracy,
     official_vqa_score,
@@ -162,6 +164,25 @@ def test_metric_equals_the_plain_mean_and_leaves_empty_groups_out():
         check(each.compute(), plain(*scores()))
     metric.reset()
     assert metric.compute()["n"] == {"all": 0}
+
+
+def test_a_split_and_its_sets_are_scored_by_both_rules():
+    """Three of ten answers score 1 by the paper's rule and 0.9 by the official one."""
+    batch = VQABatch(
+        question_id=torch.tensor([1, 2]),
+        question_type=torch.tensor([0, 1]),
+        answer_type=torch.tensor([0, 2]),
+        answers=[["a"] * 3 + ["b"] * 7, ["c"] * 10],
+    )
+    accuracy = SplitAccuracy(QUESTION_TYPES, ANSWER_TYPES, {"half": {1}})
+    accuracy.update(batch, ["a", "a"])
+    whole, half = accuracy.results("test").values()
+    assert (whole["all"], whole["yes/no"], whole["other"]) == (50, 100, 0) and (half["all"], half["n"]["all"]) == (
+        100,
+        1,
+    )
+    assert whole["official"] == pytest.approx({"all": 45, "yes/no": 90, "other": 0})
+    assert half["official"] == pytest.approx({"all": 90, "yes/no": 90})
 
 
 def _worker(rank, folder):
