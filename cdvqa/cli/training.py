@@ -266,7 +266,16 @@ class VQACLI(LightningCLI):
             return Source.of(self.model.init_from, self.seed)
         return find_parent(self.model, self.runs, self.seed) if self.model.stage > 1 else None
 
-    def begin(self, parent: Source | None = None) -> Run:
+    def begin(self) -> Run:
+        """The run that this configuration makes; its folder does not hold another one."""
+        run = self.plan()
+        if run.exists and run.read()["identity"] != self.entries["identity"]:
+            raise InputError(
+                f"{run.folder}: holds another run, its digest begins with the same digits; move it elsewhere"
+            )
+        return run
+
+    def plan(self, parent: Source | None = None) -> Run:
         """The run that this configuration makes, whether or not it exists.
 
         Args:
@@ -279,10 +288,6 @@ class VQACLI(LightningCLI):
         self.model.lineage = inherit(self.model, settings, parent, sources_of(self._fields(), self.seed))
         run, identity = new_run(self.runs, self.model.stage, self.model.lineage, settings, self.seed)
         self.entries = {"seed": self.seed, "identity": identity, "settings": settings}
-        if run.exists and run.read()["identity"] != identity:
-            raise InputError(
-                f"{run.folder}: holds another run, its digest begins with the same digits; move it elsewhere"
-            )
         return run
 
     def go_on(self) -> Run:

@@ -69,21 +69,29 @@ class RunLock:
 
     def _remove_abandoned(self) -> None:
         try:
-            found, holder = self.path.stat(), read(self.path)
+            found = self.path.stat()
         except FileNotFoundError:  # its writer has just ended
             return
-        age = time.time() - found.st_mtime
-        if age < STALE and not is_gone(holder):
-            raise InputError(
-                f"{self.path.parent}: process {holder.get('pid')} on {holder.get('host')} is writing this run "
-                f"(last sign of life {max(age, 0):.0f} s ago); wait for it or stop it"
-            )
+        if writer := writer_of(self.path.parent):
+            raise InputError(f"{self.path.parent}: {writer} is writing this run; wait for it or stop it")
         aside = self.path.with_name(f".lock.{os.getpid()}")
         with suppress(FileNotFoundError):  # another process was faster
             self.path.rename(aside)
             if aside.stat().st_ino != found.st_ino:  # and this is its lock
                 aside.rename(self.path)
             aside.unlink(missing_ok=True)
+
+
+def writer_of(folder: Path) -> str:
+    """The process that writes into a run folder now, in words; empty where there is none, or its lock is abandoned."""
+    path = folder / ".lock"
+    try:
+        age, holder = time.time() - path.stat().st_mtime, read(path)
+    except FileNotFoundError:
+        return ""
+    if age >= STALE or is_gone(holder):
+        return ""
+    return f"process {holder.get('pid')} on {holder.get('host')} (last sign of life {max(age, 0):.0f} s ago)"
 
 
 def ourselves() -> dict[str, Any]:

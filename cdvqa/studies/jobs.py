@@ -143,7 +143,7 @@ def planned_job(args: tuple[str, ...], parent: Job | None = None) -> Job:
     from cdvqa.cli.inspect import ConfigInspector
 
     config = ConfigInspector(list(args))
-    run = config.begin(parent.source if parent else None)
+    run = config.plan(parent.source if parent else None)
     record = config.entries | config.model.lineage.entries()
     network = run.model if config.model.stage == 1 else run.subnetwork
     return Job(run, args, parent.run if parent else None, Source(network, {"identity": record["identity"]}, record))

@@ -1,0 +1,71 @@
+"""What every launcher does with a job: `cdvqa fit` and `cdvqa test`, in this process."""
+
+import os
+import time
+from pathlib import Path
+
+from lightning_utilities.core.rank_zero import rank_zero_only
+
+from cdvqa.cli.commands import main
+from cdvqa.cli.training import VQACLI  # noqa: F401  # so that a process that is forked from this one need not
+from cdvqa.errors import InputError
+from cdvqa.runs.folder import read_results
+from cdvqa.runs.lock import writer_of
+from cdvqa.studies.plan import Job
+
+DONE, FAILED, PARENT_FAILED = "done", "failed", "parent failed"
+LOOK = 5.0  # seconds between two looks at a run that another process writes
+
+
+def run_job(job: Job) -> str:
+    """Train and test one run; what it prints goes to the end of `job.log`. A run that was begun is resumed.
+
+    Where another process is writing the run or its parent, this one waits for it.
+
+    Returns:
+        `DONE`, `FAILED`, or `PARENT_FAILED` where there is no finished run to start from.
+    """
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    with job.log.open("ab") as log:
+        for descriptor in (1, 2):
+            os.dup2(log.fileno(), descriptor)
+    options = [*job.args, "--trainer.enable_progress_bar=false"]
+    try:
+        if job.parent and not finished(job.parent):
+            return PARENT_FAILED
+        if not finished(job):
+            status = main(["fit", *options, *(["--ckpt_path=last"] if job.run.exists else [])])
+            if status:
+                return FAILED
+        tested = bool(read_results(job.run))
+    except (InputError, ValueError) as error:  # a file of the run was damaged
+        print(f"{job.run.folder}: {error}")
+        return FAILED
+    return DONE if tested or main(["test", *options]) == 0 else FAILED
+
+
+def finished(job: Job) -> bool:
+    """Whether the run has been trained to its end; waits for a process that is writing it.
+
+    The processes of one run wait for none of their own.
+
+    Raises:
+        InputError: run.json is broken, or of an older cdvqa.
+    """
+    while getattr(rank_zero_only, "rank", 0) == 0 and writer_of(job.run.folder):
+        time.sleep(LOOK)
+    return job.run.exists and job.run.read()["finished"] is not None
+
+
+def is_done(job: Job) -> bool:
+    """Whether the run has been trained and tested. A damaged one has not: whoever runs it will say what is wrong."""
+    try:
+        return bool(job.run.exists and job.run.read()["finished"] and read_results(job.run))
+    except (InputError, ValueError):
+        return False
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log: what ended a command."""
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.is_file() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")

@@ -1,0 +1,185 @@
+"""Where the jobs of a study run: on this machine, or on a cluster. No launcher trains in the process that calls it."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from cdvqa.errors import InputError
+from cdvqa.studies.body import DONE, FAILED, PARENT_FAILED, run_job
+from cdvqa.studies.plan import Job
+
+STATUS = {DONE: 0, FAILED: 1, PARENT_FAILED: 3}  # exit status of a local job's process
+
+
+class Launcher(ABC):
+    """Runs jobs, each by `run_job` in a process of its own, and none before the job that it is built on."""
+
+    @abstractmethod
+    def start(self, jobs: Sequence[Job]) -> None:
+        """Take jobs, parents first. A parent that is not among them has run."""
+
+    @abstractmethod
+    def poll(self) -> dict[Job, str]:
+        """Jobs that have ended since the last call, each with what `run_job` returned; never waits."""
+
+    @property
+    @abstractmethod
+    def open(self) -> int:
+        """How many jobs have not ended."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End what depends on the calling process."""
+
+
+class Local(Launcher):
+    """A few jobs at a time on this machine, forked from one process that has imported everything.
+
+    Args:
+        at_once: how many; each has one thread for arithmetic, as small matrices gain nothing from more.
+    """
+
+    def __init__(self, at_once: int) -> None:
+        self.at_once = at_once
+        self.waiting: dict[Job, None] = {}  # in order
+        self.running: dict[Job, BaseProcess] = {}
+        os.environ["OMP_NUM_THREADS"] = "1"
+        self.server = multiprocessing.get_context("forkserver")
+        self.server.set_forkserver_preload(["cdvqa.studies.body"])
+
+    def start(self, jobs: Sequence[Job]) -> None:
+        self.waiting = dict.fromkeys(jobs)
+
+    def poll(self) -> dict[Job, str]:
+        ended = {}
+        for job, process in list(self.running.items()):
+            if not process.is_alive():
+                del self.running[job]
+                ended[job] = next((text for text, status in STATUS.items() if status == process.exitcode), FAILED)
+        self._give_up_children_of([job for job, outcome in ended.items() if outcome != DONE], ended)
+        for job in list(self.waiting):
+            if len(self.running) < self.at_once and job.parent not in self.waiting and job.parent not in self.running:
+                del self.waiting[job]
+                self.running[job] = self.server.Process(target=run_in_process, args=(job, os.getpid()))
+                self.running[job].start()
+        return ended
+
+    def _give_up_children_of(self, failed: list[Job], ended: dict[Job, str]) -> None:
+        for job in list(self.waiting):
+            if job.parent in failed:
+                del self.waiting[job]
+                failed.append(job)
+                ended[job] = PARENT_FAILED
+
+    @property
+    def open(self) -> int:
+        return len(self.waiting) + len(self.running)
+
+    def stop(self) -> None:
+        for process in self.running.values():
+            process.terminate()
+        for process in self.running.values():
+            process.join()
+
+
+def run_in_process(job: Job, controller: int) -> None:
+    """`run_job` in a forked process, which ends with `controller`; its outcome is the exit status."""
+    threading.Thread(target=end_with, args=(controller,), daemon=True).start()
+    outcome = run_job(job)
+    sys.exit(STATUS[outcome])
+
+
+def end_with(controller: int) -> None:
+    """End this process when `controller` is gone: a run is saved whole at any moment."""
+    while True:
+        try:
+            os.kill(controller, 0)
+        except ProcessLookupError:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(1.0)
+
+
+class Submitit(Launcher):
+    """Jobs on a SLURM cluster: an array for each level of parents and children, each after all of the one before.
+
+    The calling process may end: the arrays go on. On a single machine (`cluster` "local") submitit knows no
+    dependencies, so there a level is submitted when the one before has ended.
+
+    Args:
+        folder: for submitit's own files and logs.
+        at_once: how many jobs of an array may run at a time.
+        cluster: "slurm" or "local".
+        options: of submitit, such as `timeout_min`, `gpus_per_node`, `slurm_partition`.
+    """
+
+    def __init__(self, folder: Path, at_once: int, cluster: str, options: Mapping[str, Any]) -> None:
+        import submitit
+
+        self.submitted: dict[Job, submitit.Job[str]] = {}
+        self.levels: list[list[Job]] = []
+        self.dependent = cluster == "slurm"
+        try:
+            self.executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
+            more = {"slurm_array_parallelism": at_once} if self.dependent else {}
+            self.executor.update_parameters(name="cdvqa", **more, **options)
+        except (RuntimeError, NameError, ValueError, TypeError) as error:
+            raise InputError(f"--launcher {cluster}: {error}") from error
+
+    def start(self, jobs: Sequence[Job]) -> None:
+        levels: dict[int, list[Job]] = {}
+        for job in jobs:
+            levels.setdefault(len(job.chain), []).append(job)
+        self.levels = [levels[depth] for depth in sorted(levels)]
+        before = None
+        while self.dependent and self.levels:
+            before = self._submit(self.levels.pop(0), before)
+
+    def _submit(self, jobs: list[Job], after: str | None = None) -> str:
+        """Submit a level; return the array's number."""
+        if after:
+            self.executor.update_parameters(slurm_dependency=f"afterany:{after}")
+        with self.executor.batch():
+            handles = [self.executor.submit(Requeued(), job) for job in jobs]
+        self.submitted |= dict(zip(jobs, handles, strict=True))
+        return str(handles[0].job_id).partition("_")[0]
+
+    def poll(self) -> dict[Job, str]:
+        if not self.submitted and self.levels:
+            self._submit(self.levels.pop(0))
+        ended = {}
+        for job, handle in list(self.submitted.items()):
+            if handle.done():
+                del self.submitted[job]
+                failure = handle.exception()
+                ended[job] = FAILED if failure else handle.results()[0]
+        return ended
+
+    @property
+    def open(self) -> int:
+        return len(self.submitted) + sum(map(len, self.levels))
+
+    def stop(self) -> None:
+        if not self.dependent:
+            for handle in self.submitted.values():
+                handle.cancel(check=False)
+
+
+class Requeued:
+    """`run_job`, which a job that has to leave its node is to repeat: it resumes the run."""
+
+    def __call__(self, job: Job) -> str:
+        return run_job(job)
+
+    def checkpoint(self, job: Job) -> Any:
+        """What submitit calls before it puts the job back into the queue."""
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self, job)

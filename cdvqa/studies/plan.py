@@ -1,0 +1,134 @@
+"""The runs that a study needs, each with its folder and the run that it starts from, before any of them exists."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+
+from cdvqa.cli.commands import readable_error_behind
+from cdvqa.cli.configs import shipped
+from cdvqa.errors import InputError
+from cdvqa.runs.folder import Run
+from cdvqa.runs.lineage import Source
+from cdvqa.studies.study import Point
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run.
+
+    Attributes:
+        run: its folder.
+        identity: its digest.
+        seed: its seed.
+        options: arguments of `fit` and `test`, without the seed and where it starts.
+        data: the folder of its questions.
+        parent: the run that it starts from, or None.
+        source: this run as the parent of others, before it exists.
+    """
+
+    run: Run
+    identity: str
+    seed: int
+    options: tuple[str, ...]
+    data: Path
+    parent: "Job | None" = None
+    source: Source | None = field(default=None, compare=False)
+
+    @property
+    def args(self) -> list[str]:
+        """Arguments of `fit` and `test`."""
+        start = [f"--model.init_from={self.parent.run.folder}"] if self.parent else []
+        return [*self.options, f"--seed_everything={self.seed}", *start]
+
+    @property
+    def name(self) -> str:
+        return " ".join(self.run.folder.parts[-4:])  # data, backbone, run, seed
+
+    @property
+    def log(self) -> Path:
+        """What its commands print."""
+        return self.run.folder.with_name(f"{self.run.folder.name}.log")
+
+    @property
+    def chain(self) -> list["Job"]:
+        """The job and those that it is built on, the first one first."""
+        return [*(self.parent.chain if self.parent else ()), self]
+
+    def with_seed(self, seed: int) -> "Job":
+        """The same run with another seed, which its identity does not depend on."""
+        run = Run(self.run.folder.with_name(f"seed{seed}"))
+        return replace(self, run=run, seed=seed, parent=self.parent and self.parent.with_seed(seed))
+
+
+def jobs_of(points: Iterable[Point], logs: Path) -> list[Job]:
+    """The jobs of a study's points, seed by seed: an interrupted study has complete seeds.
+
+    Raises:
+        InputError: a setting is wrong, two points are the same run, or a run's data set is not there.
+    """
+    jobs: dict[tuple[Path, int], tuple[int, Point, Job]] = {}
+    for number, point in enumerate(points):
+        for seed in point.seeds:
+            try:
+                job = job_of(point, seed, logs)
+            except Exception as error:
+                raise InputError(f"{point}: {readable_error_behind(error) or repr(error)}") from error
+            if twin := jobs.get((job.run.folder, seed)):
+                raise InputError(f"{point}: the same run as {twin[1]}; leave one out")
+            jobs[job.run.folder, seed] = (number, point, job)
+    return [job for _, _, job in sorted(jobs.values(), key=lambda entry: (entry[2].seed, entry[0]))]
+
+
+def with_parents(jobs: Iterable[Job]) -> list[Job]:
+    """The jobs and all that they are built on, parents first, each once."""
+    return list({link.run.folder: link for job in jobs for link in job.chain}.values())
+
+
+def job_of(point: Point, seed: int, logs: Path) -> Job:
+    """The last job of a point's chain."""
+    job = None
+    for stage, objective in stages_of(point.pipeline, point.method):
+        config = config_of(stage, objective)
+        named = {} if config == f"stage{stage}_{objective or 'omp'}.yaml" else {"model.objective": objective}
+        sparsity = {f"model.sparsity.{name}": value for name, value in point.sparsity.items()}
+        settings = named | (sparsity if stage == 2 else {}) | dict(point.settings[stage])
+        configs = [word for name in (config, *point.configs) for word in ("--config", name)]
+        job = planned((*configs, *(f"--{name}={value}" for name, value in settings.items())), job, seed, logs)
+    assert job is not None
+    return job
+
+
+def stages_of(pipeline: Sequence[str], method: str) -> list[tuple[int, str | None]]:
+    """The stages of a pipeline, each with its objective; None where one-shot pruning trains nothing."""
+    objectives = [*pipeline[:1], None, *pipeline[1:]] if method == "omp" else pipeline
+    return list(enumerate(objectives, 1))
+
+
+def config_of(stage: int, objective: str | None) -> str:
+    """The shipped config of a stage and objective; that of BCE for an objective that has none."""
+    name = f"stage{stage}_{objective or 'omp'}.yaml"
+    return name if (shipped() / name).is_file() else f"stage{stage}_bce.yaml"
+
+
+def planned(options: tuple[str, ...], parent: Job | None, seed: int, logs: Path) -> Job:
+    """The job of these options and this seed."""
+    options = (*options, f"--trainer.default_root_dir={logs}")
+    # An identity does not depend on the seed, unless an option names a run of one seed.
+    if any("/seed" in option for option in options):
+        return identified(options, parent, seed)
+    return identified(options, parent and parent.with_seed(0), 0).with_seed(seed)
+
+
+@cache
+def identified(options: tuple[str, ...], parent: Job | None, seed: int) -> Job:
+    """The job of these options, seed and parent; its folder is known before its parent has run."""
+    from cdvqa.cli.inspect import ConfigInspector
+
+    config = ConfigInspector([*options, f"--seed_everything={seed}"])
+    run = config.plan(parent.source if parent else None)
+    record = config.entries | config.model.lineage.entries()
+    network = run.model if config.model.stage == 1 else run.subnetwork
+    identity = record["identity"]
+    source = Source(network, {"identity": identity}, record)
+    return Job(run, identity, seed, options, Path(config.datamodule.root), parent, source)

@@ -1,0 +1,67 @@
+"""Finished runs as lines of JSON, which can be committed: a study goes on where its run folders are not."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from cdvqa.errors import InputError
+from cdvqa.files import naming_full_disk
+from cdvqa.runs.folder import Run, read_results
+
+KEPT = ("stage", "seed", "identity", "settings", "pipeline", "sparsity", "selection", "parent", "preset", "departures",
+        "started", "finished", "steps", "parameters")  # fmt: skip
+
+
+def line_of(run: Run) -> dict[str, Any]:
+    """What a study keeps of a run: where it lies, its record, and its results; empty results before a test.
+
+    Raises:
+        InputError: run.json or results.json is broken, or of an older cdvqa.
+    """
+    record = run.read()
+    try:
+        results = read_results(run)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{run.results}: cannot be read ({error})") from error
+    data, backbone, name, _ = run.folder.parts[-4:]
+    return {
+        "data": data,
+        "backbone": backbone,
+        "run": name,
+        **{key: record.get(key) for key in KEPT},
+        "results": results,
+    }
+
+
+def read_lines(path: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    """The lines of a file by identity and seed; a last line that was not written to its end is left out.
+
+    Raises:
+        InputError: a line is broken.
+    """
+    lines: dict[tuple[str, int], dict[str, Any]] = {}
+    content = path.read_bytes() if path.is_file() else b""
+    for number, text in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), 1):
+        try:
+            line = orjson.loads(text)
+            lines[line["identity"], line["seed"]] = line
+        except (ValueError, LookupError, TypeError) as error:
+            raise InputError(f"{path}, line {number}: no record of a run ({error})") from error
+    return lines
+
+
+def append_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Add lines at the end of a file, in place of a last one that was not written to its end.
+
+    Raises:
+        Stopped: the disk is full.
+    """
+    text = b"".join(orjson.dumps(line, option=orjson.OPT_SORT_KEYS) + b"\n" for line in lines)
+    with naming_full_disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            content = path.read_bytes()
+            file.truncate(content.rfind(b"\n") + 1)
+            file.write(text)

@@ -1,0 +1,170 @@
+"""A study: a grid over pipelines, methods, sparsities, settings and seeds, read from YAML."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cdvqa.cli.configs import find_config
+from cdvqa.errors import InputError
+
+STAGES = ("stage1", "stage2", "stage3")
+GRID = {"data", "backbone", "configs", "pipeline", "method", "sparsity", "assignment", "shares", "criterion",
+        "settings", "seeds", *STAGES}  # fmt: skip
+STUDY = {"about", "cost", "runs", "claims", "figure"}
+# Objectives in a pipeline: one for each stage that trains; one-shot pruning trains nothing.
+OBJECTIVES = {"full": (1, 1), "mask": (2, 3), "omp": (1, 2)}
+# The embedded world on which a study of a full-size data set runs as well, and its small variant.
+WORLDS = {"vqacp2": "scenes", "vqavs": "scenes-vs"}
+SIZES = {"scenes": "micro.yaml", "scenes-vs": "micro-vs.yaml"}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run of a study, for all its seeds.
+
+    Attributes:
+        configs: overlays: data set, backbone, and what the study adds.
+        pipeline: objectives from stage 1 on.
+        method: `full` (stage 1 alone), `mask` or `omp`.
+        sparsity: options below `model.sparsity`.
+        settings: options of each stage by number.
+        seeds: the seeds.
+    """
+
+    configs: tuple[str, ...]
+    pipeline: tuple[str, ...]
+    method: str
+    sparsity: Mapping[str, Any]
+    settings: Mapping[int, Mapping[str, Any]]
+    seeds: tuple[int, ...]
+
+    def __str__(self) -> str:
+        sparsity = [f"{name} {value}" for name, value in self.sparsity.items() if name != "method"]
+        return ", ".join(["+".join(self.pipeline), self.method, *sparsity])
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study's file says.
+
+    Attributes:
+        name: the file's name without `.yaml`, and the size, if one was asked for.
+        points: its runs.
+        about: what it shows.
+        cost: what it costs at full size: `runs`, and `gpu_hours` (an estimate).
+        claims: what the report judges.
+        figure: how the report draws it.
+    """
+
+    name: str
+    points: Sequence[Point]
+    about: str = ""
+    cost: Mapping[str, float] = field(default_factory=dict)
+    claims: Sequence[Mapping[str, Any]] = ()
+    figure: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_study(file: str, size: str | None = None, seeds: int | None = None) -> Study:
+    """Read a study from a file, or from the shipped one of this name.
+
+    `runs` is a list of grids. Each value of a grid may be a list, also inside `shares`, `settings` and the stages'
+    settings: every combination is a run. What all grids share stands beside `runs`.
+
+    Args:
+        file: the path, or a shipped study's name.
+        size: `micro` puts the study on the small embedded world; None leaves it as it is.
+        seeds: how many seeds, in place of the file's.
+
+    Raises:
+        InputError: a key is unknown, or a value is not what it should be; the message names the grid.
+    """
+    path = Path(find_config(file if file.endswith((".yaml", ".yml")) else f"{file}.yaml"))
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if wrong := set(content) - GRID - STUDY:
+        raise InputError(f"{path}: unknown: {', '.join(map(str, wrong))}; there are {', '.join(sorted(GRID | STUDY))}")
+    shared = {name: value for name, value in content.items() if name in GRID}
+    if seeds is not None:
+        shared["seeds"] = seeds
+    grids = content.get("runs")
+    if not isinstance(grids, list) or not all(isinstance(grid, dict) for grid in grids) or not grids:
+        raise InputError(f"{path}: runs: expected a list of grids")
+    points: list[Point] = []
+    for number, grid in enumerate(grids, 1):
+        try:
+            if wrong := set(grid) - GRID:
+                raise InputError(f"unknown: {', '.join(map(str, wrong))}; there are {', '.join(sorted(GRID))}")
+            points += points_of({**shared, **grid, **({"seeds": seeds} if seeds else {})}, size)
+        except InputError as error:
+            raise InputError(f"{path}: grid {number} of runs: {error}") from error
+    texts = {name: content[name] for name in STUDY - {"runs"} if name in content}
+    return Study(f"{path.stem}-{size}" if size else path.stem, points, **texts)
+
+
+def points_of(grid: Mapping[str, Any], size: str | None = None) -> Iterator[Point]:
+    """The points of one grid."""
+    seeds = grid.get("seeds", 4)
+    seeds = tuple(seeds) if isinstance(seeds, list) else tuple(range(seeds)) if isinstance(seeds, int) else ()
+    if not seeds or not all(isinstance(seed, int) for seed in seeds):
+        raise InputError("seeds: expected a number of seeds or a list of them")
+    more = tuple(grid.get("configs", ()))
+    for chosen in combinations({name: value for name, value in grid.items() if name not in ("seeds", "configs")}):
+        if missing := [name for name in ("data", "backbone", "pipeline") if not isinstance(chosen.get(name), str)]:
+            raise InputError(f"{missing[0]}: expected a name")
+        pipeline, method = tuple(chosen["pipeline"].split("+")), chosen.get("method", "full")
+        least, most = OBJECTIVES.get(method, (0, 0))
+        if not most:
+            raise InputError(f"method {method}: there are {', '.join(OBJECTIVES)}")
+        if not least <= len(pipeline) <= most:
+            wanted = str(least) if least == most else f"{least} or {most}"
+            raise InputError(f"pipeline {chosen['pipeline']}: method {method} takes {wanted} objectives")
+        configs = (*overlays(chosen["data"], chosen["backbone"], size), *more)
+        yield Point(configs, pipeline, method, sparsity_of(chosen, method), settings_of(chosen), seeds)
+
+
+def combinations(value: Any) -> Iterator[Any]:
+    """Every choice of one entry from each list in nested mappings."""
+    if isinstance(value, list):
+        for entry in value:
+            yield from combinations(entry)
+    elif isinstance(value, Mapping):
+        for entries in product(*map(combinations, value.values())):
+            yield dict(zip(value, entries, strict=True))
+    else:
+        yield value
+
+
+def overlays(data: str, backbone: str, size: str | None = None) -> tuple[str, ...]:
+    """The shipped configs of a data set and a backbone. An embedded world's own config has the small LXMERT."""
+    if size not in (None, "micro"):
+        raise InputError(f"size {size}: there is micro")
+    if size:
+        data = WORLDS.get(data, data)
+    if size and data not in SIZES:
+        raise InputError(f"data {data}: has no size {size}")
+    chosen = [f"{data}.yaml"]
+    if data not in (*SIZES, "easyvqa"):
+        chosen.append(f"{backbone}.yaml")
+    elif backbone != "lxmert":
+        chosen.append(f"scenes_{backbone}.yaml")
+    return (*chosen, *([SIZES[data]] if size else []))
+
+
+def sparsity_of(chosen: Mapping[str, Any], method: str) -> dict[str, Any]:
+    """The options of `model.sparsity` that a combination gives."""
+    shares = chosen.get("shares") or {}
+    given = {"overall": chosen.get("sparsity"), **{name: chosen.get(name) for name in ("assignment", "criterion")}}
+    given = {name: value for name, value in (given | dict(shares)).items() if value is not None}
+    if method == "full" and given:
+        raise InputError(f"{', '.join(given)}: a full model has no sparsity")
+    if shares and "assignment" not in given:
+        given["assignment"] = "modality"
+    return given if method == "full" else {"method": method, **given}
+
+
+def settings_of(chosen: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
+    """The settings of each stage: those of all stages, and its own."""
+    return {number: {**chosen.get("settings", {}), **chosen.get(name, {})} for number, name in enumerate(STAGES, 1)}

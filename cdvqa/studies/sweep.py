@@ -1,0 +1,145 @@
+"""`cdvqa sweep`: run every run of a study."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Optional
+
+from jsonargparse import ActionYesNo
+
+from cdvqa.cli.parsing import OneLineParser
+from cdvqa.data.datasets import made_by
+from cdvqa.errors import InputError, Stopped
+from cdvqa.studies.body import DONE, is_done
+from cdvqa.studies.launchers import Launcher, Local, Submitit
+from cdvqa.studies.plan import Job, jobs_of, with_parents
+from cdvqa.studies.progress import Progress, Times
+from cdvqa.studies.records import append_lines, line_of, read_lines
+from cdvqa.studies.study import read_study
+
+LOOK = 0.2  # seconds between two looks at the jobs
+RECORDED = "recorded"
+SETTLED = (DONE, RECORDED)
+
+
+def run(args: list[str]) -> None:
+    """Run `cdvqa sweep` with command-line arguments."""
+    parser = OneLineParser(prog="cdvqa sweep", description=sweep.__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("study", help="A file, or the name of a shipped study, such as fig2.")
+    parser.add_function_arguments(sweep, skip={"study", "dry_run", "rerun"}, as_group=False)
+    parser.add_argument("--dry_run", action=ActionYesNo, default=False, help="Only list the runs, and what exists.")
+    parser.add_argument("--rerun", action=ActionYesNo, default=False, help="Do not count committed records as done.")
+    sweep(**parser.instantiate_classes(parser.parse_args(args[1:])))
+
+
+def sweep(
+    study: str,
+    size: Optional[Literal["micro"]] = None,
+    seeds: Optional[int] = None,
+    logs: Path = Path("logs"),
+    records: Path = Path("docs/study"),
+    jobs: int = 2,
+    launcher: Literal["local", "slurm", "submitit"] = "local",
+    cluster: Optional[dict[str, Any]] = None,
+    dry_run: bool = False,
+    rerun: bool = False,
+) -> None:
+    """Run every run of a study and what these are built on; finished runs are skipped, interrupted ones go on.
+
+    Args:
+        study: a file, or the name of a shipped study, such as fig2.
+        size: micro puts the study on the small embedded world.
+        seeds: how many seeds, in place of the study's.
+        logs: the logs folder. Runs with the same settings are shared with whatever else is there.
+        records: folder of <study>.jsonl, to which every finished run is added; a run that is there counts as done.
+        jobs: how many runs at a time.
+        launcher: local, slurm (arrays of jobs, by submitit), or submitit's own local processes.
+        cluster: options of submitit, such as {gpus_per_node: 1, timeout_min: 600, slurm_partition: gpu}.
+        dry_run: only list the runs, what exists, and what it will cost.
+        rerun: do not count the runs in the records as done.
+    """
+    plan = read_study(study, size, seeds)
+    asked = jobs_of(plan.points, logs)
+    everything = with_parents(asked)
+    path = records / f"{plan.name}.jsonl"
+    recorded = {} if rerun else read_lines(path)
+    states = {job: state_of(job, recorded) for job in everything}
+    waiting = [job for job in with_parents(job for job in asked if states[job] not in SETTLED) if states[job] != DONE]
+    if dry_run:
+        print(listing(states, waiting, jobs, plan.cost))
+        return
+    refuse_missing_data(waiting)
+    record(path, [job for job in asked if states[job] == DONE])
+    chosen: Launcher = Local(jobs)
+    if launcher != "local":
+        name = "slurm" if launcher == "slurm" else "local"
+        chosen = Submitit(logs / "submitit" / plan.name, jobs, name, cluster or {})
+    with Progress(everything, [job for job in everything if job not in waiting], jobs) as progress:
+        failed = launch(chosen, waiting, progress, lambda done: record(path, set(done) & set(asked)))
+    if failed:
+        counts = Counter(failed.values())
+        raise Stopped(f"{plan.name}: {', '.join(f'{number} {what}' for what, number in counts.items())}; see the logs")
+    print(f"{plan.name}: {len(asked)} runs are done: {path}")
+
+
+def state_of(job: Job, recorded: Mapping[Any, Any]) -> str:
+    """`done`, `recorded` (done elsewhere), `interrupted` or `queued`."""
+    if is_done(job):
+        return DONE
+    if (job.identity, job.seed) in recorded:
+        return RECORDED
+    return "interrupted" if job.run.exists else "queued"
+
+
+def launch(
+    launcher: Launcher, jobs: Sequence[Job], progress: Progress, record: Callable[[Sequence[Job]], None]
+) -> dict[Job, str]:
+    """Run jobs, and once more those that failed or had no parent; return those that failed again, and how."""
+    failed = dict.fromkeys(jobs, "")
+    for last in (False, True):
+        launcher.start(list(failed))
+        failed = {}
+        try:
+            while launcher.open:
+                ended = launcher.poll()
+                done = [job for job, outcome in ended.items() if outcome == DONE]
+                failed |= {job: outcome for job, outcome in ended.items() if outcome != DONE}
+                record(done)
+                progress.show(ended if last else dict.fromkeys(done, DONE))
+                time.sleep(LOOK)
+        finally:
+            launcher.stop()
+        if not failed:
+            break
+    return failed
+
+
+def record(path: Path, jobs: Iterable[Job]) -> None:
+    """Add jobs that are done to the study's records, if these do not have their results yet."""
+    there = read_lines(path)
+    lines = [line_of(job.run) for job in jobs]
+    known = {key: line["results"] for key, line in there.items()}
+    if new := [line for line in lines if known.get((line["identity"], line["seed"])) != line["results"]]:
+        append_lines(path, new)
+
+
+def refuse_missing_data(jobs: Iterable[Job]) -> None:
+    """Raise InputError, before anything runs, if a data set is not there."""
+    for job in jobs:
+        if not job.data.is_dir():
+            data = job.run.folder.parts[-4]
+            remedy = made_by(data, job.data) or "point --data.root at the official question files"
+            raise InputError(f"{job.data}: no such folder, of data set {data}; {remedy}")
+
+
+def listing(states: Mapping[Job, str], waiting: Sequence[Job], at_once: int, cost: Mapping[str, float]) -> str:
+    """The runs of a study, what exists of them, and the time that the others will take."""
+    lines = [
+        f"{states[job] if job not in waiting or states[job] != RECORDED else 'queued':<12}{job.name}" for job in states
+    ]
+    left = Times(job for job, state in states.items() if state == DONE).left(waiting, at_once)
+    lines.append(f"{len(states)} runs, {len(waiting)} to run, {at_once} at a time; {left}")
+    if cost:
+        lines.append(f"at full size: {', '.join(f'{name} {value:g}' for name, value in cost.items())} (an estimate)")
+    return "\n".join(lines)

@@ -1,0 +1,104 @@
+"""What a study's file means, and the runs it becomes."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cdvqa.cli import main
+from cdvqa.errors import InputError
+from cdvqa.studies.plan import jobs_of, with_parents
+from cdvqa.studies.study import points_of, read_study
+from tests.conftest import run_names
+
+GRID = {"data": "vqacp2", "backbone": "lxmert", "seeds": 2}
+
+
+def points(**grid: Any) -> list[Any]:
+    return list(points_of(GRID | grid))
+
+
+def test_lists_are_crossed_also_inside_shares_and_settings():
+    found = points(
+        method="mask",
+        pipeline=["bce+lmh", "lmh+lmh"],
+        shares={"language": [0.1, 0.5], "vision": 0, "cross": 0},
+        settings={"model.lr": [1e-4, 2e-4, 3e-4]},
+        stage2={"trainer.max_epochs": 3},
+    )
+    assert len(found) == 12 and len({(p.pipeline, *p.sparsity.items(), *p.settings[2].items()) for p in found}) == 12
+    assert {p.sparsity["language"] for p in found} == {0.1, 0.5} and found[0].sparsity["assignment"] == "modality"
+    assert found[0].settings[2] == {"model.lr": 1e-4, "trainer.max_epochs": 3}
+    assert found[0].settings[1] == {"model.lr": 1e-4} and found[0].seeds == (0, 1)
+
+
+def test_alternatives_of_several_settings_are_a_list_of_mappings():
+    shares = [{"language": 0.5, "vision": 0.1, "cross": 0.5}, {"language": 0.7, "vision": 0.3, "cross": 0.7}]
+    assert [p.sparsity["vision"] for p in points(method="mask", pipeline="lmh+lmh", shares=shares)] == [0.1, 0.3]
+
+
+def test_a_full_size_study_runs_on_the_embedded_world_too():
+    micro = next(points_of(GRID | {"pipeline": "bce", "data": "vqavs", "backbone": "visualbert"}, "micro"))
+    assert micro.configs == ("scenes-vs.yaml", "scenes_visualbert.yaml", "micro-vs.yaml")
+    assert next(points_of(GRID | {"pipeline": "bce"}, "micro")).configs == ("scenes.yaml", "micro.yaml")
+    assert points(pipeline="bce")[0].configs == ("vqacp2.yaml", "lxmert.yaml")
+
+
+def test_a_chain_has_the_folders_that_its_commands_make(cdvqa: Callable[..., int], study: Callable[..., Path]):
+    """One-shot pruning of BCE, and what is fine-tuned further from it, share the stage-1 run."""
+    plan = read_study(str(study([{"method": "omp", "pipeline": ["bce", "bce+lmh"], "sparsity": 0.5}], seeds=[3])))
+    jobs = jobs_of(plan.points, Path("logs"))
+    everything = with_parents(jobs)
+    assert [job.run.folder.parent.name.split("_")[0] for job in everything] == ["stage1", "stage2", "stage3"]
+    assert everything[2].parent == everything[1] == jobs[0] and everything[0].parent is None
+    assert main(["fit", *everything[0].args]) == 0 and main(["fit", *everything[1].args]) == 0
+    assert {job.run.folder.name for job in everything} == {"seed3"}
+    assert (
+        run_names() == {"stage1_bce", "stage2_bce_omp_uniform_s50"}
+        and jobs[0].run.read()["identity"] == jobs[0].identity
+    )
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ({"pipeline": "bce", "colour": 1}, "unknown: colour; there are assignment, backbone"),
+        ({"pipeline": "bce", "method": "half"}, "method half: there are full, mask, omp"),
+        ({"pipeline": "bce", "method": "mask"}, "pipeline bce: method mask takes 2 or 3 objectives"),
+        ({"pipeline": "bce+lmh"}, "pipeline bce+lmh: method full takes 1 objectives"),
+        ({"pipeline": "bce", "sparsity": 0.5}, "overall: a full model has no sparsity"),
+        ({"method": "full"}, "pipeline: expected a name"),
+        ({"pipeline": "bce", "seeds": "all"}, "seeds: expected a number of seeds or a list of them"),
+        ({"pipeline": "bce", "settings": {"model.speed": 3}}, "model.speed"),
+        ({"pipeline": "nothing"}, "nothing"),
+        (
+            {"pipeline": "bce+bce", "method": "mask", "sparsity": 0.9, "assignment": "modality",
+             "shares": {"language": 0.1, "vision": 0.1}},
+            "bce+bce, mask",
+        ),
+        ({"pipeline": ["bce", "bce"]}, "the same run as bce, full; leave one out"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_in_one_line(
+    grid: dict[str, Any], message: str, cdvqa: Callable[..., int], study: Callable[..., Path], capsys: Any
+):
+    assert main(["sweep", str(study([grid])), "--dry_run"]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and message in lines[0] and not Path("logs").exists()
+
+
+def test_a_missing_data_set_is_refused_before_the_first_run(
+    cdvqa: Callable[..., int], study: Callable[..., Path], capsys: Any
+):
+    file = study([{"pipeline": "bce"}, {"pipeline": "lmh", "settings": {"data.root": "nowhere"}}])
+    assert main(["sweep", str(file)]) == 2
+    assert "nowhere: no such folder, of data set scenes; " in capsys.readouterr().err and not Path("logs").exists()
+
+
+def test_a_study_is_a_mapping_with_runs(tmp_path: Path):
+    for content in ({"data": "scenes"}, {"runs": {}}, {"runs": ["bce"]}):
+        (tmp_path / "study.yaml").write_text(yaml.safe_dump(content))
+        with pytest.raises(InputError, match="runs: expected a list of grids"):
+            read_study(str(tmp_path / "study.yaml"))
