@@ -1,0 +1,58 @@
+"""Studies by submitit: on SLURM, for which commands on PATH stand in, and by its own local processes."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cdvqa.cli import main
+from cdvqa.studies.records import read_lines
+from tests.conftest import run_names
+from tests.forking import Forked
+from tests.slurm import install
+
+OMP = {"method": "omp", "pipeline": "bce", "sparsity": 0.5}
+
+
+def test_slurm_arrays_go_on_without_their_sweep(
+    cdvqa: Callable[..., int], study: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """One array for stage 1, one after it for stage 2; the sweep is killed, and a second one finds the results."""
+    for name, value in install(tmp_path / "slurm").items():
+        monkeypatch.setenv(name, value)
+    file = study([OMP, {"pipeline": "bce"}])
+    sweep = ["sweep", str(file), "--launcher", "slurm", "--cluster.slurm_partition=gpu", "--jobs=7"]
+    sweeping, scripts = Forked(sweep), tmp_path / "slurm" / "states" / "scripts"
+    while not (scripts / "2.sh").is_file():
+        assert sweeping.running, sweeping.wait()
+        time.sleep(0.05)
+    sweeping.kill()
+    second = (scripts / "2.sh").read_text()
+    assert "--dependency=afterany:1" in second and "--partition=gpu" in second
+    assert "--dependency" not in (scripts / "1.sh").read_text()
+    states = [path for path in (tmp_path / "slurm" / "states").iterdir() if path.is_file()]
+    end = time.monotonic() + 240
+    while any(path.read_text() in ("PENDING", "RUNNING") for path in states) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert [path.read_text() for path in states] == ["COMPLETED"] * 2
+    assert run_names() == {"stage1_bce", "stage2_bce_omp_uniform_s50"}
+    assert main(sweep) == 0
+    assert len(list(scripts.iterdir())) == 2 and len(read_lines(Path("docs/study/tiny_study.jsonl"))) == 2
+
+
+def test_submitits_local_jobs_run_level_by_level(cdvqa: Callable[..., int], study: Callable[..., Path], capsys: Any):
+    """A job whose parent is not finished ends as such."""
+    broken = {"model.lr": 1.0e30, "trainer.limit_train_batches": 3}  # the loss is not finite
+    file = study([OMP | {"settings": broken}])
+    assert main(["sweep", str(file), "--launcher", "submitit", "--cluster.timeout_min=10"]) == 1
+    out, err = capsys.readouterr()
+    assert "1 failed, 1 parent failed" in err and not list(Path("logs").glob("*/*/stage2*/seed0/*"))
+    assert ": failed: cdvqa fit: " in out and ": parent failed: scenes lxmert stage1_bce-" in out
+
+
+def test_a_wrong_option_of_the_cluster_is_named(cdvqa: Callable[..., int], study: Callable[..., Path], capsys: Any):
+    file = study([{"pipeline": "bce"}])
+    assert main(["sweep", str(file), "--launcher", "submitit", "--cluster.colour=3"]) == 2
+    assert "--launcher local: " in capsys.readouterr().err and not Path("logs/scenes").exists()
