@@ -29,19 +29,20 @@ def run_job(job: Job) -> str:
     with job.log.open("ab") as log:
         for descriptor in (1, 2):
             os.dup2(log.fileno(), descriptor)
-    options = [*job.args, "--trainer.enable_progress_bar=false"]
     try:
         if job.parent and not finished(job.parent):
             return PARENT_FAILED
-        if not finished(job):
-            status = main(["fit", *options, *(["--ckpt_path=last"] if job.run.exists else [])])
-            if status:
-                return FAILED
-        tested = bool(read_results(job.run))
+        trained, begun = finished(job), ["--ckpt_path=last"] if job.run.exists else []
+        commands = [["test"]] if trained else [["fit", *begun], ["test"]]
+        for command in () if read_results(job.run) else commands:
+            if main([*command, *job.args, "--trainer.enable_progress_bar=false"]):
+                # Another study may have begun this run since we looked. Several processes of one run cannot tell.
+                alone = os.environ.get("SLURM_NTASKS", "1") == "1"
+                return run_job(job) if alone and (writer_of(job.run.folder) or is_done(job)) else FAILED
     except (InputError, ValueError) as error:  # a file of the run was damaged
         print(f"{job.run.folder}: {error}")
         return FAILED
-    return DONE if tested or main(["test", *options]) == 0 else FAILED
+    return DONE
 
 
 def finished(job: Job) -> bool:
