@@ -107,7 +107,6 @@ def test_two_sweeps_share_their_runs(cdvqa: Callable[..., int], study: Study):
     both = [Forked(["sweep", str(file), "--records", f"records{number}"]) for number in range(2)]
     assert [sweep.wait()[0] for sweep in both] == [0, 0]
     assert lines("records0") and sorted(map(str, lines("records0"))) == sorted(map(str, lines("records1")))
-    assert all(log.read_text().count("cdvqa fit") == 0 for log in Path("logs").glob("*/*/*/*.log"))
 
 
 def test_a_record_that_was_cut_off_is_left_behind(tmp_path: Path):
