@@ -19,7 +19,7 @@ COMMANDS = {
     "prepare": ("cdvqa.tools.prepare:run", "make an embedded world; get features or questions ready"),
     "check": ("cdvqa.tools.check:run", "list every file a config needs, and whether it is there and sound"),
     "info": ("cdvqa.tools.info:run", "count a config's masked matrices and kept parameters, without weights or data"),
-    "sweep": ("cdvqa.studies.sweep:run", "run every run of a study, here or on a SLURM cluster"),
+    "sweep": ("cdvqa.studies.sweep.command:run", "run every run of a study, here or on a SLURM cluster"),
     "report": ("cdvqa.studies.report:run", "tabulate and plot the results under logs/"),
 }
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cdvqa.cli import main
-from cdvqa.studies.records import read_lines
+from cdvqa.studies.sweep.records import read_lines
 from tests.conftest import run_names
 from tests.forking import Forked
 from tests.slurm import install

@@ -9,8 +9,8 @@ import yaml
 
 from cdvqa.cli import main
 from cdvqa.errors import InputError
-from cdvqa.studies.plan import jobs_of, with_parents
-from cdvqa.studies.study import points_of, read_study
+from cdvqa.studies.sweep.plan import jobs_of, with_parents
+from cdvqa.studies.sweep.study import points_of, read_study
 from tests.conftest import run_names
 
 GRID = {"data": "vqacp2", "backbone": "lxmert", "seeds": 2}

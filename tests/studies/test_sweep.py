@@ -8,7 +8,7 @@ from typing import Any
 
 from cdvqa.cli import main
 from cdvqa.runs.folder import Run
-from cdvqa.studies.records import append_lines, read_lines
+from cdvqa.studies.sweep.records import append_lines, read_lines
 from tests.conftest import run_names, the_run
 from tests.forking import Forked
 

@@ -10,7 +10,7 @@ from cdvqa.cli.configs import shipped
 from cdvqa.errors import InputError
 from cdvqa.runs.folder import Run
 from cdvqa.runs.lineage import Source
-from cdvqa.studies.study import Point
+from cdvqa.studies.sweep.study import Point
 
 
 @dataclass(frozen=True)

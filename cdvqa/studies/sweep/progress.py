@@ -12,9 +12,9 @@ from rich.table import Table
 
 from cdvqa.runs.folder import Run
 from cdvqa.runs.lock import writer_of
-from cdvqa.studies.body import DONE, PARENT_FAILED, last_line
-from cdvqa.studies.plan import Job
-from cdvqa.studies.records import line_of
+from cdvqa.studies.sweep.body import DONE, PARENT_FAILED, last_line
+from cdvqa.studies.sweep.plan import Job
+from cdvqa.studies.sweep.records import line_of
 
 LAST_FAILURES = 5
 

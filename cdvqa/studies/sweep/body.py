@@ -11,7 +11,7 @@ from cdvqa.cli.training import VQACLI  # noqa: F401  # so that a process that is
 from cdvqa.errors import InputError
 from cdvqa.runs.folder import read_results
 from cdvqa.runs.lock import writer_of
-from cdvqa.studies.plan import Job
+from cdvqa.studies.sweep.plan import Job
 
 DONE, FAILED, PARENT_FAILED = "done", "failed", "parent failed"
 LOOK = 5.0  # seconds between two looks at a run that another process writes

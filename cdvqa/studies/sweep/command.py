@@ -11,12 +11,12 @@ from jsonargparse import ActionYesNo
 from cdvqa.cli.parsing import OneLineParser
 from cdvqa.data.datasets import made_by
 from cdvqa.errors import InputError, Stopped
-from cdvqa.studies.body import DONE, is_done
-from cdvqa.studies.launchers import Launcher, Local, Submitit
-from cdvqa.studies.plan import Job, jobs_of, with_parents
-from cdvqa.studies.progress import Progress, Times
-from cdvqa.studies.records import append_lines, line_of, read_lines
-from cdvqa.studies.study import read_study
+from cdvqa.studies.sweep.body import DONE, is_done
+from cdvqa.studies.sweep.launchers import Launcher, Local, Submitit
+from cdvqa.studies.sweep.plan import Job, jobs_of, with_parents
+from cdvqa.studies.sweep.progress import Progress, Times
+from cdvqa.studies.sweep.records import append_lines, line_of, read_lines
+from cdvqa.studies.sweep.study import read_study
 
 LOOK = 0.2  # seconds between two looks at the jobs
 RECORDED = "recorded"

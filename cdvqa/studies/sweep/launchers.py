@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from cdvqa.errors import InputError
-from cdvqa.studies.body import DONE, FAILED, PARENT_FAILED, run_job
-from cdvqa.studies.plan import Job
+from cdvqa.studies.sweep.body import DONE, FAILED, PARENT_FAILED, run_job
+from cdvqa.studies.sweep.plan import Job
 
 STATUS = {DONE: 0, FAILED: 1, PARENT_FAILED: 3}  # exit status of a local job's process
 
@@ -53,7 +53,7 @@ class Local(Launcher):
         self.running: dict[Job, BaseProcess] = {}
         os.environ["OMP_NUM_THREADS"] = "1"
         self.server = multiprocessing.get_context("forkserver")
-        self.server.set_forkserver_preload(["cdvqa.studies.body"])
+        self.server.set_forkserver_preload(["cdvqa.studies.sweep.body"])
 
     def start(self, jobs: Sequence[Job]) -> None:
         self.waiting = dict.fromkeys(jobs)

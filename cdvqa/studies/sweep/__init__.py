@@ -1,0 +1,1 @@
+"""`cdvqa sweep`: a study is read, becomes runs, and these are run somewhere."""
