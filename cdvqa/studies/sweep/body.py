@@ -4,7 +4,7 @@ import os
 import time
 from pathlib import Path
 
-from lightning_utilities.core.rank_zero import rank_zero_only
+from pytorch_lightning.utilities import rank_zero_only
 
 from cdvqa.cli.commands import main
 from cdvqa.cli.training import VQACLI  # noqa: F401  # so that a process that is forked from this one need not
