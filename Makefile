@@ -29,7 +29,7 @@ backbones: $(VENV)/ready ## every other backbone on the embedded world, four see
 claims: $(VENV)/ready ## the paper's claims on the embedded world, four seeds
 	$(PYTHON) -m cdvqa.studies.claims --jobs $(JOBS)
 
-BENCHMARKS := data threshold mask_step scaling
+BENCHMARKS := data threshold mask_step scaling sweep
 benchmarks: $(VENV)/ready ## compare cdvqa with baselines and limits: docs/benchmarks.md
 	for topic in $(BENCHMARKS); do $(PYTHON) -m benchmarks.$$topic || exit 1; done
 	$(PYTHON) -m benchmarks.page
