@@ -202,6 +202,13 @@ def test_the_test_splits_need_no_annotations(alone: Path, scenes: Path):
     assert {split: len(given) for split, given in written.items()} == {"id": 90, "test": 70}
 
 
+def test_a_test_of_some_batches_answers_their_questions(alone: Path):
+    """Defect: it ended in a traceback."""
+    limits = ["--trainer.limit_test_batches=2", "--data.eval_batch_size=10"]
+    assert main(["test", "--config", str(STAGE1 / "config.yaml"), *limits]) == 0
+    assert {path.stem: len(answers(path)) for path in (STAGE1 / "predictions").iterdir()} == {"id": 20, "test": 20}
+
+
 def test_only_predict_takes_plain_questions(alone: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["test", "--config", str(STAGE1 / "config.yaml"), "--data.questions=mine.json"]) == 2
     assert "--data.questions mine.json: only `predict` takes questions without answers" in last_error(capsys)

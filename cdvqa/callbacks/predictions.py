@@ -38,6 +38,8 @@ class Predictions(Callback):
             gathered = gather(self.answers.pop(index, []))
             if trainer.is_global_zero:
                 wanted = pl_module.facts.question_id[name].tolist()
+                if (trainer.limit_test_batches, trainer.limit_predict_batches) != (1.0, 1.0):
+                    wanted = [question for question in wanted if question in dict(gathered)]
                 path = self.run.predictions(name)
                 write_json(path, ordered(normalised(gathered), wanted))
                 print(f"{path}: {len(wanted):,} answers")
