@@ -15,6 +15,8 @@ def test_every_imported_package_is_declared():
     """tokenizers and huggingface_hub were imported and not declared."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = list(chain(project["dependencies"], *project["optional-dependencies"].values()))
+    assert "pillow>=11.3" in declared
+    assert "A config is code" in (ROOT / "README.md").read_text()
     names = {
         requirement.split(">")[0].split("=")[0].split("[")[0].lower().replace("_", "-") for requirement in declared
     }

@@ -122,7 +122,7 @@ def test_the_parent_is_of_the_same_seed_and_named_in_the_log_and_no_evaluation_l
     assert run.parent.name.endswith(f"-{identity[:8]}") and len(identity) == 64
 
     shutil.rmtree(parent.parent)
-    for command in ("test", "validate", "predict"):
+    for command in ("test", "predict"):
         assert cdvqa(command, "stage2_bce.yaml", *SHORT) == 0
     # A network file without a record says neither pipeline nor sparsity.
     bare = shutil.copy(run / "subnetwork.safetensors", tmp_path / "bare.safetensors")

@@ -80,6 +80,7 @@ def test_an_abandoned_lock_is_taken(tmp_path: Path, other: int):
 
 
 def test_a_lock_shows_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    assert lock.BEAT == 30
     monkeypatch.setattr(lock, "BEAT", 0.01)
     with RunLock(tmp_path / "run") as held:
         os.utime(held.path, (0, 0))
@@ -188,6 +189,8 @@ def test_wrong_data_in_the_first_steps_leaves_a_folder_that_was_there(cdvqa: Com
     (run / "mine.txt").write_text("mine")
     assert cdvqa("fit", "stage1_bce.yaml", *SHORT, *flags, "--data.num_answers=5") == 2
     assert list(content(run)) == [run / "mine.txt"]
+    assert cdvqa("fit", "stage1_bce.yaml", *SHORT, *flags, "--overwrite") == 0
+    assert (run / "mine.txt").read_text() == "mine", "a folder without a run.json holds no run to replace"
 
 
 def test_processes_that_were_started_with_other_settings_all_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
