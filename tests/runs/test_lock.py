@@ -54,7 +54,8 @@ def test_a_run_that_is_being_written_is_left_alone(cdvqa: Command, other: int, c
     for flags in (["fit"], ["fit", "--ckpt_path=last"], ["fit", "--overwrite"], ["test"], ["predict"]):
         assert cdvqa(flags[0], "stage1_bce.yaml", *SHORT, *flags[1:]) == 2
         error = capsys.readouterr().err.strip().splitlines()[-1]
-        assert f"{run}: process {other} on " in error and "is writing this run (last sign of life " in error
+        assert f"{run}: process {other} on " in error and "is writing this run; wait for it or stop it" in error
+        assert "(last sign of life " in error
     assert content(run) == before
     assert cdvqa("validate", "stage1_bce.yaml", *SHORT) == 0  # writes nothing
 
