@@ -9,8 +9,8 @@ import pandas as pd
 
 from cdvqa.cli.commands import in_one_line
 from cdvqa.studies.command import publish, study_parser
-from cdvqa.studies.convergence import convergence
 from cdvqa.studies.jobs import Job, overlay_of, pipeline_job, run_seeds
+from cdvqa.studies.report.convergence import convergence
 from cdvqa.studies.table import gaps, markdown, named_runs, spread, verdict
 from cdvqa.worlds.scenes import make_scenes
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cdvqa.cli.commands import in_one_line
 from cdvqa.studies.jobs import Job, overlay_of, pipeline_job, run_jobs
-from cdvqa.studies.report import report
+from cdvqa.studies.report.command import report
 from cdvqa.worlds.scenes import make_scenes
 
 LOGS = Path("logs/demo")

@@ -17,7 +17,7 @@ from cdvqa.errors import InputError
 from cdvqa.files import write_json
 from cdvqa.runs.folder import Run
 from cdvqa.studies.claims import CLAIMS, RUNS, claim_table
-from cdvqa.studies.convergence import convergence
+from cdvqa.studies.report.convergence import convergence
 from cdvqa.studies.jobs import Job, pipeline_job, run_jobs
 from cdvqa.studies.table import ID, OOD, gaps, markdown, named_runs, read_runs, verdict
 from tests.conftest import overlay

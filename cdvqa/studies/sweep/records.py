@@ -9,13 +9,16 @@ import orjson
 from cdvqa.errors import InputError
 from cdvqa.files import naming_full_disk
 from cdvqa.runs.folder import Run, read_results
+from cdvqa.studies.sweep.scores import scores_of
 
 KEPT = ("stage", "seed", "identity", "settings", "pipeline", "sparsity", "selection", "parent", "preset", "departures",
         "started", "finished", "steps", "parameters")  # fmt: skip
 
 
 def line_of(run: Run) -> dict[str, Any]:
-    """What a study keeps of a run: where it lies, its record, and its results; empty results before a test.
+    """What a study keeps of a run: where it lies, its record, its results, and the score of every question.
+
+    Results are empty before a test; scores are as `scores_of` finds them.
 
     Raises:
         InputError: run.json or results.json is broken, or of an older cdvqa.
@@ -32,6 +35,7 @@ def line_of(run: Run) -> dict[str, Any]:
         "run": name,
         **{key: record.get(key) for key in KEPT},
         "results": results,
+        "scores": scores_of(run, results),
     }
 
 

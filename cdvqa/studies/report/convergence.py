@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from cdvqa.runs.folder import Run
+from cdvqa.studies.report.overlap import folders_of
 
 CURVES = ("train/loss/epoch", "val/accuracy/all")
 LOSS_FALL = 0.02  # of the loss a fifth before the end
@@ -38,6 +40,27 @@ def convergence(runs: Sequence[Run]) -> Convergence:
     last = len(loss) // 5
     loss, accuracy = loss[-last:], accuracy[-last:]
     return Convergence(float(1 - loss[-1] / loss[0]), float(accuracy.max() - accuracy.min()))
+
+
+NOTE = (
+    "Full models, curves averaged over seeds. Converged: over the last fifth of the epochs the training loss falls by "
+    "less than 2 %, and development accuracy moves by less than 0.5 points."
+)
+
+
+def convergence_table(runs: pd.DataFrame, logs: Path) -> pd.DataFrame:
+    """A row per full model of all seeds whose curves are in its run folders; not of less than ten epochs."""
+    rows = []
+    full = runs[runs["method"] == "full"]
+    for (data, backbone, name), seeds in full.groupby(["data", "backbone", "run"], sort=False):
+        try:
+            end = convergence(folders_of(seeds, logs))
+        except (OSError, LookupError, ValueError):  # no or other curves
+            continue
+        cells = {"data": data, "backbone": backbone, "run": name, "seeds": str(len(seeds))}
+        cells |= {"loss fell by": f"{end.loss_fall:.1%}", "accuracy moved by": f"{end.accuracy_move:.2f} points"}
+        rows.append(cells | {"converged": "yes" if end.converged else "no"})
+    return pd.DataFrame(rows)
 
 
 def curve(run: Run, name: str) -> NDArray[np.float64]:

@@ -1,0 +1,1 @@
+"""Reports: tables, figures, verdicts and single questions, from run folders or from a study's records."""

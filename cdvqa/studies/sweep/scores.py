@@ -1,0 +1,118 @@
+"""The score of every question of a run, kept with its results so that a report can resample the questions."""
+
+import zlib
+from base64 import b64decode, b64encode
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from cdvqa.data.datasets import make_data_set
+from cdvqa.errors import InputError
+from cdvqa.files import read_json
+from cdvqa.runs.folder import Run
+
+MOST = 20_000  # questions of a split: the records of a study are committed
+
+
+@dataclass(frozen=True)
+class QuestionScores:
+    """The scores of one split.
+
+    Attributes:
+        question_id: (N,).
+        thirds: (N,) three times the score by the paper's rule: 0, 1, 2 or 3.
+        answer_types, sets: (N,) masks of the questions of each answer type, and of each test set inside the split.
+    """
+
+    question_id: NDArray[np.int64]
+    thirds: NDArray[np.uint8]
+    answer_types: Mapping[str, NDArray[np.bool_]]
+    sets: Mapping[str, NDArray[np.bool_]]
+
+    @classmethod
+    def unpack(cls, kept: Mapping[str, Any]) -> "QuestionScores":
+        """What `scores_of` has packed."""
+        thirds = unpacked(kept["thirds"], np.uint8)
+        masks = [
+            {name: np.unpackbits(unpacked(text, np.uint8), count=len(thirds)).astype(bool) for name, text in group}
+            for group in (kept["answer_types"].items(), kept["sets"].items())
+        ]
+        return cls(np.cumsum(unpacked(kept["question_id"], np.int64)), thirds, *masks)
+
+
+@dataclass(frozen=True)
+class Gold:
+    """The questions of a split by their ids: human answers as thirds of the score that each earns."""
+
+    thirds: Mapping[int, Mapping[str, int]]
+    groups: Mapping[str, Any]  # as `scores_of` returns them: question_id, answer_types, sets
+
+
+def scores_of(run: Run, results: Mapping[str, Any]) -> dict[str, Any]:
+    """What a line of a study's records keeps of every question, by split.
+
+    A split is left out if its questions or predictions are not there, or are not those of the results, and if it has
+    more than 20,000 questions.
+
+    Args:
+        run: the run.
+        results: the content of its results.json.
+    """
+    found: dict[str, Any] = {}
+    for name, result in results.get("splits", {}).items():
+        path = run.predictions(name)
+        if not path.is_file() or result["n"]["all"] > MOST:
+            continue
+        try:
+            data = yaml.safe_load(run.config.read_text(encoding="utf-8"))["data"]
+            gold = read_gold(data["layout"], Path(data["root"]), name)
+            answers = {row["question_id"]: row["answer"] for row in read_json(path)}
+            thirds = [earned.get(answers[question], 0) for question, earned in gold.thirds.items()]
+        except (InputError, OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
+            continue
+        # The data may have been made again since.
+        if len(answers) == len(thirds) and abs(100 * np.mean(thirds) / 3 - result["all"]) < 1e-6:
+            found[name] = {**gold.groups, "thirds": packed(np.array(thirds, np.uint8))}
+    return found
+
+
+@lru_cache(maxsize=8)
+def read_gold(layout: str, root: Path, split: str) -> Gold:
+    """The questions of a test split.
+
+    Raises:
+        InputError: a file is missing or broken.
+    """
+    data_set = make_data_set(layout)
+    annotations = data_set.read(root, split, "third").annotations
+    ids, types = annotations.question_id, annotations.answer_type
+    earned = [
+        {answer: min(count, 3) for answer, count in Counter(annotations.answers[row]).items()}
+        for row in range(len(ids))
+    ]
+    groups = {
+        "question_id": packed(np.diff(ids, prepend=0)),
+        "answer_types": {name: packed(np.packbits(types.codes == code)) for code, name in enumerate(types.names)},
+        "sets": {
+            name: packed(np.packbits(np.isin(ids, list(members))))
+            for name, members in data_set.read_subsets(root, split).items()
+        },
+    }
+    return Gold(dict(zip(ids.tolist(), earned, strict=True)), groups)
+
+
+def packed(array: NDArray[Any]) -> str:
+    """An array as compressed text."""
+    return b64encode(zlib.compress(array.tobytes(), 9)).decode()
+
+
+def unpacked(text: str, kind: type[np.generic]) -> NDArray[Any]:
+    """The array of `packed`."""
+    return np.frombuffer(zlib.decompress(b64decode(text)), kind)
