@@ -1,103 +1,33 @@
-"""Tables, figures and the study of claims, from small runs."""
+"""`cdvqa report`: the table of runs, and what is written of it."""
 
 import re
-import runpy
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
+import orjson
 import pandas as pd
 import pytest
 from PIL import Image
 
 from cdvqa.cli import main
 from cdvqa.errors import InputError
-from cdvqa.files import write_json
 from cdvqa.runs.folder import Run
-from cdvqa.studies.claims import CLAIMS, RUNS, claim_table
 from cdvqa.studies.report.convergence import convergence
-from cdvqa.studies.jobs import Job, pipeline_job, run_jobs
-from cdvqa.studies.table import ID, OOD, gaps, markdown, named_runs, read_runs, verdict
-from tests.conftest import overlay
-from tests.forking import fork
-
-Command = Callable[..., int]
-STARTS = ("stage1_bce", "stage2_bce+lmh_mask_uniform_s70", "stage2_bce_omp_uniform_s50", "stage3_bce+lmh_omp_uniform")
+from cdvqa.studies.report.published import NO_COUNTERPART, NOT_RUN, TABLES, beside_published
+from cdvqa.studies.report.table import read_logs, runs_table, select
+from cdvqa.studies.report.tables import Table, accuracy_by_set, results, selection
+from tests.studies.made_up import line, make_run, pruned, scored
 
 
-def forked(arguments: list[str], **streams: Any) -> SimpleNamespace:
-    """In place of `subprocess.run` of `python -m cdvqa …`."""
-    return SimpleNamespace(returncode=fork(arguments[3:])[0])
-
-
-def test_jobs_run_parents_first_and_keep_what_is_finished(
-    cdvqa: Command, scenes: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr("cdvqa.studies.jobs.subprocess", SimpleNamespace(run=forked, STDOUT=None))
-    logs = Path("logs")
-    world = [*overlay(scenes), "--trainer.max_epochs=1"]
-    jobs = [
-        pipeline_job(logs, 2, ["bce"], 0, world, method="omp"),
-        pipeline_job(logs, 2, ["bce", "lmh"], 0, world, zeros=0.7),
-        pipeline_job(logs, 1, ["bce"], 0, world),
-        pipeline_job(logs, 3, ["bce", "lmh"], 0, world, method="omp"),
-    ]
-    run_jobs(jobs, at_once=2)
-    done = {path.parent.name for path in logs.glob("*/*/*/seed0")}
-    assert len(done) == 4 and all(any(name.startswith(start) for name in done) for start in STARTS)
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("scenes lxmert stage1_bce-") and len(lines) == 4
-    records = {path: path.stat().st_mtime_ns for path in logs.glob("**/run.json")}
-    run_jobs(jobs, at_once=1)
-    assert records == {path: path.stat().st_mtime_ns for path in logs.glob("**/run.json")}
-
-    assert main(["report"]) == 0
-    runs, problems = read_runs(logs)
-    assert len(runs) == 4 and runs[[ID, OOD]].notna().all(axis=None) and not problems
-    kept = runs.set_index("run")["kept"]
-    stage1, stage2, omp, _ = (next(name for name in kept.index if name.startswith(start)) for start in STARTS)
-    assert kept[stage1] == 1 and kept[stage2] < kept[omp] < 1
-    table = (logs / "report.md").read_text()
-    assert "Models selected on: dev." in table and all(name in table for name in done)
-    with Image.open(logs / "accuracy_scenes_lxmert.png") as picture:
-        assert picture.width > 1000 and len(picture.convert("RGB").getcolors(1 << 24) or []) > 50
-
-
-def test_a_failing_job_names_its_log(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    job = Job(Run(Path("logs/run/seed0")), ("--config", "stage1_bce.yaml", *overlay(scenes), "--model.objective=focal"))
-    with pytest.raises(InputError, match=r"run seed0: `cdvqa fit` failed \(.*'focal' is unknown.*seed0.fit.log"):
-        run_jobs([job], at_once=1)
+def table_of(logs: Path) -> pd.DataFrame:
+    return runs_table(read_logs(logs)[0])[0]
 
 
 def test_report_without_runs_says_what_makes_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["report", "--logs", str(tmp_path)]) == 2
     assert "no run here; `cdvqa fit --config" in capsys.readouterr().err
+    assert main(["report", "--records", str(tmp_path / "none.jsonl")]) == 2
+    assert "none.jsonl: no such file" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
-
-
-def make_run(logs: Path, name: str, seed: int = 0, results: dict | None = None, **record: Any) -> Run:
-    """A run folder with records alone."""
-    run = Run(logs / "d" / "b" / name / f"seed{seed}")
-    base = {"stage": 1, "seed": seed, "identity": name, "settings": {"model.lr": 1e-3}, "pipeline": ["bce"]}
-    base |= {"sparsity": None, "finished": "now", "parameters": {"full": 100, "kept": 100}}
-    write_json(run.record, base | record)
-    if results is not None:
-        write_json(run.results, results)
-    return run
-
-
-def scored(ood: float, name: str = "test", distribution: str = "ood", **more: Any) -> dict:
-    return {"selection": "dev", "means": {}, "splits": {name: {"all": ood, "distribution": distribution}}} | more
-
-
-def pruned(overall: float, lr: float = 1e-3, **plan: Any) -> dict[str, Any]:
-    plan = {"method": "mask", "assignment": "uniform", "overall": overall, "language": overall} | plan
-    settings = {"model.lr": lr, "model.sparsity.zeros.language": int(1000 * overall)}
-    settings |= {f"model.sparsity.{name}": plan[name] for name in ("assignment", "scores") if name in plan}
-    return {"stage": 2, "pipeline": ["bce", "lmh"], "sparsity": plan, "settings": settings}
 
 
 def test_seeds_share_a_row_with_their_mean(tmp_path: Path):
@@ -105,17 +35,24 @@ def test_seeds_share_a_row_with_their_mean(tmp_path: Path):
     for seed, (accuracy, kept) in enumerate([(40, 51), (50, 52), (60, 53)]):
         parameters = {"full": 100, "kept": kept}
         make_run(tmp_path, "r", seed, scored(accuracy), parameters=parameters)
-    (row,) = markdown(read_runs(tmp_path)[0], ["data", "run"]).splitlines()[2:]
-    assert [cell.strip() for cell in row.split("|")[1:-1]] == ["d", "r", "52.0 %", "3", "50.00 ± 10.00"]
+    (row,) = results(table_of(tmp_path)).to_dict("records")
+    assert row["kept"] == "52.0 %" and row["seeds"] == "3" and row["out of distribution"] == "50.00 ± 10.00"
 
 
 def test_what_is_out_of_distribution_is_the_data_sets_own_statement(tmp_path: Path):
     """Guards: the test split of VQA v2 is in distribution; several OOD splits count by the data set's mean."""
     make_run(tmp_path, "vqa2", results=scored(70, distribution="id"))
     make_run(tmp_path, "vqavs", results=scored(30, "QT", means={"ood_mean": 20.0}))
-    runs = read_runs(tmp_path)[0].set_index("run")
-    assert runs.loc["vqa2", ID] == 70 and pd.isna(runs.loc["vqa2", OOD])
-    assert runs.loc["vqavs", OOD] == 20
+    runs = table_of(tmp_path).set_index("run")
+    assert runs.loc["vqa2", "id"] == 70 and pd.isna(runs.loc["vqa2", "ood"])
+    assert runs.loc["vqavs", "ood"] == 20
+
+
+def test_every_test_set_and_mean_has_a_column(tmp_path: Path):
+    sets = {name: {"all": 10.0 * i, "distribution": "ood"} for i, name in enumerate(("QT", "KW", "KO"))}
+    make_run(tmp_path, "r", results=scored(0) | {"splits": sets, "means": {"ood_mean": 10.0, "ood_lang": 5.0}})
+    (row,) = accuracy_by_set(table_of(tmp_path)).to_dict("records")
+    assert row["KW"] == "10.00" and row["KO"] == "20.00" and row["ood_lang"] == "5.00"
 
 
 def test_a_curve_holds_runs_that_differ_in_the_overall_sparsity_alone(tmp_path: Path):
@@ -128,14 +65,38 @@ def test_a_curve_holds_runs_that_differ_in_the_overall_sparsity_alone(tmp_path: 
     make_run(tmp_path, "L60", results=scored(1), **pruned(0.5, assignment="modality", language=0.6))
     make_run(tmp_path, "L40", results=scored(1), **pruned(0.5, assignment="modality", language=0.4))
     for parent in ("s50", "s70", "s70-weight"):
-        own = pruned(float(parent[1:3]) / 100) | {"stage": 3, "settings": {"parent": {"identity": parent}}}
+        own = pruned(float(parent[1:3]) / 100) | {"stage": 3, "pipeline": ["bce", "lmh", "bce"]}
+        own["settings"] = {"parent": {"identity": parent}}
         make_run(tmp_path, f"further-{parent}", results=scored(1), **own)
-    curve = read_runs(tmp_path)[0].set_index("run")["curve"]
-    assert curve["full"] == "full (bce), lr 0.001" and curve["slow"] == "full (bce), lr 0.0001"
-    assert curve["s50"] == curve["s70"] == "stage 2: bce+lmh, mask"
-    assert curve["s70-weight"] == "stage 2: bce+lmh, mask, sparsity.scores weight"
-    assert curve["L60"] == "stage 2: bce+lmh, mask, modality, language 60 %" != curve["L40"]
+    curve = table_of(tmp_path).set_index("run")["curve"]
+    assert curve["full"] == "full b(bce), lr 0.001" and curve["slow"] == "full b(bce), lr 0.0001"
+    assert curve["s50"] == curve["s70"] == "b(bce) + mask train(lmh)"
+    assert curve["s70-weight"] == "b(bce) + mask train(lmh), sparsity.scores weight"
+    assert curve["L60"] == "b(bce) + mask train(lmh), modality, language 60 %" != curve["L40"]
     assert curve["further-s50"] == curve["further-s70"] != curve["further-s70-weight"]
+
+
+def test_one_assignment_at_each_sparsity_is_one_curve():
+    """Fig. 9: the best shares are others at every sparsity."""
+    shares = {0.5: {"language": 0.6, "vision": 0.2}, 0.7: {"language": 0.75, "vision": 0.5}}
+    lines = [line("lmh+lmh", 0, None, zeros, plan={"assignment": "modality", **own}) for zeros, own in shares.items()]
+    assert set(runs_table(lines)[0]["curve"]) == {"lxmert(lmh) + mask train(lmh), modality"}
+
+
+def test_a_module_that_alone_is_pruned_gives_the_sparsity():
+    alone = {"assignment": "modality", "language": 0.5, "vision": 0.0, "cross": 0.0}
+    (row,) = runs_table([line("bce+lmh", 0, None, 0.21, plan=alone)])[0].to_dict("records")
+    assert row["module"] == "language" and row["sparsity"] == 0.5 and row["overall"] == 0.21
+    assert row["curve"] == "lxmert(bce) + mask train(lmh), language alone"
+
+
+def test_filters_take_columns_settings_and_lists():
+    runs = runs_table([line("bce"), line("bce+lmh", 0, None, 0.5), line("lmh+lmh", 0, None, 0.69999)])[0]
+    assert list(select(runs, {"method": "mask", "sparsity": 0.7})["pipeline"]) == ["lmh+lmh"]
+    assert len(select(runs, {"pipeline": ["bce", "bce+lmh"]})) == 2
+    assert len(select(runs, {"data.layout": "vqacp"})) == 3 and select(runs, {"model.lr": 1, "stage": 1}).empty
+    with pytest.raises(InputError, match="objective: no column of the table of runs; there are data, backbone"):
+        select(runs, {"objective": "bce"})
 
 
 def test_forty_curves_are_drawn(tmp_path: Path):
@@ -143,8 +104,8 @@ def test_forty_curves_are_drawn(tmp_path: Path):
     for number in range(40):
         make_run(tmp_path, f"r{number}", results=scored(number), settings={"model.lr": number})
     assert main(["report", "--logs", str(tmp_path)]) == 0
-    with Image.open(tmp_path / "accuracy_d_b.png") as picture:
-        assert picture.width > 1000
+    with Image.open(tmp_path / "report" / "figures" / "accuracy_d_b.png") as picture:
+        assert picture.width > 800 and len(picture.convert("RGB").getcolors(1 << 24) or []) > 50
 
 
 def test_report_names_what_is_untested_and_what_is_broken(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -154,12 +115,16 @@ def test_report_names_what_is_untested_and_what_is_broken(tmp_path: Path, capsys
     make_run(tmp_path, "interrupted", finished=None, parameters=None)
     make_run(tmp_path, "cut", results=scored(1)).record.write_text('{"stage": 1,')
     make_run(tmp_path, "odd", results={"splits": [1]})
+    make_run(tmp_path, "other", results=scored(1), pipeline=None)
     assert main(["report", "--logs", str(tmp_path)]) == 0
-    printed, written = capsys.readouterr().out, (tmp_path / "report.md").read_text()
-    for text in (printed, written):
+    output = tmp_path / "report"
+    printed = capsys.readouterr().out
+    for text in (printed, (output / "report.md").read_text(), (output / "report.html").read_text()):
         assert "Not tested: d b untested seed0." in text and "Not finished: d b interrupted seed0." in text
-        assert "cut/seed0/run.json: cannot be read" in text and "odd/seed0/results.json: broken" in text
-    assert "| d      | b          | good" in written and "| cut" not in written
+        assert "cut/seed0/run.json: cannot be read" in text
+        assert "d b odd 0: a broken record" in text and "d b other 0: a broken record" in text
+    written = (output / "tables" / "results.csv").read_text()
+    assert "good" in written and "cut" not in written
 
 
 def test_report_lists_runs_and_the_settings_in_which_they_differ(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -170,7 +135,101 @@ def test_report_lists_runs_and_the_settings_in_which_they_differ(tmp_path: Path,
     a, b = (re.sub(" +", " ", line) for line in capsys.readouterr().out.splitlines()[2:])
     assert a == "| d | b | a | 1 not tested; 0 tested | lr 0.001 |"
     assert b == "| d | b | b | 0 not tested | lr 0.0001 |"
-    assert not (tmp_path / "report.md").exists()
+    assert not (tmp_path / "report").exists()
+
+
+def test_an_inherited_selection_is_said():
+    """A stage 2 that keeps its last state, on a stage 1 that was selected on test."""
+    parent = line("bce", selection="test", settings={"model.selection": "test"})
+    child = line("bce+lmh", 0, None, 0.5, settings={"model.selection": "last"})
+    for one in (parent, child):
+        one["results"]["selection"] = "test"
+    rows = selection(runs_table([parent, child])[0]).set_index("run")
+    assert list(rows["result"]) == ["selected on test"] * 2
+    assert list(rows["own selection"]) == ["test", "last"] and list(rows["inherited"]) == ["no", "yes"]
+
+
+def test_ours_stand_beside_the_papers_rows():
+    lines = [line("bce", seed, [3] * (200 + 20 * seed) + [0] * (200 - 20 * seed)) for seed in range(2)]
+    lines.append(line("lpf+lmh", 0, None, 0.5, plan={"assignment": "modality"}))
+    rows = beside_published(runs_table(lines)[0], TABLES["vqacp"]).set_index(["method", "backbone"])
+    bce, half = rows.loc[("BCE", "full lxmert")], rows.loc[("lpf+lmh (Ours)", "50% lxmert")]
+    assert bce["All"] == "48.01" and bce["our All"] == "52.50 ± 3.54" and bce["our Y/N"] == "100.00 ± 0.00"
+    assert bce["our params"] == "1.00M" and bce["seeds"] == "2" and bce["selected on"] == "dev"
+    assert half["our params"] == "0.50M" and half["Num"] == "63.71"
+    assert rows.loc[("LMH", "full lxmert"), "our All"] == NOT_RUN
+    assert rows.loc[("CGE (Han et al., 2021)", "UpDn"), "our All"] == NO_COUNTERPART
+
+
+@pytest.mark.parametrize(("layout", "rows"), [("vqacp", 25), ("vqavs", 19)])
+def test_published_numbers_are_the_papers(shared: Path, layout: str, rows: int):
+    paper = (shared / "paper.md").read_text().splitlines()
+    table = TABLES[layout]
+    assert len(table.rows) == rows
+    for row in table.rows:
+        numbers = ["-" if score is None else f"{score:.2f}" for score in row.scores]
+        found = [text.split("\t") for text in paper if text.startswith(row.method.split(" (Liang")[0])]
+        assert any(cells[1:] == [row.backbone, row.parameters, *numbers] for cells in found), row
+
+
+def test_tables_are_written_as_markdown_latex_and_csv(tmp_path: Path):
+    frame = pd.DataFrame([{"run": "a_b & 50 %", "out of distribution": "1.00 ± 0.10"}])
+    Table("t", "T", frame).write(tmp_path)
+    latex = (tmp_path / "t.tex").read_text()
+    assert r"a\_b \& 50 \%" in latex and r"1.00 $\pm$ 0.10" in latex and r"\toprule" in latex
+    assert "a_b & 50 %,1.00 ± 0.10" in (tmp_path / "t.csv").read_text()
+    assert "| a_b & 50 % | 1.00 ± 0.10" in (tmp_path / "t.md").read_text()
+
+
+def test_two_thousand_runs_are_tabulated():
+    lines = [
+        line(f"{first}+{second}", seed, None, zeros / 100)
+        for first in ("bce", "lmh", "lpf", "rubi", "ce")
+        for second in ("bce", "lmh", "lpf", "rubi")
+        for zeros in range(0, 100, 4)
+        for seed in range(4)
+    ]
+    runs, problems = runs_table(lines)
+    assert len(runs) == 2000 and runs["curve"].nunique() == 20 and not problems
+
+
+STUDY = """
+data: scenes
+backbone: lxmert
+seeds: 1
+runs:
+  - {method: full, pipeline: [bce, lmh]}
+claims:
+  - {text: LMH beats BCE, better: {pipeline: lmh}, worse: {pipeline: bce}}
+about: two full models
+"""
+
+
+def test_a_study_has_its_own_runs_and_says_which_are_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    from cdvqa.studies.sweep.plan import jobs_of
+    from cdvqa.studies.sweep.study import read_study
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(STUDY)
+    jobs = {job.run.folder.parent.name[7:10]: job for job in jobs_of(read_study("mine.yaml").points, Path("logs"))}
+    bce = line("bce", 0, [3] * 100 + [0] * 300, identity=jobs["bce"].identity)
+    other = line("lpf", 0, [3] * 400)
+    records = tmp_path / "mine.jsonl"
+    records.write_bytes(b"".join(orjson.dumps(one) + b"\n" for one in (bce, other)))
+    command = ["report", "--study", "mine.yaml", "--records", str(records)]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "Not run: 1 of 2 runs of the study: scenes lxmert stage1_lmh-" in printed
+    assert re.search(r"\| LMH beats BCE .* not run +\|", printed)
+    assert "lpf" not in (tmp_path / "logs/report/mine/tables/results.csv").read_text()
+    lmh = line("lmh", 0, [3] * 300 + [0] * 100, identity=jobs["lmh"].identity)
+    records.write_bytes(b"".join(orjson.dumps(one) + b"\n" for one in (bce, other, lmh)))
+    assert main([*command, "--output", "there"]) == 0
+    assert re.search(r"\| LMH beats BCE .*\+50\.00 .*\| holds +\| one seed +\|", capsys.readouterr().out)
+    text = (tmp_path / "there" / "report.md").read_text()
+    assert "two full models" in text and "## Verdicts" in text and "Not run" not in text
 
 
 @pytest.mark.parametrize(
@@ -191,40 +250,3 @@ def test_convergence_is_judged_on_the_last_fifth_of_the_mean_curves(
         (tmp_path / seed).mkdir()
         (tmp_path / seed / "metrics.csv").write_text("\n".join(lines) + "\n")
     assert convergence([Run(tmp_path / "a"), Run(tmp_path / "b")]).converged is converged
-
-
-def test_claims_that_do_not_hold_are_said_not_to(tmp_path: Path):
-    jobs = {name: [Job(make_run(tmp_path, name, 0, scored(50 + i)), ())] for i, name in enumerate(RUNS)}
-    lines = claim_table(named_runs(jobs))
-    assert len(lines) == 2 + len(CLAIMS)
-    assert "| ≥ 10 | 1.00 | **does not hold here** |" in lines[2]
-    assert "| > 0 | -1.00 | **does not hold here** |" in lines[4]  # the runs score 50, 51, … in the order of RUNS
-    assert "| ≥ 0 | 2.00 | holds |" in lines[7]
-    assert all(claim.better in RUNS and claim.worse in RUNS for claim in CLAIMS)
-
-
-def test_no_worse_includes_equal_and_better_does_not(tmp_path: Path):
-    jobs = {name: [Job(make_run(tmp_path, name, 0, scored(50)), ())] for name in ("a", "b")}
-    equal = gaps(named_runs(jobs), "a", "b")
-    assert verdict(equal, 0, more=True) == "**does not hold here**"
-    assert verdict(equal, 0) == verdict(equal + 3, 3) == "holds"
-    assert {claim.text for claim in CLAIMS if "no worse" in claim.text} == {
-        claim.text for claim in CLAIMS if not claim.by and not claim.more
-    }
-
-
-@pytest.mark.parametrize("study", ["claims", "backbones", "demo"])
-def test_a_study_that_cannot_go_on_says_so_in_one_line(
-    study: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    """It ended in a traceback."""
-
-    def fail(folder: Path) -> None:
-        raise InputError(f"{folder}: a job failed")
-
-    monkeypatch.setattr("cdvqa.worlds.scenes.make_scenes", fail)
-    monkeypatch.setattr("sys.argv", [study])
-    monkeypatch.delitem(sys.modules, f"cdvqa.studies.{study}", raising=False)
-    with pytest.raises(SystemExit, match="2"):
-        runpy.run_module(f"cdvqa.studies.{study}", run_name="__main__")
-    assert capsys.readouterr().err == f"{study}: data/scenes: a job failed\n"

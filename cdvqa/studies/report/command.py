@@ -10,8 +10,6 @@ from jsonargparse import ActionYesNo
 from cdvqa.cli.parsing import OneLineParser
 from cdvqa.errors import InputError
 from cdvqa.files import write_atomically
-from cdvqa.studies.sweep.plan import jobs_of
-from cdvqa.studies.sweep.records import read_lines
 from cdvqa.studies.report import convergence, overlap
 from cdvqa.studies.report.figures import figures_of
 from cdvqa.studies.report.page import page
@@ -19,6 +17,8 @@ from cdvqa.studies.report.questions import browse
 from cdvqa.studies.report.table import read_logs, runs_table
 from cdvqa.studies.report.tables import Table, list_runs, tables_of
 from cdvqa.studies.report.verdicts import DRAWS, verdict_table, verdicts
+from cdvqa.studies.sweep.plan import jobs_of
+from cdvqa.studies.sweep.records import read_lines
 from cdvqa.studies.sweep.study import Study, read_study
 
 VERDICTS = (

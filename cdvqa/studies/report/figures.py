@@ -1,9 +1,11 @@
 """The figures of a report."""
 
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import matplotlib
 
@@ -40,16 +42,21 @@ class Figure:
     title: str
     drawing: Drawing
 
+    @cached_property
+    def svg(self) -> bytes:
+        return self._saved("svg")
+
     def write(self, folder: Path) -> None:
         """Write `<name>.png` and `<name>.svg`."""
-        for kind in DATELESS:
-            with write_atomically(folder / f"{self.name}.{kind}") as temporary, temporary.open("wb") as file:
-                self.save(file, kind)
+        for kind, content in (("png", self._saved("png")), ("svg", self.svg)):
+            with write_atomically(folder / f"{self.name}.{kind}") as temporary:
+                temporary.write_bytes(content)
 
-    def save(self, file: BinaryIO, kind: str) -> None:
-        """Write the figure as `png` or `svg` into a file."""
+    def _saved(self, kind: str) -> bytes:
+        buffer = io.BytesIO()
         with plt.rc_context({"svg.hashsalt": self.name}):
-            self.drawing.savefig(file, format=kind, dpi=150, bbox_inches="tight", metadata=DATELESS[kind])
+            self.drawing.savefig(buffer, format=kind, dpi=150, metadata=DATELESS[kind])
+        return buffer.getvalue()
 
 
 def figures_of(tested: pd.DataFrame, wanted: Mapping[str, Any] | None, name: str) -> list[Figure]:
@@ -123,6 +130,8 @@ def figure(name: str, title: str, runs: pd.DataFrame, spec: Mapping[str, Any]) -
             draw_gaps(axes[row * 2 + 1][column], part, place, gaps)
     drawing.suptitle(title)
     legend(drawing, axes)
+    drawing.draw_without_rendering()  # lays it out, once for all files
+    drawing.set_layout_engine("none")
     plt.close(drawing)
     return [Figure(name, f"{SHOWS[kind]}: {title}", drawing)]
 

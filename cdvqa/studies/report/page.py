@@ -1,6 +1,5 @@
 """The report as one HTML page that needs no other file and no network."""
 
-import io
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,7 +36,7 @@ def page(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     template = environment.get_template("page.html")
-    drawn = [(one.name, one.title, svg_uri(one)) for one in figures]
+    drawn = [(one.name, one.title, f"data:image/svg+xml;base64,{b64encode(one.svg).decode()}") for one in figures]
     while True:
         text = template.render(
             title=title, about=about, notes=notes, tables=tables, cells=cells, figures=drawn, browser=embedded(browser)
@@ -55,13 +54,6 @@ def halved(browser: Mapping[str, Any]) -> dict[str, Any]:
     shown = {question["image"] for question in questions}
     images = {number: image for number, image in browser["images"].items() if number in shown}
     return {**browser, "questions": questions, "images": images}
-
-
-def svg_uri(figure: Figure) -> str:
-    """The figure as a data URI."""
-    buffer = io.BytesIO()
-    figure.save(buffer, "svg")
-    return f"data:image/svg+xml;base64,{b64encode(buffer.getvalue()).decode()}"
 
 
 def embedded(browser: Mapping[str, Any]) -> str:

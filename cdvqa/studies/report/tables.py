@@ -57,7 +57,7 @@ def tables_of(tested: pd.DataFrame) -> list[Table]:
             )
             name = table.title.lower().replace(" ", "")
             found.append(Table(f"{name}_{data}", f"{table.title}, {data}", beside_published(runs, table), note))
-        sets = test_sets(runs)
+        sets = accuracy_by_set(runs)
         if sets.shape[1] > 6:  # with two or three splits they are among the results
             found.append(Table(f"test_sets_{data}", f"Every test set, {data}", sets))
     found.append(Table("selection", "How models were selected", selection(tested), SELECTION))
@@ -86,7 +86,7 @@ def results(runs: pd.DataFrame) -> pd.DataFrame:
     return table.loc[:, (table != "").any()]
 
 
-def test_sets(runs: pd.DataFrame) -> pd.DataFrame:
+def accuracy_by_set(runs: pd.DataFrame) -> pd.DataFrame:
     """A row per run of all seeds: its accuracy on every test set, and the data set's means over several."""
     names = dict.fromkeys(
         name for line in runs["line"] for part in ("splits", "means") for name in line["results"].get(part, {})

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from cdvqa.data.datasets import make_data_set
 from cdvqa.errors import InputError
-from cdvqa.studies.sweep.scores import QuestionScores
 from cdvqa.studies.report.table import Filter, select
+from cdvqa.studies.sweep.scores import QuestionScores
 
 DRAWS = 10_000
 INTERVAL = (2.5, 97.5)  # percent

@@ -49,10 +49,17 @@ class QuestionScores:
 
 @dataclass(frozen=True)
 class Gold:
-    """The questions of a split by their ids: human answers as thirds of the score that each earns."""
+    """The questions of a split, in the order of its file.
 
-    thirds: Mapping[int, Mapping[str, int]]
-    groups: Mapping[str, Any]  # as `scores_of` returns them: question_id, answer_types, sets
+    Attributes:
+        question_id: N ids.
+        thirds: N human answers, as thirds of the score that each earns.
+        groups: what `scores_of` returns of them: question_id, answer_types and sets.
+    """
+
+    question_id: list[int]
+    thirds: list[dict[str, int]]
+    groups: dict[str, Any]
 
 
 def scores_of(run: Run, results: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,21 +73,31 @@ def scores_of(run: Run, results: Mapping[str, Any]) -> dict[str, Any]:
         results: the content of its results.json.
     """
     found: dict[str, Any] = {}
-    for name, result in results.get("splits", {}).items():
-        path = run.predictions(name)
-        if not path.is_file() or result["n"]["all"] > MOST:
-            continue
+    splits = results.get("splits")
+    for name, result in splits.items() if isinstance(splits, dict) else ():
         try:
-            data = yaml.safe_load(run.config.read_text(encoding="utf-8"))["data"]
-            gold = read_gold(data["layout"], Path(data["root"]), name)
-            answers = {row["question_id"]: row["answer"] for row in read_json(path)}
-            thirds = [earned.get(answers[question], 0) for question, earned in gold.thirds.items()]
+            path = run.predictions(name)
+            if not path.is_file():
+                continue
+            layout, root = layout_and_root(run)
+            gold, answers = read_gold(layout, root, name), read_json(path)
+            if len(answers) > MOST or [row["question_id"] for row in answers] != gold.question_id:
+                continue
+            pairs = zip(gold.thirds, answers, strict=True)
+            thirds = np.array([earned.get(row["answer"], 0) for earned, row in pairs], np.uint8)
+            same = abs(100 * thirds.mean() / 3 - result["all"]) < 1e-6  # the data may have been made again since
         except (InputError, OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
             continue
-        # The data may have been made again since.
-        if len(answers) == len(thirds) and abs(100 * np.mean(thirds) / 3 - result["all"]) < 1e-6:
-            found[name] = {**gold.groups, "thirds": packed(np.array(thirds, np.uint8))}
+        if same:
+            found[name] = {**gold.groups, "thirds": packed(thirds)}
     return found
+
+
+def layout_and_root(run: Run) -> tuple[str, Path]:
+    """Where the questions of a run are, as its config.yaml says."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    data = yaml.load(run.config.read_text(encoding="utf-8"), loader)["data"]
+    return data["layout"], Path(data["root"])
 
 
 @lru_cache(maxsize=8)
@@ -105,7 +122,7 @@ def read_gold(layout: str, root: Path, split: str) -> Gold:
             for name, members in data_set.read_subsets(root, split).items()
         },
     }
-    return Gold(dict(zip(ids.tolist(), earned, strict=True)), groups)
+    return Gold(ids.tolist(), earned, groups)
 
 
 def packed(array: NDArray[Any]) -> str:

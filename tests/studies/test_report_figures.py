@@ -1,0 +1,118 @@
+"""Figures of a report: kinds, panels, gaps."""
+
+from typing import Any
+
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+
+from cdvqa.errors import InputError
+from cdvqa.studies.report.figures import figure, figures_of
+from cdvqa.studies.report.table import runs_table
+from tests.studies.made_up import line
+
+
+def some(right: int) -> list[int]:
+    return [3] * right + [0] * (400 - right)
+
+
+@pytest.fixture(scope="module")
+def runs() -> pd.DataFrame:
+    lines = [line(first, seed, some(100 + 40 * seed)) for first in ("bce", "lmh") for seed in range(2)]
+    lines += [
+        line(f"{first}+{second}", seed, some(200 + int(100 * zeros) + 10 * seed), zeros)
+        for first in ("bce", "lmh")
+        for second in ("bce", "lmh")
+        for zeros in (0.1, 0.5, 0.9)
+        for seed in range(2)
+    ]
+    return runs_table(lines)[0]
+
+
+def axes_of(runs: pd.DataFrame, **spec: Any) -> list[Axes]:
+    (drawn,) = figure("x", "t", runs, spec)
+    return drawn.drawing.axes
+
+
+def test_curves_have_the_means_over_seeds_and_full_models_are_lines(runs: pd.DataFrame):
+    (axis,) = axes_of(runs)
+    lines = {line.get_label(): line for line in axis.get_lines()}
+    curve = lines["lxmert(bce) + mask train(lmh)"]
+    assert list(curve.get_xdata()) == pytest.approx([10, 50, 90])
+    assert list(curve.get_ydata()) == pytest.approx([100 * (n + 5) / 400 for n in (210, 250, 290)])
+    assert list(lines["full lxmert(bce)"].get_ydata()) == pytest.approx([30, 30])
+    assert len(axis.collections) == 4 and len(axis.patches) == 2, "a shadow for each curve and full model"
+
+
+def test_panels_hold_their_runs_and_gaps_stand_below(runs: pd.DataFrame):
+    gap = {"better": {"stage2": "lmh"}, "worse": {"method": "full"}, "label": "lmh over full"}
+    bce, lmh, gap_bce, _ = axes_of(runs, panels="stage1", gap=gap)
+    assert bce.get_title().startswith("stage1 bce") and lmh.get_title().startswith("stage1 lmh")
+    assert {str(line.get_label()) for line in bce.get_lines()} == {
+        "full lxmert(bce)",
+        "lxmert(bce) + mask train(bce)",
+        "lxmert(bce) + mask train(lmh)",
+    }
+    heights = [bar.get_height() for bar in gap_bce.patches]
+    assert heights == pytest.approx([100 * (n + 5 - 120) / 400 for n in (210, 250, 290)])
+
+
+def test_several_accuracies_are_columns_of_a_panel(runs: pd.DataFrame):
+    axes = axes_of(runs, panels="stage1", on=["ood", "yes/no"])
+    assert [axis.get_title() for axis in axes][:2] == ["stage1 bce, out of distribution", "stage1 bce, yes/no"]
+    assert len(axes) == 4
+
+
+def test_bars_stand_in_groups_by_sparsity(runs: pd.DataFrame):
+    (axis,) = axes_of(runs, kind="bars")
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["10", "50", "90"]
+    heights = [bar.get_height() for bar in axis.patches if 0 < bar.get_width() < 0.5]
+    assert len(heights) == 12 and max(heights) == pytest.approx(100 * 295 / 400)
+
+
+def test_shares_mark_the_uniform_and_the_best():
+    grid = [(0.5, 0.5, 0.5, 200), (0.6, 0.3, 0.5, 260), (0.4, 0.7, 0.5, 150)]
+    lines = [
+        line("lmh+lmh", 0, some(right), 0.5, plan={"assignment": "modality", "language": L, "vision": V, "cross": X})
+        for L, V, X, right in grid
+    ]
+    axis, _ = axes_of(runs_table(lines)[0], kind="shares")
+    marks = {(line.get_label(), float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in axis.get_lines()}
+    assert ("uniform", 50.0, 0.0) in marks and ("best", 60.0, 0.0) in marks
+    assert "best: language 60, vision 30, cross 50" in axis.get_xlabel()
+
+
+def test_a_full_model_is_in_every_panel_of_modules(runs: pd.DataFrame):
+    alone = {"assignment": "modality", "language": 0.5, "vision": 0.0, "cross": 0.0}
+    other = {"assignment": "modality", "language": 0.0, "vision": 0.5, "cross": 0.0}
+    lines = [
+        line("bce", 0, some(1)),
+        line("bce+lmh", 0, some(2), 0.2, plan=alone),
+        line("bce+lmh", 0, some(3), 0.1, plan=other),
+    ]
+    language, vision = axes_of(runs_table(lines)[0], panels="module")
+    assert language.get_title() == "module language, out of distribution" and len(language.get_lines()) == 2
+    assert len(vision.get_lines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"kind": "pie"}, "figure: pie: there are gap, kind, on, panels; kinds: curves, bars"),
+        ({"panel": "stage1"}, "figure: panel: there are"),
+        ({"panels": "objective"}, "figure: panels: objective: no column"),
+        ({"gap": {"better": {"stage2": "lmh"}}}, "figure: gap: expected better, worse"),
+    ],
+)
+def test_a_figure_that_cannot_be_drawn_is_refused(runs: pd.DataFrame, spec: dict[str, Any], message: str):
+    with pytest.raises(InputError, match=message):
+        figure("x", "t", runs, spec)
+
+
+def test_published_points_stand_beside_runs_on_the_papers_data_alone():
+    def front(data: str) -> int:
+        lines = [line("bce", 0, some(100), data=data), line("bce+lmh", 0, some(200), 0.5, data=data)]
+        drawn = [one for one in figures_of(runs_table(lines)[0], None, "x") if one.name.startswith("size")]
+        return len(drawn[0].drawing.axes[0].texts)
+
+    assert front("vqacp2") == 25 and front("scenes") == 0
