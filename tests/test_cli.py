@@ -11,13 +11,13 @@ import pytest
 import yaml
 
 from cdvqa.cli.commands import COMMANDS, main
-from cdvqa.cli.configs import find_config, shipped
+from cdvqa.cli.configs import find_config, shipped, shipped_configs
 from cdvqa.errors import InputError
 from cdvqa.presets import Protocol
 from tests.conftest import overlay, run_names, the_run
 
 Command = Callable[..., int]
-CONFIGS = sorted(shipped().rglob("*.yaml"))
+CONFIGS = shipped_configs()
 STAGE_CONFIGS = [path.name for path in CONFIGS if path.parent == shipped()]
 
 

@@ -19,6 +19,11 @@ def shipped() -> Path:
     return installed if installed.is_dir() else PACKAGE.parent / "configs"
 
 
+def shipped_configs() -> list[Path]:
+    """The shipped configs of runs. Those below `studies/` describe many runs, for `cdvqa sweep`."""
+    return sorted(path for path in shipped().rglob("*.yaml") if path.parent.name != "studies")
+
+
 def find_config(name: str) -> str:
     """A path as it is; a bare name that is no file, from the shipped configs.
 
@@ -30,11 +35,11 @@ def find_config(name: str) -> str:
         return name
     if Path(name).name != name:
         raise InputError(f"--config {name}: no such file")
-    found = sorted(path for path in shipped().rglob("*.yaml") if path.name == name)
+    found = [path for path in shipped_configs() if path.name == name]
     if len(found) > 1:
         raise InputError(f"--config {name}: several shipped configs have this name: {', '.join(map(str, found))}")
     if not found:
-        known = ", ".join(sorted(path.name for path in shipped().rglob("*.yaml")))
+        known = ", ".join(sorted(path.name for path in shipped_configs()))
         raise InputError(f"--config {name}: no such file, and no shipped config of this name; shipped are {known}")
     return str(found[0])
 

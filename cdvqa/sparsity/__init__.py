@@ -1,6 +1,6 @@
 """Masks, thresholds and sparsity budgets: which weights become zero, and how the rest is kept."""
 
-from cdvqa.sparsity.assignment import LXMERT_COUNTS, Assignment, Group, Matrix, Sparsity, solve_budget
+from cdvqa.sparsity.assignment import LXMERT_COUNTS, MODALITIES, Assignment, Group, Matrix, Sparsity, solve_budget
 from cdvqa.sparsity.attach import attach_fixed_masks, attach_masks, dense_state, fold_masks, one_shot_masks
 from cdvqa.sparsity.criteria import Criterion
 from cdvqa.sparsity.masks.mask import BinaryMask, FixedMask
@@ -20,6 +20,7 @@ from cdvqa.sparsity.subnetwork import Subnetwork
 
 __all__ = [
     "LXMERT_COUNTS",
+    "MODALITIES",
     "Assignment",
     "BinaryMask",
     "Criterion",

@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from cdvqa.cli.configs import shipped
+from cdvqa.cli.configs import shipped, shipped_configs
 from cdvqa.cli.inspect import ConfigInspector
 from cdvqa.runs.identity import IDENTITY, OUTSIDE, condition_of, differences, digest_of, flatten
 from cdvqa.runs.weights import weights_identity
 from tests.conftest import CONF
 
 TINY = ["--config", str(CONF / "tiny.yaml")]
-CONFIGS = sorted(shipped().rglob("*.yaml"))
+CONFIGS = shipped_configs()
 
 
 @pytest.fixture(autouse=True)

@@ -41,7 +41,7 @@ def test_alternatives_of_several_settings_are_a_list_of_mappings():
 
 def test_a_full_size_study_runs_on_the_embedded_world_too():
     micro = next(points_of(GRID | {"pipeline": "bce", "data": "vqavs", "backbone": "visualbert"}, "micro"))
-    assert micro.configs == ("scenes-vs.yaml", "scenes_visualbert.yaml", "micro-vs.yaml")
+    assert micro.configs == ("scenes-vs.yaml", "micro-vs.yaml", "scenes_visualbert.yaml")
     assert next(points_of(GRID | {"pipeline": "bce"}, "micro")).configs == ("scenes.yaml", "micro.yaml")
     assert points(pipeline="bce")[0].configs == ("vqacp2.yaml", "lxmert.yaml")
 

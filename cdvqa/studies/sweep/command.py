@@ -59,7 +59,7 @@ def sweep(
         dry_run: only list the runs, what exists, and what it will cost.
         rerun: do not count the runs in the records as done.
     """
-    plan = read_study(study, size, seeds)
+    plan = read_study(study, size, seeds, records)
     asked = jobs_of(plan.points, logs)
     everything = with_parents(asked)
     path = records / f"{plan.name}.jsonl"

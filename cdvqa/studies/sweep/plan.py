@@ -1,5 +1,6 @@
 """The runs that a study needs, each with its folder and the run that it starts from, before any of them exists."""
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -125,7 +126,11 @@ def identified(options: tuple[str, ...], parent: Job | None, seed: int) -> Job:
     """The job of these options, seed and parent; its folder is known before its parent has run."""
     from cdvqa.cli.inspect import ConfigInspector
 
-    config = ConfigInspector([*options, f"--seed_everything={seed}"])
+    logging.disable(logging.INFO)  # what a config says of itself stands in the log of its run
+    try:
+        config = ConfigInspector([*options, f"--seed_everything={seed}"])
+    finally:
+        logging.disable(logging.NOTSET)
     run = config.plan(parent.source if parent else None)
     record = config.entries | config.model.lineage.entries()
     network = run.model if config.model.stage == 1 else run.subnetwork

@@ -9,6 +9,7 @@ import orjson
 from cdvqa.errors import InputError
 from cdvqa.files import naming_full_disk
 from cdvqa.runs.folder import Run, read_results
+from cdvqa.runs.loggers import SELECTED_ACCURACY
 from cdvqa.studies.sweep.scores import scores_of
 
 KEPT = ("stage", "seed", "identity", "settings", "pipeline", "sparsity", "selection", "parent", "preset", "departures",
@@ -18,10 +19,11 @@ KEPT = ("stage", "seed", "identity", "settings", "pipeline", "sparsity", "select
 def line_of(run: Run) -> dict[str, Any]:
     """What a study keeps of a run: where it lies, its record, its results, and the score of every question.
 
-    Results are empty before a test; scores are as `scores_of` finds them.
+    `dev` is the accuracy on the development split: None where the model was selected on test, or not validated. Results
+    are empty before a test; scores are as `scores_of` finds them.
 
     Raises:
-        InputError: run.json or results.json is broken, or of an older cdvqa.
+        InputError: run.json, metrics.csv or results.json is broken, or of an older cdvqa.
     """
     record = run.read()
     try:
@@ -34,9 +36,20 @@ def line_of(run: Run) -> dict[str, Any]:
         "backbone": backbone,
         "run": name,
         **{key: record.get(key) for key in KEPT},
+        "dev": development_accuracy(run) if record["selection"] != "test" else None,
         "results": results,
         "scores": scores_of(run, results),
     }
+
+
+def development_accuracy(run: Run) -> float | None:
+    """The accuracy of the selected network on the development split, in percent; None if nothing was validated."""
+    try:
+        rows = run.metrics.read_text(encoding="utf-8").splitlines() if run.metrics.is_file() else []
+        values = [float(row.rpartition(",")[2]) for row in rows if f",{SELECTED_ACCURACY}," in row]
+    except ValueError as error:
+        raise InputError(f"{run.metrics}: cannot be read ({error})") from error
+    return values[-1] if values else None
 
 
 def read_lines(path: Path) -> dict[tuple[str, int], dict[str, Any]]:

@@ -8,8 +8,9 @@ from typing import Any
 
 import yaml
 
-from cdvqa.cli.configs import find_config
+from cdvqa.cli.configs import check_config_file, shipped
 from cdvqa.errors import InputError
+from cdvqa.studies.sweep.shares import shares_of
 
 STAGES = ("stage1", "stage2", "stage3")
 GRID = {"data", "backbone", "configs", "pipeline", "method", "sparsity", "assignment", "shares", "criterion",
@@ -20,6 +21,7 @@ OBJECTIVES = {"full": (1, 1), "mask": (2, 3), "omp": (1, 2)}
 # The embedded world on which a study of a full-size data set runs as well, and its small variant.
 WORLDS = {"vqacp2": "scenes", "vqavs": "scenes-vs"}
 SIZES = {"scenes": "micro.yaml", "scenes-vs": "micro-vs.yaml"}
+RECORDS = Path("docs/study")
 
 
 @dataclass(frozen=True)
@@ -68,21 +70,24 @@ class Study:
     figure: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_study(file: str, size: str | None = None, seeds: int | None = None) -> Study:
+def read_study(file: str, size: str | None = None, seeds: int | None = None, records: Path = RECORDS) -> Study:
     """Read a study from a file, or from the shipped one of this name.
 
     `runs` is a list of grids. Each value of a grid may be a list, also inside `shares`, `settings` and the stages'
-    settings: every combination is a run. What all grids share stands beside `runs`.
+    settings: every combination is a run. What all grids share stands beside `runs`. `shares` may also be
+    `{from: 0.1, to: 0.9, step: 0.2}`, every assignment of App. C.4 at the given sparsity, or `{best_of: fig8}`, the one
+    that did best on the development split in that study.
 
     Args:
         file: the path, or a shipped study's name.
         size: `micro` puts the study on the small embedded world; None leaves it as it is.
         seeds: how many seeds, in place of the file's.
+        records: folder of the records of studies, of which this one may take the best shares.
 
     Raises:
         InputError: a key is unknown, or a value is not what it should be; the message names the grid.
     """
-    path = Path(find_config(file if file.endswith((".yaml", ".yml")) else f"{file}.yaml"))
+    path = find_study(file)
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     if wrong := set(content) - GRID - STUDY:
         raise InputError(f"{path}: unknown: {', '.join(map(str, wrong))}; there are {', '.join(sorted(GRID | STUDY))}")
@@ -97,14 +102,26 @@ def read_study(file: str, size: str | None = None, seeds: int | None = None) -> 
         try:
             if wrong := set(grid) - GRID:
                 raise InputError(f"unknown: {', '.join(map(str, wrong))}; there are {', '.join(sorted(GRID))}")
-            points += points_of({**shared, **grid, **({"seeds": seeds} if seeds else {})}, size)
+            points += points_of({**shared, **grid, **({"seeds": seeds} if seeds else {})}, size, records)
         except InputError as error:
             raise InputError(f"{path}: grid {number} of runs: {error}") from error
     texts = {name: content[name] for name in STUDY - {"runs"} if name in content}
     return Study(f"{path.stem}-{size}" if size else path.stem, points, **texts)
 
 
-def points_of(grid: Mapping[str, Any], size: str | None = None) -> Iterator[Point]:
+def find_study(name: str) -> Path:
+    """A file, or the shipped study of this name; InputError if there is neither, or if it is no YAML."""
+    path = Path(name)
+    if not path.is_file():
+        path = shipped() / "studies" / f"{name.removesuffix('.yaml')}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
+        raise InputError(f"study {name}: no such file, and no shipped study of this name; shipped are {known}")
+    check_config_file(path)
+    return path
+
+
+def points_of(grid: Mapping[str, Any], size: str | None = None, records: Path = RECORDS) -> Iterator[Point]:
     """The points of one grid."""
     seeds = grid.get("seeds", 4)
     seeds = tuple(seeds) if isinstance(seeds, list) else tuple(range(seeds)) if isinstance(seeds, int) else ()
@@ -122,7 +139,9 @@ def points_of(grid: Mapping[str, Any], size: str | None = None) -> Iterator[Poin
             wanted = str(least) if least == most else f"{least} or {most}"
             raise InputError(f"pipeline {chosen['pipeline']}: method {method} takes {wanted} objectives")
         configs = (*overlays(chosen["data"], chosen["backbone"], size), *more)
-        yield Point(configs, pipeline, method, sparsity_of(chosen, method), settings_of(chosen), seeds)
+        for shares in shares_of(chosen.get("shares") or {}, chosen.get("sparsity"), configs, records, size):
+            sparsity = sparsity_of({**chosen, "shares": shares}, method)
+            yield Point(configs, pipeline, method, sparsity, settings_of(chosen), seeds)
 
 
 def combinations(value: Any) -> Iterator[Any]:
@@ -138,19 +157,22 @@ def combinations(value: Any) -> Iterator[Any]:
 
 
 def overlays(data: str, backbone: str, size: str | None = None) -> tuple[str, ...]:
-    """The shipped configs of a data set and a backbone. An embedded world's own config has the small LXMERT."""
+    """The shipped configs of a data set and a backbone, whose settings win over those of the size.
+
+    An embedded world's own config has the small LXMERT.
+    """
     if size not in (None, "micro"):
         raise InputError(f"size {size}: there is micro")
     if size:
         data = WORLDS.get(data, data)
     if size and data not in SIZES:
         raise InputError(f"data {data}: has no size {size}")
-    chosen = [f"{data}.yaml"]
+    chosen = [f"{data}.yaml", *([SIZES[data]] if size else [])]
     if data not in (*SIZES, "easyvqa"):
         chosen.append(f"{backbone}.yaml")
     elif backbone != "lxmert":
         chosen.append(f"scenes_{backbone}.yaml")
-    return (*chosen, *([SIZES[data]] if size else []))
+    return tuple(chosen)
 
 
 def sparsity_of(chosen: Mapping[str, Any], method: str) -> dict[str, Any]:

@@ -1,0 +1,109 @@
+"""Shares of zeros of the modalities that a study does not list: a grid of them, or the best of a finished study."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from functools import cache
+from itertools import combinations, product
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from cdvqa.errors import InputError
+from cdvqa.sparsity import MODALITIES, solve_budget
+from cdvqa.studies.sweep.records import read_lines
+
+GRID = {"from", "to", "step"}
+BEST = {"best_of"}
+
+
+def shares_of(
+    wanted: Mapping[str, Any], overall: float | None, configs: Sequence[str], records: Path, size: str | None
+) -> list[dict[str, float]]:
+    """The shares that a study's `shares` stand for.
+
+    Args:
+        wanted: shares by modality, as they are; `{from: 0.1, to: 0.9, step: 0.2}`, every assignment on this grid; or
+            `{best_of: fig8}`, the best one of that study.
+        overall: the overall share of zeros.
+        configs: overlays that name data set and backbone.
+        records: folder of the studies' records.
+        size: of the study that asks; the other one is read in the same size.
+
+    Raises:
+        InputError: keys are mixed, no overall sparsity, or the other study has no result for it.
+    """
+    kind = next((keys for keys in (GRID, BEST) if keys & set(wanted)), None)
+    if kind is None:
+        return [dict(wanted)]
+    if set(wanted) != kind or overall is None:
+        raise InputError(f"shares: {', '.join(sorted(kind))} stand alone, and beside a sparsity")
+    if kind == BEST:
+        name = f"{wanted['best_of']}-{size}" if size else str(wanted["best_of"])
+        return [best_shares(records / f"{name}.jsonl", overall)]
+    first, last, step = (float(wanted[name]) for name in ("from", "to", "step"))
+    levels = [round(first + number * step, 6) for number in range(round((last - first) / step) + 1)]
+    return grid_shares(levels, overall, weights_of(tuple(configs)))
+
+
+def grid_shares(levels: Sequence[float], overall: float, counts: Mapping[str, int]) -> list[dict[str, float]]:
+    """The assignments of App. C.4: any two modalities take these levels, and Eq. 10 gives the third.
+
+    Args:
+        levels: shares of zeros.
+        overall: the overall share of zeros.
+        counts: prunable weights per modality.
+
+    Returns:
+        Shares of language and vision, each assignment once; that of the cross-modality modules follows from them.
+    """
+    found: dict[tuple[float, ...], dict[str, float]] = {}
+    for pair in combinations(MODALITIES, 2):
+        for chosen in product(levels, repeat=2):
+            try:
+                shares = solve_budget(overall, **dict(zip(pair, chosen, strict=True)), counts=counts)
+            except InputError:  # the third share would lie outside 0 to 1
+                continue
+            key = tuple(round(share, 9) for share in shares.values())
+            found.setdefault(key, {name: shares[name] for name in ("language", "vision")})
+    return list(found.values())
+
+
+def best_shares(path: Path, overall: float) -> dict[str, float]:
+    """The shares of language and vision that did best on the development split at this overall sparsity.
+
+    Only the assignments with the most seeds are compared, by their mean accuracy. A sparsity below all that were
+    searched takes those of the lowest one in proportion: Eq. 10 is linear in the shares.
+
+    Args:
+        path: the records of the study that searched.
+        overall: the overall share of zeros.
+
+    Raises:
+        InputError: there is no result for this sparsity.
+    """
+    found: defaultdict[float, defaultdict[tuple[float, float], list[float]]] = defaultdict(lambda: defaultdict(list))
+    for line in read_lines(path).values():
+        plan = line["sparsity"] or {}
+        if line.get("dev") is not None and plan.get("assignment") == "modality":
+            found[round(plan["overall"], 3)][plan["language"], plan["vision"]].append(line["dev"])
+    wanted = round(overall, 3)
+    level = wanted if wanted in found or not found else max(wanted, min(found))
+    if level not in found:
+        raise InputError(
+            f"{path}: no assignment of {100 * overall:g} % zeros with a development accuracy; "
+            f"`cdvqa sweep {path.stem.partition('-')[0]}` finds the shares that this study takes"
+        )
+    most = max(map(len, found[level].values()))
+    means = {shares: fmean(values) for shares, values in found[level].items() if len(values) == most}
+    language, vision = max(means, key=means.__getitem__)
+    scale = overall / level if level > wanted else 1
+    return {"language": language * scale, "vision": vision * scale}
+
+
+@cache
+def weights_of(configs: tuple[str, ...]) -> dict[str, int]:
+    """Prunable weights per modality of the backbone that these overlays name."""
+    from cdvqa.cli.inspect import ConfigInspector
+
+    options = [word for name in ("stage2_omp.yaml", *configs) for word in ("--config", name)]
+    return dict(ConfigInspector(options).model.backbone.counts())

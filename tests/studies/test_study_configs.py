@@ -1,0 +1,175 @@
+"""The shipped studies: each becomes runs at both sizes, states what it costs, and judges runs that it has."""
+
+import re
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import orjson
+import pytest
+
+from cdvqa.cli import main
+from cdvqa.cli.configs import shipped
+from cdvqa.errors import InputError
+from cdvqa.sparsity import solve_budget
+from cdvqa.studies.sweep.plan import jobs_of, stages_of
+from cdvqa.studies.sweep.shares import shares_of
+from cdvqa.studies.sweep.study import WORLDS, Point, Study, points_of, read_study
+
+STUDIES = sorted(path.stem for path in (shipped() / "studies").glob("*.yaml"))
+PAPER = [*(f"fig{number}" for number in range(1, 17)), "table1", "table2"]
+# GPU hours of one training (docs/STUDIES.md).
+HOURS = {("vqacp2", "lxmert"): 2.3, ("vqacp2", "visualbert"): 2.3, ("vqacp2", "mplug"): 5.4, ("vqacp2", "updn"): 0.3,
+         ("vqavs", "lxmert"): 2.5, ("vqavs", "updn"): 0.4}  # fmt: skip
+SHARES = {0.5: (0.5, 0.3), 0.7: (0.7, 0.5), 0.9: (0.9, 0.9)}
+
+
+@pytest.fixture
+def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Results of fig8 at both sizes, in an empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "docs/study"
+    folder.mkdir(parents=True)
+    for name in ("fig8.jsonl", "fig8-micro.jsonl"):
+        write(folder / name, [(overall, *shares, 0, 50.0) for overall, shares in SHARES.items()])
+    return folder
+
+
+def write(path: Path, results: list[tuple[float, float, float, int, float | None]]) -> None:
+    """Records of lmh+lmh: overall share, shares of language and vision, seed, development accuracy."""
+    lines = [
+        {"identity": f"{overall} {language} {vision}", "seed": seed, "dev": accuracy, "results": {},
+         "sparsity": {"assignment": "modality", "overall": overall, "language": language, "vision": vision}}
+        for overall, language, vision, seed, accuracy in results
+    ]  # fmt: skip
+    path.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
+
+
+def runs_with_parents(study: Study) -> Counter[tuple[str, str, bool]]:
+    """The number of runs by data set, backbone, and whether they train; a point's chain told apart by its options."""
+    runs = set()
+    for point in study.points:
+        stages = stages_of(point.pipeline, point.method)
+        place = tuple(name.removesuffix(".yaml") for name in (point.configs[0], point.configs[-1]))
+        for stage, objective in stages:
+            options = str((stages[:stage], point.settings, dict(point.sparsity) if stage > 1 else {}))
+            runs |= {(*place, objective is not None, options, seed) for seed in point.seeds}
+    return Counter((data, backbone, trains) for data, backbone, trains, *_ in runs)
+
+
+def test_every_figure_and_table_of_the_paper_has_a_study():
+    assert set(PAPER) < set(STUDIES)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_costs_what_it_says(name: str, records: Path):
+    study = read_study(name, records=records)
+    counts = runs_with_parents(study)
+    assert sum(counts.values()) == study.cost["runs"] and study.about
+    trained = {key[:2]: number for key, number in counts.items() if key[2]}
+    hours = sum(HOURS.get(key, 0) * number for key, number in trained.items())
+    assert study.cost["gpu_hours"] == round(hours)
+    assert {len(point.seeds) for point in study.points} <= ({4} if name in PAPER else {1, 2, 4})
+
+
+@pytest.mark.parametrize("name", ["fig4", "fig6", "fig8", "table1", "table2"])
+@pytest.mark.parametrize("size", [None, "micro"])
+def test_the_points_of_a_study_are_runs_of_their_own(name: str, size: str | None, records: Path, scenes: Path):
+    """A sample of them; at micro size with the small models of the embedded world."""
+    Path("data").mkdir()
+    for world in ("scenes", "scenes-vs"):
+        (Path("data") / world).symlink_to(scenes)
+    points = [replace(point, seeds=(0,)) for point in read_study(name, size, records=records).points]
+    sample = points[:: 1 + len(points) // 4]
+    jobs = jobs_of(sample, Path("logs"))
+    assert len({job.identity for job in jobs}) == len(sample)
+    folders = {job.run.folder.parts[1] for job in jobs}
+    assert folders <= {f"{WORLDS[data]}-micro" if size else data for data in WORLDS}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_claim_is_about_runs_that_the_study_has(name: str, records: Path):
+    study = read_study(name, records=records)
+    rows = [row_of(point) for point in study.points]
+    for claim in study.claims:
+        assert set(claim) <= {"text", "source", "better", "worse", "by", "on"} and claim["text"] and claim["source"]
+        for wanted in (claim["better"], claim["worse"]):
+            for column, values in wanted.items():
+                for value in values if isinstance(values, list) else [values]:
+                    same = {key: one for key, one in wanted.items() if not isinstance(one, list)} | {column: value}
+                    assert [row for row in rows if same.items() <= row.items()], f"{claim['text']}: {same}"
+
+
+def row_of(point: Point) -> dict[str, object]:
+    """What a point has in the columns that claims name."""
+    plan = point.sparsity
+    shares = {name: plan[name] for name in ("language", "vision", "cross") if name in plan}
+    pruned = [name for name, share in shares.items() if share]
+    module = pruned[0] if len(shares) == 3 and len(pruned) == 1 else "all" if plan else ""
+    return {
+        "data": point.settings[1].get("data.name", point.configs[0].removesuffix(".yaml")),
+        "backbone": re.sub(r"^scenes_|\.yaml$", "", point.configs[-1]),
+        "pipeline": "+".join(point.pipeline),
+        "method": point.method,
+        "module": module,
+        "sparsity": plan.get("overall", plan.get(module, 0)),
+        "overall": plan.get("overall"),
+        "assignment": plan.get("assignment", "uniform"),
+        "criterion": plan.get("criterion", "magnitude"),
+        **shares,
+    }
+
+
+def test_fig8_has_the_assignments_of_the_paper():
+    """App. C.4 with LXMERT-base's numbers of weights: how many are feasible, and that all have the asked budget."""
+    configs, numbers = ("vqacp2.yaml", "lxmert.yaml"), {0.5: 55, 0.7: 29, 0.9: 242}
+    for overall, number in numbers.items():
+        levels = (0.8, 0.98, 0.02) if overall == 0.9 else (0.1, 0.9, 0.2)
+        wanted = dict(zip(("from", "to", "step"), levels, strict=True))
+        found = shares_of(wanted, overall, configs, Path("docs"), None)
+        assert len(found) == number
+        for shares in found:
+            solved = solve_budget(overall, shares["language"], shares["vision"])
+            assert all(0 <= share <= 1 for share in solved.values())
+            given = [any(abs(level - share) < 1e-9 for level in levels_of(*levels)) for share in solved.values()]
+            assert sum(given) >= 2
+
+
+def levels_of(first: float, last: float, step: float) -> list[float]:
+    return [first + step * number for number in range(round((last - first) / step) + 1)]
+
+
+def shares_at(sparsity: float, size: str | None = None) -> tuple[float, float]:
+    """The shares of language and vision that a study takes from fig8."""
+    grid = {"data": "vqacp2", "backbone": "lxmert", "pipeline": "lpf+lmh", "method": "mask", "sparsity": sparsity}
+    (point,) = points_of({**grid, "shares": {"best_of": "fig8"}}, size)
+    assert point.sparsity["assignment"] == "modality" and point.sparsity["overall"] == sparsity
+    return point.sparsity["language"], point.sparsity["vision"]
+
+
+def test_the_best_shares_are_those_of_the_development_split(records: Path):
+    """The highest mean among those with the most seeds; what has no development accuracy does not count."""
+    seeds = [(0.5, 0.6, 0.2, 0, 50.0), (0.5, 0.6, 0.2, 1, 52.0), (0.5, 0.5, 0.5, 0, 48.0), (0.5, 0.5, 0.5, 1, 53.0)]
+    write(records / "fig8.jsonl", [*seeds, (0.5, 0.7, 0.1, 0, 90.0), (0.5, 0.9, 0.1, 0, None), (0.7, 0.8, 0.4, 0, 9.0)])
+    assert shares_at(0.5) == (0.6, 0.2) and shares_at(0.7) == (0.8, 0.4)
+    assert shares_at(0.5, "micro") == SHARES[0.5]
+    assert shares_at(0.1) == pytest.approx((0.12, 0.04))
+
+
+def test_without_the_result_of_fig8_the_study_is_refused(records: Path, capsys: pytest.CaptureFixture[str]):
+    for file in records.iterdir():
+        file.unlink()
+    assert main(["sweep", "fig9", "--size", "micro", "--dry_run"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "grid 3 of runs: docs/study/fig8-micro.jsonl: no assignment of 50 % zeros" in line
+    assert "`cdvqa sweep fig8` finds" in line
+    write(records / "fig8.jsonl", [(0.5, 0.6, 0.2, 0, 50.0)])
+    with pytest.raises(InputError, match="no assignment of 90 % zeros"):
+        shares_at(0.9)
+
+
+def test_shares_of_two_kinds_are_refused():
+    grid = {"data": "vqacp2", "backbone": "lxmert", "pipeline": "lmh+lmh", "method": "mask"}
+    for wrong in ({"shares": {"best_of": "fig8"}}, {"sparsity": 0.5, "shares": {"best_of": "fig8", "language": 0.5}}):
+        with pytest.raises(InputError, match="shares: best_of stand"):
+            list(points_of({**grid, **wrong}))
