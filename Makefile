@@ -8,7 +8,7 @@ export OMP_NUM_THREADS := 1
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo backbones claims benchmarks torture test lint ci clean
+.PHONY: help demo backbones claims study benchmarks torture test lint ci clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -28,6 +28,15 @@ backbones: $(VENV)/ready ## every other backbone on the embedded world, four see
 
 claims: $(VENV)/ready ## the paper's claims on the embedded world, four seeds
 	$(PYTHON) -m cdvqa.studies.claims --jobs $(JOBS)
+
+STUDY ?= fig2
+WORLD := $(if $(filter easyvqa,$(STUDY)),easyvqa,scenes$(if $(filter fig10 fig11 fig15 fig16 table2,$(STUDY)),-vs))
+EMBEDDED := $(SIZE)$(filter claims demo easyvqa,$(STUDY))
+study: $(VENV)/ready ## a figure or table of the paper, such as STUDY=table1; SIZE=micro on the embedded world: docs/STUDIES.md
+	$(if $(EMBEDDED),$(PYTHON) -m cdvqa prepare $(WORLD))
+	$(if $(SIZE),$(PYTHON) -m cdvqa prepare $(WORLD) --size $(SIZE))
+	$(PYTHON) -m cdvqa sweep $(STUDY) $(SIZE:%=--size %) --jobs $(JOBS)
+	$(PYTHON) -m cdvqa report --study $(STUDY) $(SIZE:%=--size %) --records docs/study/$(STUDY)$(SIZE:%=-%).jsonl
 
 BENCHMARKS := data threshold mask_step scaling sweep
 benchmarks: $(VENV)/ready ## compare cdvqa with baselines and limits: docs/benchmarks.md

@@ -2,25 +2,35 @@
 
 import re
 from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import orjson
+import pandas as pd
 import pytest
 
 from cdvqa.cli import main
 from cdvqa.cli.configs import shipped
+from cdvqa.data.datasets import VQAVS
 from cdvqa.errors import InputError
+from cdvqa.runs.folder import Run
 from cdvqa.sparsity import solve_budget
+from cdvqa.studies.report.figures import KINDS
+from cdvqa.studies.report.verdicts import KEYS, pair
 from cdvqa.studies.sweep.plan import jobs_of, stages_of
+from cdvqa.studies.sweep.records import line_of
 from cdvqa.studies.sweep.shares import shares_of
 from cdvqa.studies.sweep.study import WORLDS, Point, Study, points_of, read_study
+from tests.conftest import the_run
 
 STUDIES = sorted(path.stem for path in (shipped() / "studies").glob("*.yaml"))
 PAPER = [*(f"fig{number}" for number in range(1, 17)), "table1", "table2"]
 # GPU hours of one training (docs/STUDIES.md).
 HOURS = {("vqacp2", "lxmert"): 2.3, ("vqacp2", "visualbert"): 2.3, ("vqacp2", "mplug"): 5.4, ("vqacp2", "updn"): 0.3,
          ("vqavs", "lxmert"): 2.5, ("vqavs", "updn"): 0.4}  # fmt: skip
+ANSWERS, MEANS = ("yes/no", "number", "other"), tuple(VQAVS().means())
 SHARES = {0.5: (0.5, 0.3), 0.7: (0.7, 0.5), 0.9: (0.9, 0.9)}
 
 
@@ -88,34 +98,47 @@ def test_the_points_of_a_study_are_runs_of_their_own(name: str, size: str | None
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_a_claim_is_about_runs_that_the_study_has(name: str, records: Path):
+def test_claims_and_figure_are_about_runs_that_the_study_has(name: str, records: Path):
+    """Each claim pairs runs of every seed, one with one; no run is without a claim's or a figure's column."""
     study = read_study(name, records=records)
-    rows = [row_of(point) for point in study.points]
+    runs = pd.DataFrame([row_of(point) | {"seed": seed} for point in study.points for seed in point.seeds])
     for claim in study.claims:
-        assert set(claim) <= {"text", "source", "better", "worse", "by", "on"} and claim["text"] and claim["source"]
-        for wanted in (claim["better"], claim["worse"]):
-            for column, values in wanted.items():
-                for value in values if isinstance(values, list) else [values]:
-                    same = {key: one for key, one in wanted.items() if not isinstance(one, list)} | {column: value}
-                    assert [row for row in rows if same.items() <= row.items()], f"{claim['text']}: {same}"
+        assert set(claim) <= KEYS and claim["source"] and claim.get("on", "ood") in (*ANSWERS, *MEANS, "id", "ood")
+        pairs = pair(runs, claim["better"], claim["worse"])
+        assert set(pairs["seed"]) == set(runs["seed"]), claim["text"]
+        for column, side in (("better", claim["better"]), ("worse", claim["worse"])):
+            found = runs.loc[pairs[column]]
+            assert all(asked <= len(found[key].unique()) for key, asked in lengths(side).items()), claim["text"]
+    drawn = study.figure
+    assert drawn.get("kind", "curves") in KINDS and drawn.get("panels", "seed") in runs
+    assert set(drawn.get("on", [])) <= {*ANSWERS, *MEANS, "id", "ood"}
+    assert all(len(pair(runs, gap["better"], gap["worse"])) for gap in drawn.get("gap", []))
 
 
-def row_of(point: Point) -> dict[str, object]:
-    """What a point has in the columns that claims name."""
-    plan = point.sparsity
-    shares = {name: plan[name] for name in ("language", "vision", "cross") if name in plan}
+def lengths(wanted: Mapping[str, Any]) -> dict[str, int]:
+    """How many values a filter lists of each column."""
+    return {key: len(values) for key, values in wanted.items() if isinstance(values, list)}
+
+
+def row_of(point: Point) -> dict[str, Any]:
+    """What the report's table has of a point."""
+    plan, stages = point.sparsity, dict(stages_of(point.pipeline, point.method))
+    shares = {name: plan.get(name, plan.get("overall")) for name in ("language", "vision", "cross")}
     pruned = [name for name, share in shares.items() if share]
-    module = pruned[0] if len(shares) == 3 and len(pruned) == 1 else "all" if plan else ""
+    module = pruned[0] if len(pruned) == 1 else "all" if plan else ""
     return {
+        "run": str(point),
         "data": point.settings[1].get("data.name", point.configs[0].removesuffix(".yaml")),
         "backbone": re.sub(r"^scenes_|\.yaml$", "", point.configs[-1]),
         "pipeline": "+".join(point.pipeline),
+        "stage1": stages[1],
+        "stage": len(stages),
         "method": point.method,
         "module": module,
         "sparsity": plan.get("overall", plan.get(module, 0)),
-        "overall": plan.get("overall"),
-        "assignment": plan.get("assignment", "uniform"),
-        "criterion": plan.get("criterion", "magnitude"),
+        "overall": plan.get("overall", 0),
+        "assignment": plan.get("assignment", "uniform") if plan else "",
+        "criterion": plan.get("criterion", "magnitude") if plan else "",
         **shares,
     }
 
@@ -162,7 +185,7 @@ def test_without_the_result_of_fig8_the_study_is_refused(records: Path, capsys: 
     assert main(["sweep", "fig9", "--size", "micro", "--dry_run"]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "grid 3 of runs: docs/study/fig8-micro.jsonl: no assignment of 50 % zeros" in line
-    assert "`cdvqa sweep fig8` finds" in line
+    assert "from the result of `cdvqa sweep fig8 --size micro`" in line
     write(records / "fig8.jsonl", [(0.5, 0.6, 0.2, 0, 50.0)])
     with pytest.raises(InputError, match="no assignment of 90 % zeros"):
         shares_at(0.9)
@@ -173,3 +196,12 @@ def test_shares_of_two_kinds_are_refused():
     for wrong in ({"shares": {"best_of": "fig8"}}, {"sparsity": 0.5, "shares": {"best_of": "fig8", "language": 0.5}}):
         with pytest.raises(InputError, match="shares: best_of stand"):
             list(points_of({**grid, **wrong}))
+
+
+def test_a_record_has_the_accuracy_on_the_development_split_but_none_of_a_test(cdvqa: Callable[..., int]):
+    """Shares are chosen by it, so it must never be an accuracy on test."""
+    for selection, seed in (("dev", 0), ("test", 1)):
+        assert cdvqa("fit", "stage1_bce.yaml", f"--model.selection={selection}", f"--seed_everything={seed}") == 0
+    selected, on_test = line_of(Run(the_run("stage1_bce"))), line_of(Run(the_run("stage1_bce", 1)))
+    assert selected["dev"] == pytest.approx(Run(the_run("stage1_bce")).read()["selected"]["best"])
+    assert on_test["selection"] == "test" and on_test["dev"] is None

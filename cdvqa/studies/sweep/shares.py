@@ -89,9 +89,10 @@ def best_shares(path: Path, overall: float) -> dict[str, float]:
     wanted = round(overall, 3)
     level = wanted if wanted in found or not found else max(wanted, min(found))
     if level not in found:
+        name, _, size = path.stem.partition("-")
         raise InputError(
-            f"{path}: no assignment of {100 * overall:g} % zeros with a development accuracy; "
-            f"`cdvqa sweep {path.stem.partition('-')[0]}` finds the shares that this study takes"
+            f"{path}: no assignment of {100 * overall:g} % zeros with a development accuracy; this study takes its "
+            f"shares from the result of `cdvqa sweep {name}{f' --size {size}' if size else ''}`"
         )
     most = max(map(len, found[level].values()))
     means = {shares: fmean(values) for shares, values in found[level].items() if len(values) == most}
