@@ -116,3 +116,13 @@ def test_published_points_stand_beside_runs_on_the_papers_data_alone():
         return len(drawn[0].drawing.axes[0].texts)
 
     assert front("vqacp2") == 25 and front("scenes") == 0
+
+
+def test_every_test_set_and_group_has_a_panel():
+    names = ["QT", "KW", "KWP", "QT+KW", "KO", "KOP", "QT+KO", "KW+KO", "QT+KW+KO"]
+    one = line("bce", 0, some(100), data="scenes-vs")
+    one["results"]["splits"] = {name: {"all": 10.0 + i, "distribution": "ood"} for i, name in enumerate(names)}
+    one["results"]["means"] = {"ood_mean": 14.0, "ood_lang": 11.5, "ood_vis": 14.5, "ood_crsm": 17.0}
+    drawn = {one.name: one.drawing for one in figures_of(runs_table([one])[0], None, "x")}
+    shown = [axis.get_title() for axis in drawn["test_sets_scenes-vs_lxmert"].axes if axis.get_visible()]
+    assert shown == ["ood_lang", "ood_vis", "ood_crsm", *names]

@@ -5,10 +5,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from cdvqa.cli import main
+from cdvqa.data.datasets import make_data_set
 from cdvqa.files import read_json, write_json
 from cdvqa.runs.folder import Run
 from cdvqa.studies.report.overlap import overlap_table
@@ -16,7 +18,8 @@ from cdvqa.studies.report.page import MOST, embedded, page
 from cdvqa.studies.report.table import read_logs, runs_table
 from cdvqa.studies.report.verdicts import verdicts
 from cdvqa.studies.sweep.records import append_lines, line_of, read_lines
-from cdvqa.studies.sweep.scores import QuestionScores
+from cdvqa.studies.sweep.scores import QuestionScores, packed, read_gold
+from cdvqa.worlds.scenes_vs import ShortcutConstants, write_scenes_vs
 from tests.chromium import Page, find_chromium
 from tests.conftest import overlay
 
@@ -157,3 +160,12 @@ def check_sorting(browser: Page) -> None:
     assert browser.find(rows) == sorted(browser.find(rows), reverse=True)
     browser.find(f"{table}.querySelectorAll('th')[3].click()")
     assert browser.find(rows) == sorted(browser.find(rows))
+
+
+def test_the_sets_of_vqa_vs_are_kept_with_their_questions(tmp_path: Path):
+    write_scenes_vs(tmp_path / "vs", 0, ShortcutConstants(train_questions=400, val_questions=40, test_questions=120))
+    gold = read_gold("vqavs", tmp_path / "vs", "iid")
+    found = QuestionScores.unpack({**gold.groups, "thirds": packed(np.zeros(len(gold.question_id), np.uint8))})
+    assert found.question_id.tolist() == gold.question_id and len(found.sets) == 9
+    for name, members in make_data_set("vqavs").read_subsets(tmp_path / "vs", "iid").items():
+        assert set(found.question_id[found.sets[name]].tolist()) == members

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from cdvqa.errors import InputError
 from cdvqa.studies.report.table import runs_table
@@ -118,6 +119,8 @@ def test_an_answer_type_has_its_own_questions():
     number = judge(lines, on="number")
     assert number.difference == pytest.approx(50) and 40 < number.low < 50 < number.high < 60
     assert judge(lines, on="other").verdict == NOT_RUN
+    unquoted: dict[Any, Any] = yaml.safe_load("{text: t, on: number, better: {stage: 2}, worse: {stage: 1}}")
+    assert verdicts(runs_table(lines)[0], [unquoted])[0].difference == number.difference
 
 
 def test_a_mean_over_test_sets_weighs_them_equally():

@@ -25,6 +25,7 @@ VERDICTS = (
     f"Difference in points, averaged over pairs of runs of the same seed. 95 % interval: {DRAWS:,} draws of seeds and, "
     "in each, of questions. Holds: its lower end is above the margin; does not hold: its upper end is below it."
 )
+NAMES = 20  # of runs in a note
 
 
 def run(args: list[str]) -> None:
@@ -65,8 +66,8 @@ def report(
         lines = [line for line in lines if (line["identity"], line["seed"]) in wanted]
         missing = wanted.keys() - {(line["identity"], line["seed"]) for line in lines}
         if missing:
-            names = sorted(wanted[key] for key in missing)
-            notes.append(f"Not run: {len(missing)} of {len(wanted)} runs of the study: {', '.join(names)}.")
+            absent = listed([wanted[key] for key in missing])
+            notes.append(f"Not run: {len(missing)} of {len(wanted)} runs of the study: {absent}.")
     table, broken = runs_table(lines)
     problems += broken
     for problem in problems:
@@ -82,10 +83,16 @@ def report(
     notes = [f"Models selected on: {', '.join(sorted(set(tested['selection'])))}.", *notes]
     for state, rows in table[table["state"] != "tested"].groupby("state"):
         names = [f"{row.data} {row.backbone} {row.run} seed{row.seed}" for row in rows.itertuples()]
-        notes.append(f"{str(state).capitalize()}: {', '.join(names)}.")
+        notes.append(f"{str(state).capitalize()}: {listed(names)}.")
     notes += [f"Left out: {problem}." for problem in problems]
     folder = output or (logs / "report" / plan.name if plan else logs / "report")
     print(write_report(tested, logs, plan, notes, folder))
+
+
+def listed(names: list[str]) -> str:
+    """The first names in order, and how many more there are."""
+    more = f" and {len(names) - NAMES} more" if len(names) > NAMES else ""
+    return ", ".join(sorted(names)[:NAMES]) + more
 
 
 def write_report(tested: pd.DataFrame, logs: Path, study: Study | None, notes: list[str], output: Path) -> str:

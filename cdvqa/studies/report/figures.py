@@ -21,7 +21,7 @@ from cdvqa.errors import InputError
 from cdvqa.files import write_atomically
 from cdvqa.runs.folder import percent
 from cdvqa.studies.report.published import MEGA, REAL, TABLES
-from cdvqa.studies.report.table import TITLES
+from cdvqa.studies.report.table import TITLES, plain_keys
 from cdvqa.studies.report.verdicts import pair
 
 KINDS = ("curves", "bars", "shares", "front", "tradeoff")
@@ -29,6 +29,7 @@ KEYS = {"kind", "panels", "on", "gap"}
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", "-.", ":")
 LEGEND_ROWS = 24
+WIDE = 5  # panels beside each other
 FAINT = 0.15
 DATELESS: dict[str, Any] = {"png": {"Software": None}, "svg": {"Date": None}}  # the same bytes for the same runs
 Look = dict[str, Any]
@@ -80,20 +81,22 @@ def figures_of(tested: pd.DataFrame, wanted: Mapping[str, Any] | None, name: str
         every: dict[str, dict[str, Any]] = {
             "accuracy": {"on": [place for place in TITLES if runs[place].notna().any()]},
             "answer_types": {"on": types},
+            "test_sets": {"on": sets_of(runs)},
             "tradeoff": {"kind": "tradeoff"},
             "size": {"kind": "front"},
         }
         for own, spec in every.items():
-            found += figure(f"{own}_{data}_{backbone}", title, runs, spec)
+            found += figure(f"{own}_{data}_{backbone}", title, runs, spec) if spec != wanted else []
     return found
 
 
 def figure(name: str, title: str, runs: pd.DataFrame, spec: Mapping[str, Any]) -> list[Figure]:
     """One figure, or none where no run has what it shows."""
+    spec = plain_keys(spec)
     kind, on = spec.get("kind", "curves"), as_list(spec.get("on", "ood"))
     panels = as_list(spec.get("panels", []))
     gaps = as_list(spec.get("gap", []))
-    if wrong := sorted(set(map(str, spec)) - KEYS) or [str(kind)] * (kind not in KINDS):
+    if wrong := sorted(set(spec) - KEYS) or [str(kind)] * (kind not in KINDS):
         raise InputError(f"figure: {', '.join(wrong)}: there are {', '.join(sorted(KEYS))}; kinds: {', '.join(KINDS)}")
     if unknown := [column for column in panels if column not in runs]:
         raise InputError(f"figure: panels: {unknown[0]}: no column of the table of runs")
@@ -108,8 +111,8 @@ def figure(name: str, title: str, runs: pd.DataFrame, spec: Mapping[str, Any]) -
     if not facets:
         return []
     looks = looks_of(runs)
-    grid = [(facet, place) for facet in facets for place in (on if kind in ("curves", "bars", "shares") else on[:1])]
-    columns = len(on) if len(on) > 1 and kind in ("curves", "bars", "shares") else len(facets)
+    grid = [(facet, place) for facet in facets for place in (on if kind in WITH_PLACE else on[:1])]
+    columns = len(on) if len(facets) > 1 and len(on) > 1 and kind in WITH_PLACE else min(len(grid), WIDE)
     rows = -(-len(grid) // columns)
     heights = [3, 1] * rows if gaps else [1] * rows
     drawing, axes = plt.subplots(
@@ -120,20 +123,34 @@ def figure(name: str, title: str, runs: pd.DataFrame, spec: Mapping[str, Any]) -
         layout="constrained",
         gridspec_kw={"height_ratios": heights},
     )
+    first: dict[str, Axes] = {}
     for number, ((facet, part), place) in enumerate(grid):
         row, column = divmod(number, columns)
         axis = axes[row * (2 if gaps else 1)][column]
+        if kind == "curves" and place in first:  # panels of the same accuracy have the same scale
+            axis.sharey(first[place])
+        first.setdefault(place, axis)
         DRAW[kind](axis, part, place, looks)
         axis.set_title(", ".join(filter(None, (facet, TITLES.get(place, place) if kind in WITH_PLACE else ""))))
         axis.grid(alpha=FAINT)
         if gaps:
             draw_gaps(axes[row * 2 + 1][column], part, place, gaps)
+    for axis in axes.flat:
+        axis.set_visible(axis.has_data())
     drawing.suptitle(title)
     legend(drawing, axes)
     drawing.draw_without_rendering()  # lays it out, once for all files
     drawing.set_layout_engine("none")
     plt.close(drawing)
     return [Figure(name, f"{SHOWS[kind]}: {title}", drawing)]
+
+
+def sets_of(runs: pd.DataFrame) -> list[str]:
+    """The test sets of which the data set has means of groups, and these means; none where it has no groups."""
+    results = runs["line"].iloc[0]["results"]
+    means = [name for name in results.get("means", {}) if name != "ood_mean"]
+    ood = [name for name, split in results["splits"].items() if split["distribution"] == "ood"]
+    return [*means, *ood] if means else []
 
 
 def as_list(value: Any) -> list[Any]:
@@ -244,7 +261,8 @@ def draw_front(axis: Axes, runs: pd.DataFrame, place: str, looks: Mapping[str, L
         for row in table.rows:
             point = float(row.parameters.strip("~M")), row.scores[column] or float("nan")
             axis.plot(*point, "x", color="grey", zorder=1)
-            axis.annotate(row.method.partition(" (")[0], point, fontsize=6, color="grey")
+            name = row.method.partition(" (")[0]
+            axis.annotate(name, point, (4, 2), textcoords="offset points", fontsize=6, color="grey")
     axis.set(xlabel="kept parameters (M = 2^20)", ylabel="VQA accuracy out of distribution (%)")
 
 
@@ -254,7 +272,8 @@ def draw_tradeoff(axis: Axes, runs: pd.DataFrame, place: str, looks: Mapping[str
         points = curve.groupby("sparsity").agg(x=("id", "mean"), y=("ood", "mean")).dropna()
         axis.plot(points["x"], points["y"], label=label, **{**looks[str(label)], "linewidth": 0.8})
         for level, point in points[points.index > 0].iterrows():
-            axis.annotate(percent(float(level), 1), (point["x"], point["y"]), fontsize=6)  # type: ignore[arg-type]
+            spot = float(point["x"]), float(point["y"])
+            axis.annotate(percent(float(str(level)), 1), spot, (4, 2), textcoords="offset points", fontsize=6)
     axis.set(xlabel="accuracy in distribution (%)", ylabel="accuracy out of distribution (%)")
 
 

@@ -1,5 +1,6 @@
 """The report as one HTML page that needs no other file and no network."""
 
+import re
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import orjson
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from cdvqa.studies.report.figures import Figure
 from cdvqa.studies.report.tables import Table
@@ -35,6 +37,7 @@ def page(
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
+    environment.filters["code"] = code
     template = environment.get_template("page.html")
     drawn = [(one.name, one.title, f"data:image/svg+xml;base64,{b64encode(one.svg).decode()}") for one in figures]
     while True:
@@ -54,6 +57,11 @@ def halved(browser: Mapping[str, Any]) -> dict[str, Any]:
     shown = {question["image"] for question in questions}
     images = {number: image for number, image in browser["images"].items() if number in shown}
     return {**browser, "questions": questions, "images": images}
+
+
+def code(text: str) -> Markup:
+    """Text in which `this` is set as code."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def embedded(browser: Mapping[str, Any]) -> str:

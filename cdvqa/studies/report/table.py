@@ -141,6 +141,11 @@ def select(runs: pd.DataFrame, wanted: Filter) -> pd.DataFrame:
     return runs
 
 
+def plain_keys(given: Mapping[Any, Any]) -> dict[str, Any]:
+    """A claim or figure as a study's file has it, with the key `on`, which YAML 1.1 reads as true."""
+    return {"on" if key is True else str(key): value for key, value in given.items()}
+
+
 def same(value: Any, wanted: Any) -> bool:
     """Whether two values of a column are equal; numbers to three digits, as shares are rounded to whole zeros."""
     if isinstance(value, int | float) and isinstance(wanted, int | float):

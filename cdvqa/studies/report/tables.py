@@ -103,13 +103,13 @@ def selection(runs: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for key, seeds in runs.groupby(RUN, sort=False):
         line = seeds["line"].iloc[0]
-        own = seeds["settings"].iloc[0].get("model.selection", "")
+        own = seeds["settings"].iloc[0].get("model.selection", "-")  # one-shot pruning selects nothing
         whole = ", ".join(sorted(set(seeds["selection"])))
         departures = [f"{name} {value}" for name, value in (line.get("departures") or {}).items()]
         rows.append(
             dict(zip(RUN, key, strict=True))
             | {"own selection": own, "result": f"selected on {whole}" if whole else ""}
-            | {"inherited": "yes" if own and whole and whole != own else "no"}
+            | {"inherited": "yes" if whole not in ("", own) and own != "-" else "no"}
             | {"preset": line.get("preset") or "", "departures": ", ".join(departures)}
         )
     return pd.DataFrame(rows)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cdvqa.data.datasets import make_data_set
 from cdvqa.errors import InputError
-from cdvqa.studies.report.table import Filter, select
+from cdvqa.studies.report.table import Filter, plain_keys, select
 from cdvqa.studies.sweep.scores import QuestionScores
 
 DRAWS = 10_000
@@ -61,6 +61,7 @@ def verdicts(runs: pd.DataFrame, claims: Iterable[Mapping[str, Any]]) -> list[Ve
 
 def judge(runs: pd.DataFrame, claim: Mapping[str, Any]) -> Verdict:
     """Judge one claim."""
+    claim = plain_keys(claim)
     if wrong := set(claim) - KEYS or {"text", "better", "worse"} - set(claim):
         raise InputError(f"claim {claim.get('text', '')!r}: missing or unknown: {', '.join(map(str, wrong))}")
     on, by = str(claim.get("on", "ood")), float(claim.get("by", 0))
@@ -182,11 +183,14 @@ def scores_of_both(
 
 def groups_of(line: Mapping[str, Any], split: str, scores: QuestionScores, on: str) -> list[NDArray[np.bool_]]:
     """Masks of the questions of a split over which the accuracy `on` is a mean of means, if it is part of it."""
-    splits, layout = line["results"]["splits"], line["settings"].get("data.layout", "vqacp")
+    splits = line["results"]["splits"]
     every = {split: np.ones(len(scores.thirds), bool), **scores.sets}
     if on in every:
         return [every[on]]
-    means = make_data_set(layout).means()
+    try:
+        means = make_data_set(line["settings"].get("data.layout", "vqacp")).means()
+    except InputError:  # a class that is not here
+        means = {}
     if on in means:
         return [every[name] for name in means[on] if name in every]
     kind = "id" if on == "id" else "ood"
