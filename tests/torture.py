@@ -20,7 +20,7 @@ import torch
 
 from cdvqa.runs.folder import Run
 from cdvqa.worlds.scenes import SceneConstants, write_scenes
-from tests import fuzzing, signals
+from tests import fuzzing, signals, sweeps
 from tests.conftest import CONF, overlay, the_run
 from tests.killing import PHASES, ROOT, Board, differences, start
 
@@ -205,6 +205,7 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "torture.md")
     parser.add_argument("--signals", type=int, default=20, help="SIGTERMs to each of rank 0, rank 1 and the group")
+    parser.add_argument("--sweeps", type=int, default=10, help="kills of a sweep")
     parser.add_argument("--mutations", type=int, default=fuzzing.MUTATIONS, help="of each reader's files")
     given = parser.parse_args()
     page = given.page.absolute()
@@ -212,7 +213,8 @@ if __name__ == "__main__":
         folder = Path(temporary)
         sound = torture(given.kills, given.seed, folder, page)
         ended = signals.time_signals(given.signals, given.seed, folder / "scenes", folder)
-    page.write_text(page.read_text() + signals.section(ended))
-    sound &= not any(None in trials for trials in ended.values())
+        compared, different = sweeps.kill_sweeps(given.sweeps, given.seed, folder / "scenes", folder)
+    page.write_text(page.read_text() + signals.section(ended) + sweeps.section(given.sweeps, compared, different))
+    sound &= not any(None in trials for trials in ended.values()) and not different
     sound &= fuzzing.fuzz_all(given.mutations, given.seed, page)
     raise SystemExit(not sound)
