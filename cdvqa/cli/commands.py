@@ -20,6 +20,7 @@ COMMANDS = {
     "check": ("cdvqa.tools.check:run", "list every file a config needs, and whether it is there and sound"),
     "info": ("cdvqa.tools.info:run", "count a config's masked matrices and kept parameters, without weights or data"),
     "sweep": ("cdvqa.studies.sweep.command:run", "run every run of a study, here or on a SLURM cluster"),
+    "search": ("cdvqa.studies.search.command:run", "find the share of zeros of each modality at an overall sparsity"),
     "report": ("cdvqa.studies.report.command:run", "tables, figures and verdicts of runs, or of a study"),
 }
 

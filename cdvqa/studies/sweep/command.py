@@ -20,7 +20,6 @@ from cdvqa.studies.sweep.study import read_study
 
 LOOK = 0.2  # seconds between two looks at the jobs
 RECORDED = "recorded"
-SETTLED = (DONE, RECORDED)
 
 
 def run(args: list[str]) -> None:
@@ -60,27 +59,50 @@ def sweep(
         rerun: do not count the runs in the records as done.
     """
     plan = read_study(study, size, seeds, records)
-    asked = jobs_of(plan.points, logs)
-    everything = with_parents(asked)
-    path = records / f"{plan.name}.jsonl"
+    asked, path = jobs_of(plan.points, logs), records / f"{plan.name}.jsonl"
     recorded = {} if rerun else read_lines(path)
-    states = {job: state_of(job, recorded) for job in everything}
-    waiting = [job for job in with_parents(job for job in asked if states[job] not in SETTLED) if states[job] != DONE]
     if dry_run:
-        print(listing(states, waiting, jobs, plan.cost))
+        print(listing(asked, recorded, jobs, plan.cost))
         return
-    refuse_missing_data(waiting)
-    record(path, [job for job in asked if states[job] == DONE])
-    chosen: Launcher = Local(jobs)
-    if launcher != "local":
-        name = "slurm" if launcher == "slurm" else "local"
-        chosen = Submitit(logs / "submitit" / plan.name, jobs, name, cluster or {})
-    with Progress(everything, [job for job in everything if job not in waiting], jobs) as progress:
-        failed = launch(chosen, waiting, progress, lambda done: record(path, set(done) & set(asked)))
+    failed = complete(
+        asked, path, recorded, make_launcher(launcher, jobs, logs / "submitit" / plan.name, cluster), jobs
+    )
     if failed:
         counts = Counter(failed.values())
         raise Stopped(f"{plan.name}: {', '.join(f'{number} {what}' for what, number in counts.items())}; see the logs")
     print(f"{plan.name}: {len(asked)} runs are done: {path}")
+
+
+def make_launcher(name: str, at_once: int, folder: Path, cluster: Mapping[str, Any] | None) -> Launcher:
+    """The launcher of this name; `folder` is for the files of submitit, `cluster` its options."""
+    if name == "local":
+        return Local(at_once)
+    return Submitit(folder, at_once, "slurm" if name == "slurm" else "local", cluster or {})
+
+
+def complete(
+    asked: Sequence[Job], path: Path, recorded: Mapping[Any, Any], launcher: Launcher, at_once: int
+) -> dict[Job, str]:
+    """Run what is missing of these jobs and of those that they are built on, and add results to the records in `path`.
+
+    Returns:
+        Jobs that failed, and how.
+
+    Raises:
+        InputError: a data set is missing.
+    """
+    everything = with_parents(asked)
+    waiting = missing(asked, recorded)
+    refuse_missing_data(waiting)
+    record(path, [job for job in asked if is_done(job)])
+    with Progress(everything, [job for job in everything if job not in waiting], at_once) as progress:
+        return launch(launcher, waiting, progress, lambda done: record(path, set(done) & set(asked)))
+
+
+def missing(asked: Sequence[Job], recorded: Mapping[Any, Any]) -> list[Job]:
+    """The jobs to run, parents first: those that are neither done nor recorded, and what they start from."""
+    wanted = [job for job in asked if state_of(job, recorded) not in (DONE, RECORDED)]
+    return [job for job in with_parents(wanted) if not is_done(job)]
 
 
 def state_of(job: Job, recorded: Mapping[Any, Any]) -> str:
@@ -133,11 +155,11 @@ def refuse_missing_data(jobs: Iterable[Job]) -> None:
             raise InputError(f"{job.data}: no such folder, of data set {data}; {remedy}")
 
 
-def listing(states: Mapping[Job, str], waiting: Sequence[Job], at_once: int, cost: Mapping[str, float]) -> str:
+def listing(asked: Sequence[Job], recorded: Mapping[Any, Any], at_once: int, cost: Mapping[str, float]) -> str:
     """The runs of a study, what exists of them, and the time that the others will take."""
-    lines = [
-        f"{states[job] if job not in waiting or states[job] != RECORDED else 'queued':<12}{job.name}" for job in states
-    ]
+    jobs, waiting = with_parents(asked), missing(asked, recorded)
+    states = {job: state_of(job, {} if job in waiting else recorded) for job in jobs}
+    lines = [f"{state:<12}{job.name}" for job, state in states.items()]
     left = Times(job for job, state in states.items() if state == DONE).left(waiting, at_once)
     lines.append(f"{len(states)} runs, {len(waiting)} to run, {at_once} at a time; {left}")
     if cost:

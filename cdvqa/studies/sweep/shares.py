@@ -42,14 +42,16 @@ def shares_of(
         return [best_shares(records / f"{name}.jsonl", overall)]
     first, last, step = (float(wanted[name]) for name in ("from", "to", "step"))
     levels = [round(first + number * step, 6) for number in range(round((last - first) / step) + 1)]
-    return grid_shares(levels, overall, weights_of(tuple(configs)))
+    return grid_shares(dict.fromkeys(MODALITIES, levels), overall, weights_of(tuple(configs)))
 
 
-def grid_shares(levels: Sequence[float], overall: float, counts: Mapping[str, int]) -> list[dict[str, float]]:
+def grid_shares(
+    levels: Mapping[str, Sequence[float]], overall: float, counts: Mapping[str, int]
+) -> list[dict[str, float]]:
     """The assignments of App. C.4: any two modalities take these levels, and Eq. 10 gives the third.
 
     Args:
-        levels: shares of zeros.
+        levels: shares of zeros that each modality takes.
         overall: the overall share of zeros.
         counts: prunable weights per modality.
 
@@ -58,7 +60,7 @@ def grid_shares(levels: Sequence[float], overall: float, counts: Mapping[str, in
     """
     found: dict[tuple[float, ...], dict[str, float]] = {}
     for pair in combinations(MODALITIES, 2):
-        for chosen in product(levels, repeat=2):
+        for chosen in product(*(levels[name] for name in pair)):
             try:
                 shares = solve_budget(overall, **dict(zip(pair, chosen, strict=True)), counts=counts)
             except InputError:  # the third share would lie outside 0 to 1

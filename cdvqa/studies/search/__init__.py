@@ -1,0 +1,1 @@
+"""`cdvqa search`: which share of zeros each modality gets, at a given overall sparsity."""

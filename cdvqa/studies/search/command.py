@@ -1,0 +1,123 @@
+"""`cdvqa search`: find the shares of zeros of the modalities at the overall sparsity of a study."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal, Optional
+
+import pandas as pd
+
+from cdvqa.cli.inspect import ConfigInspector
+from cdvqa.cli.parsing import OneLineParser
+from cdvqa.errors import InputError, Stopped
+from cdvqa.files import write_atomically
+from cdvqa.runs.folder import percent
+from cdvqa.sparsity import MODALITIES, solve_budget
+from cdvqa.studies.search.methods import METHODS, Results, Search, Trial
+from cdvqa.studies.sweep.command import complete, make_launcher
+from cdvqa.studies.sweep.plan import job_of, jobs_of
+from cdvqa.studies.sweep.records import read_lines
+from cdvqa.studies.sweep.study import Point, read_study
+
+
+def run(args: list[str]) -> None:
+    """Run `cdvqa search` with command-line arguments."""
+    parser = OneLineParser(prog="cdvqa search", description=search.__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("study", help="A file, or the name of a shipped study, such as fig9.")
+    parser.add_function_arguments(search, skip={"study"}, as_group=False)
+    search(**parser.instantiate_classes(parser.parse_args(args[1:])))
+
+
+def search(
+    study: str,
+    method: Literal["grid", "random", "halving"] = "grid",
+    size: Optional[Literal["micro"]] = None,
+    seeds: Optional[int] = None,
+    logs: Path = Path("logs"),
+    records: Path = Path("docs/study"),
+    jobs: int = 2,
+    launcher: Literal["local", "slurm", "submitit"] = "local",
+    cluster: Optional[dict[str, Any]] = None,
+) -> None:
+    """Find the shares of zeros of the modalities at the overall sparsity of each mask training of a study.
+
+    Assignments are compared on the development split alone, by the mean over the seeds.
+
+    Args:
+        study: a file, or the name of a shipped study, such as fig9.
+        method: grid (the paper's, App. C.4), random (at the cost of a few runs), or halving (many short runs, and
+            longer ones of the best).
+        size: micro puts the study on the small embedded world.
+        seeds: how many seeds, in place of the study's.
+        logs: the logs folder.
+        records: folder of <study>-<method>.jsonl, to which every trial is added, and of <study>-<method>.md.
+        jobs: how many runs at a time.
+        launcher: local, slurm (arrays of jobs, by submitit), or submitit's own local processes.
+        cluster: options of submitit.
+    """
+    plan = read_study(study, size, seeds, records)
+    name = f"{plan.name}-{method}"
+    path = records / f"{name}.jsonl"
+    runner = make_launcher(launcher, jobs, logs / "submitit" / name, cluster)
+    points = uniform_points(plan.points)
+    if not points:
+        raise InputError(f"{plan.name}: no mask training at a given sparsity to search for")
+    pages = []
+    for point in points:
+        overall = point.sparsity["overall"]
+        config = ConfigInspector(list(job_of(point, point.seeds[0], logs).args))
+        searching = METHODS[method](overall, config.model.backbone.counts())
+        epochs = config.config["trainer"]["max_epochs"]
+
+        def run_trials(trials: Sequence[Trial], point: Point = point, epochs: int = epochs) -> Results:
+            asked = {trial: jobs_of([with_trial(point, trial, epochs)], logs) for trial in trials}
+            wanted = [job for of_trial in asked.values() for job in of_trial]
+            complete(wanted, path, read_lines(path), runner, jobs)
+            lines = read_lines(path)
+            found = {trial: [lines.get((job.identity, job.seed)) for job in asked[trial]] for trial in trials}
+            return {t: fmean(line["dev"] for line in rows if line) for t, rows in found.items() if all(rows)}
+
+        results: dict[Trial, float] = {}
+        while trials := searching.next(results):
+            if not (new := run_trials(trials)):
+                raise Stopped(f"{name}: no assignment of the last {len(trials)} could be trained; see the logs")
+            results |= new
+        pages.append(section(point, searching, results))
+        print(pages[-1])
+    with write_atomically(path.with_suffix(".md")) as temporary:
+        temporary.write_text("\n".join([f"# {name}", "", *pages]), encoding="utf-8")
+    print(f"written: {path.with_suffix('.md')}")
+
+
+def uniform_points(points: Sequence[Point]) -> list[Point]:
+    """The mask trainings of a study, each once whatever its assignment: the search decides about that."""
+    found: dict[tuple[Any, ...], Point] = {}
+    for point in points:
+        if point.method == "mask" and len(point.pipeline) == 2 and "overall" in point.sparsity:
+            kept = {key: value for key, value in point.sparsity.items() if key not in ("assignment", *MODALITIES)}
+            found.setdefault((point.configs, point.pipeline, *kept.items()), replace(point, sparsity=kept))
+    return list(found.values())
+
+
+def with_trial(point: Point, trial: Trial, epochs: int) -> Point:
+    """The point with a trial's shares and epochs."""
+    shares = {"assignment": "modality", "language": trial.language, "vision": trial.vision}
+    short = {"trainer.max_epochs": max(1, round(trial.epochs * epochs))} if trial.epochs < 1 else {}
+    settings = dict(point.settings) | {2: {**point.settings[2], **short}}
+    return replace(point, sparsity={**point.sparsity, **shares}, settings=settings)
+
+
+def section(point: Point, searching: Search, results: Results) -> str:
+    """What was tried for one point, the best first, and the options that train it."""
+    rows = []
+    for trial in sorted(results, key=lambda trial: (trial.epochs, results[trial]), reverse=True):
+        shares = solve_budget(searching.overall, trial.language, trial.vision, counts=searching.counts)
+        cells = {modality: f"{percent(share, 1)} %" for modality, share in shares.items()}
+        rows.append({**cells, "epochs": f"{trial.epochs:.0%}", "development split": f"{results[trial]:.2f}"})
+    best = searching.best(results)
+    options = f"--model.sparsity.assignment modality --model.sparsity.overall {searching.overall:g}"
+    options += f" --model.sparsity.language {best.language:.4f} --model.sparsity.vision {best.vision:.4f}"
+    table = pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
+    cost = f"{len(results)} trials cost {searching.cost(results):.1f} full trainings a seed."
+    return f"## {point}\n\n{cost} Best: `{options}`\n\n{table}\n"

@@ -1,0 +1,177 @@
+"""Methods that search the shares of zeros of the modalities; each proposes trials and reads their results."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from scipy.stats.qmc import Sobol
+
+from cdvqa.errors import InputError
+from cdvqa.sparsity import MODALITIES, solve_budget
+from cdvqa.studies.sweep.shares import grid_shares
+
+COARSE = (0.1, 0.3, 0.5, 0.7, 0.9)
+AROUND = (-0.1, -0.05, 0.0, 0.05, 0.1)  # half a coarse step to each side
+FINE = tuple(round(0.80 + 0.02 * step, 2) for step in range(10))
+HIGH = 0.85  # overall sparsity from which the paper searches 80–98 % at once
+REACH = 0.2  # a sampled share differs from the overall one by so much at most
+MOST = 0.98
+
+
+@dataclass(frozen=True)
+class Trial:
+    """An assignment to train.
+
+    Attributes:
+        language, vision: shares of zeros; that of the cross-modality modules follows (Eq. 10).
+        epochs: share of a full training's epochs, with a schedule as much shorter.
+    """
+
+    language: float
+    vision: float
+    epochs: float = 1.0
+
+
+Results = Mapping[Trial, float]
+"""Accuracy of each trial on the development split, in percent; trials that failed are missing."""
+
+
+class Search(ABC):
+    """A method. It sees nothing of a test split.
+
+    Args:
+        overall: share of zeros over the three modalities.
+        counts: prunable weights per modality.
+        seed: of what it draws.
+
+    Raises:
+        InputError: so low or high a sparsity leaves nothing to share out.
+    """
+
+    def __init__(self, overall: float, counts: Mapping[str, int], seed: int = 0) -> None:
+        if not 0 < overall < MOST:
+            raise InputError(
+                f"overall sparsity {overall:g}: there is nothing to search unless it lies between 0 and {MOST:g}"
+            )
+        self.overall, self.seed = overall, seed
+        self.counts = {name: counts[name] for name in MODALITIES}
+
+    @abstractmethod
+    def next(self, results: Results) -> list[Trial]:
+        """The trials to run after those in `results`; none at the end."""
+
+    def best(self, results: Results) -> Trial:
+        """The assignment that was found: the best of those that were trained longest.
+
+        Raises:
+            InputError: nothing was trained.
+        """
+        if not results:
+            raise InputError("no assignment could be trained")
+        longest = max(trial.epochs for trial in results)
+        return max((trial for trial in results if trial.epochs == longest), key=results.__getitem__)
+
+    def cost(self, results: Results) -> float:
+        """Full trainings of stage 2 that the trials amount to."""
+        return sum(trial.epochs for trial in results)
+
+    def sampled(self, number: int) -> list[Trial]:
+        """Assignments from Sobol' points: vision and cross-modality within `REACH` of the overall share, and language,
+        which follows, as well."""
+        low, high = max(self.overall - REACH, 0.0), min(self.overall + REACH, MOST)
+        points = Sobol(2, seed=self.seed)
+        found: list[Trial] = []
+        while len(found) < number:
+            for vision, cross in low + (high - low) * points.random(16):
+                try:
+                    shares = solve_budget(self.overall, vision=vision, cross=cross, counts=self.counts)
+                except InputError:
+                    continue
+                if low <= shares["language"] <= high:
+                    found.append(Trial(shares["language"], vision))
+        return found[:number]
+
+
+class Grid(Search):
+    """The paper's grid (App. C.4): two modalities over 10–90 % by 20 %, the third from Eq. 10, then by 5 % around the
+    best; for high sparsity 80–98 % by 2 % at once."""
+
+    def next(self, results: Results) -> list[Trial]:
+        if self.overall >= HIGH:
+            return [] if results else self._trials(FINE)
+        coarse = self._trials(COARSE)
+        if not results:
+            return coarse
+        if any(trial not in coarse for trial in results):
+            return []
+        best = self.best(results)
+        shares = solve_budget(self.overall, language=best.language, vision=best.vision, counts=self.counts)
+        around = {name: [share + step for step in AROUND if 0 <= share + step <= 1] for name, share in shares.items()}
+        found = grid_shares(around, self.overall, self.counts)
+        return [trial for trial in map(as_trial, found) if trial not in results]
+
+    def _trials(self, levels: Sequence[float]) -> list[Trial]:
+        return list(map(as_trial, grid_shares(dict.fromkeys(MODALITIES, levels), self.overall, self.counts)))
+
+
+class Random(Search):
+    """Sobol' points, each trained to the end: the baseline at equal cost.
+
+    Args:
+        trials: how many.
+    """
+
+    def __init__(self, overall: float, counts: Mapping[str, int], seed: int = 0, trials: int = 8) -> None:
+        super().__init__(overall, counts, seed)
+        self.trials = trials
+
+    def next(self, results: Results) -> list[Trial]:
+        return [] if results else self.sampled(self.trials)
+
+
+class Halving(Search):
+    """Successive halving: many short trainings, then longer ones of the best.
+
+    Args:
+        rungs: how many trials, and which share of the epochs, rung by rung.
+    """
+
+    def __init__(
+        self,
+        overall: float,
+        counts: Mapping[str, int],
+        seed: int = 0,
+        rungs: Sequence[tuple[int, float]] = ((16, 1 / 20), (5, 4 / 20), (2, 1.0)),
+    ) -> None:
+        super().__init__(overall, counts, seed)
+        self.rungs = rungs
+
+    def next(self, results: Results) -> list[Trial]:
+        done = {trial.epochs for trial in results}
+        rung = next((rung for rung in self.rungs if rung[1] not in done), None)
+        if rung is None:
+            return []
+        number, epochs = rung
+        if not results:
+            # Uniform, and the paper's finding (§3.4): fewer zeros in vision, more in the other two.
+            zeros, vision = self.overall * sum(self.counts.values()), self.counts["vision"]
+            others = self.counts["language"] + self.counts["cross"]
+            less = max(self.overall - REACH, 0.0, (zeros - MOST * others) / vision)
+            given = [
+                {"language": self.overall, "vision": self.overall},
+                {"language": (zeros - less * vision) / others, "vision": less},
+            ]
+            first = [*map(as_trial, given), *self.sampled(number - len(given))]
+        else:
+            last = max(done)
+            ranked = sorted((t for t in results if t.epochs == last), key=results.__getitem__, reverse=True)
+            first = ranked[:number]
+        return [Trial(trial.language, trial.vision, epochs) for trial in first]
+
+
+def as_trial(shares: Mapping[str, float]) -> Trial:
+    """A full training with these shares."""
+    return Trial(round(shares["language"], 9), round(shares["vision"], 9))
+
+
+METHODS: dict[str, type[Search]] = {"grid": Grid, "random": Random, "halving": Halving}
