@@ -118,6 +118,12 @@ def test_published_points_stand_beside_runs_on_the_papers_data_alone():
     assert front("vqacp2") == 25 and front("scenes") == 0
 
 
+def test_sizes_are_compared_over_all_backbones():
+    lines = [line("bce", 0, some(100), backbone=backbone) for backbone in ("lxmert", "updn")]
+    (drawn,) = [one for one in figures_of(runs_table(lines)[0], {"kind": "front"}, "fig1") if "fig1" in one.name]
+    assert {str(one.get_label()) for one in drawn.drawing.axes[0].containers} == {"full lxmert(bce)", "full updn(bce)"}
+
+
 def test_every_test_set_and_group_has_a_panel():
     names = ["QT", "KW", "KWP", "QT+KW", "KO", "KOP", "QT+KO", "KW+KO", "QT+KW+KO"]
     one = line("bce", 0, some(100), data="scenes-vs")

@@ -61,7 +61,7 @@ class Figure:
 
 
 def figures_of(tested: pd.DataFrame, wanted: Mapping[str, Any] | None, name: str) -> list[Figure]:
-    """All figures of tested runs: by data set and backbone, the one that a study wants and those of every report.
+    """All figures of tested runs, by data set and backbone: the one that a study wants and those of every report.
 
     Args:
         tested: the runs.
@@ -73,21 +73,29 @@ def figures_of(tested: pd.DataFrame, wanted: Mapping[str, Any] | None, name: str
         InputError: the study's figure has an unknown key, kind or column.
     """
     found = []
-    for (data, backbone), runs in tested.groupby(["data", "backbone"], sort=False):
-        title = f"{data}, {backbone}"
-        if wanted:
-            found += figure(f"{name}_{data}_{backbone}", title, runs, wanted)
-        types = [kind for kind in ("yes/no", "number", "other") if kind in runs and runs[kind].notna().any()]
-        every: dict[str, dict[str, Any]] = {
-            "accuracy": {"on": [place for place in TITLES if runs[place].notna().any()]},
-            "answer_types": {"on": types},
-            "test_sets": {"on": sets_of(runs)},
-            "tradeoff": {"kind": "tradeoff"},
-            "size": {"kind": "front"},
-        }
-        for own, spec in every.items():
-            found += figure(f"{own}_{data}_{backbone}", title, runs, spec) if spec != wanted else []
+    for data, alike in tested.groupby("data", sort=False):
+        if wanted and wanted.get("kind") == "front":  # the size of models is compared over all backbones
+            found += figure(f"{name}_{data}", str(data), alike, wanted)
+        for backbone, runs in alike.groupby("backbone", sort=False):
+            title = f"{data}, {backbone}"
+            if wanted and wanted.get("kind") != "front":
+                found += figure(f"{name}_{data}_{backbone}", title, runs, wanted)
+            for own, spec in usual_figures(runs).items():
+                found += figure(f"{own}_{data}_{backbone}", title, runs, spec) if spec != wanted else []
+        if not wanted or wanted.get("kind") != "front":
+            found += figure(f"size_{data}", str(data), alike, {"kind": "front"})
     return found
+
+
+def usual_figures(runs: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """What every report shows of the runs of a data set and backbone, by the name of its files."""
+    types = [kind for kind in ("yes/no", "number", "other") if kind in runs and runs[kind].notna().any()]
+    return {
+        "accuracy": {"on": [place for place in TITLES if runs[place].notna().any()]},
+        "answer_types": {"on": types},
+        "test_sets": {"on": sets_of(runs)},
+        "tradeoff": {"kind": "tradeoff"},
+    }
 
 
 def figure(name: str, title: str, runs: pd.DataFrame, spec: Mapping[str, Any]) -> list[Figure]:

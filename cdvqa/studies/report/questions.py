@@ -56,10 +56,8 @@ def browse(runs: pd.DataFrame, logs: Path) -> tuple[dict[str, Any], list[str]]:
             asked = prepared.split(split).questions
             rows = spaced(len(asked), QUESTIONS // len(splits))
             questions += described(split, asked.select(rows), folders)
-        priors = {
-            kind: [[prepared.vocabulary.answers[i], round(float(row[i]), 3)] for i in np.argsort(-row)[:PRIOR]]
-            for kind, row in zip(prepared.prior.question_types, prepared.prior.table, strict=True)
-        }
+        names, prior = prepared.vocabulary.answers, prepared.prior
+        priors = {kind: usual_answers(names, row) for kind, row in zip(prior.question_types, prior.table, strict=True)}
     except (InputError, OSError, ValueError, LookupError, TypeError) as error:
         return {}, [f"single questions left out: {error}"]
     zeros = [f", {percent(share)} % zeros" if share else "" for share in chosen["sparsity"]]
@@ -67,6 +65,13 @@ def browse(runs: pd.DataFrame, logs: Path) -> tuple[dict[str, Any], list[str]]:
     images, problems = pictures(module, [question["image"] for question in questions])
     content = {"data": str(chosen["data"].iloc[0]), "models": labels, "questions": questions}
     return {**content, "priors": priors, "images": images}, problems
+
+
+def usual_answers(names: Sequence[str], prior: NDArray[np.float32]) -> list[tuple[str, float]]:
+    """The likeliest answers of a question type."""
+    return [
+        (names[answer], round(float(prior[answer]), 3)) for answer in np.argsort(-prior)[:PRIOR] if prior[answer] > 0
+    ]
 
 
 def models(runs: pd.DataFrame, logs: Path) -> pd.DataFrame:

@@ -72,24 +72,25 @@ def scores_of(run: Run, results: Mapping[str, Any]) -> dict[str, Any]:
         run: the run.
         results: the content of its results.json.
     """
+    splits: Any = results.get("splits")
+    try:
+        layout, root = layout_and_root(run)
+        tested = [name for name in splits if run.predictions(name).is_file()] if isinstance(splits, dict) else []
+    except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
+        return {}
     found: dict[str, Any] = {}
-    splits = results.get("splits")
-    for name, result in splits.items() if isinstance(splits, dict) else ():
+    for name in tested:
         try:
-            path = run.predictions(name)
-            if not path.is_file():
-                continue
-            layout, root = layout_and_root(run)
-            gold, answers = read_gold(layout, root, name), read_json(path)
+            gold, answers = read_gold(layout, root, name), read_json(run.predictions(name))
             if len(answers) > MOST or [row["question_id"] for row in answers] != gold.question_id:
                 continue
             pairs = zip(gold.thirds, answers, strict=True)
             thirds = np.array([earned.get(row["answer"], 0) for earned, row in pairs], np.uint8)
-            same = abs(100 * thirds.mean() / 3 - result["all"]) < 1e-6  # the data may have been made again since
-        except (InputError, OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
+            # The data may have been made again since.
+            if abs(100 * thirds.mean() / 3 - splits[name]["all"]) < 1e-6:
+                found[name] = {**gold.groups, "thirds": packed(thirds)}
+        except (InputError, OSError, ValueError, LookupError, TypeError):
             continue
-        if same:
-            found[name] = {**gold.groups, "thirds": packed(thirds)}
     return found
 
 
