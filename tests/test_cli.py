@@ -82,6 +82,25 @@ def test_every_shipped_config_parses(path: Path, capsys: pytest.CaptureFixture[s
     assert config["model"]["class_path"].startswith("cdvqa.stages.")
 
 
+@pytest.mark.parametrize(
+    "overlays, rates",
+    [
+        (("scenes",), (5e-4, 2e-4, 5e-4)),
+        (("scenes-vs",), (5e-4, 2e-4, 5e-4)),
+        (("scenes", "scenes_visualbert"), (5e-4, 5e-4, 5e-4)),
+        (("scenes", "scenes_updn"), (2e-3,)),
+    ],
+)
+def test_an_embedded_world_has_a_rate_for_each_stage_and_none_for_an_objective(
+    overlays: tuple[str, ...], rates: tuple[float, ...], capsys: pytest.CaptureFixture[str]
+):
+    for stage, rate in enumerate(rates, 1):
+        for objective in ("bce", "lmh"):
+            configs = [f"--config={name}.yaml" for name in (f"stage{stage}_{objective}", *overlays)]
+            assert main(["fit", *configs, "--print_config"]) == 0
+            assert yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["lr"] == rate
+
+
 @pytest.mark.parametrize("world", ["scenes", "scenes-vs"])
 def test_size_micro_turns_a_config_of_an_embedded_world_into_one_of_its_micro_world(
     world: str, capsys: pytest.CaptureFixture[str]
@@ -94,6 +113,7 @@ def test_size_micro_turns_a_config_of_an_embedded_world_into_one_of_its_micro_wo
         model, data = config["model"]["init_args"], config["data"]
         assert (data["name"], data["root"], data["num_answers"]) == (f"{world}-micro", f"data/{world}-micro", 27)
         assert model["backbone"]["init_args"]["pretrained"] == f"data/{world}/lxmert"
+        assert model["lr"] == (3.5e-4 if stage == "stage2_lmh" else 5e-4)
         steps = 3_800 * config["trainer"]["max_epochs"] / model["global_batch"]
         if stage == "stage2_lmh":  # as many resets as scenes.yaml has: 1,425 steps / 100
             assert steps / model["sparsity"]["reset_every"] == pytest.approx(14.25, rel=0.1)
