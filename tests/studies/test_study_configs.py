@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 from cdvqa.cli import main
-from cdvqa.cli.configs import shipped
+from cdvqa.cli.configs import find_config, shipped
+from cdvqa.cli.inspect import ConfigInspector
 from cdvqa.data.datasets import VQAVS
 from cdvqa.errors import InputError
 from cdvqa.runs.folder import Run
@@ -179,6 +180,13 @@ def test_the_best_shares_are_those_of_the_development_split(records: Path):
     assert shares_at(0.1) == pytest.approx((0.12, 0.04))
 
 
+def test_the_best_shares_are_a_run_of_fig8(records: Path):
+    """So that nothing is trained twice."""
+    best = [point for point in read_study("fig9", records=records).points if "language" in point.sparsity]
+    searched = read_study("fig8", records=records).points
+    assert len(best) == 3 and all(point in searched for point in best)
+
+
 def test_without_the_result_of_fig8_the_study_is_refused(records: Path, capsys: pytest.CaptureFixture[str]):
     for file in records.iterdir():
         file.unlink()
@@ -205,3 +213,39 @@ def test_a_record_has_the_accuracy_on_the_development_split_but_none_of_a_test(c
     selected, on_test = line_of(Run(the_run("stage1_bce"))), line_of(Run(the_run("stage1_bce", 1)))
     assert selected["dev"] == pytest.approx(Run(the_run("stage1_bce")).read()["selected"]["best"])
     assert on_test["selection"] == "test" and on_test["dev"] is None
+
+
+@pytest.mark.parametrize(
+    ("name", "study", "stage", "pipeline"),
+    [
+        ("fig7_visualbert_lpf+lmh.yaml", "fig7", 2, ("lpf", "lmh")),
+        ("table1_mplug_ce+lpf.yaml", "table1", 2, ("ce", "lpf")),
+        ("table1_updn_lmh.yaml", "table1", 1, ("lmh",)),
+        ("table2_updn_ce.yaml", "table2", 1, ("ce",)),
+    ],
+)
+def test_a_config_of_one_run_is_a_run_of_the_study(
+    name: str, study: str, stage: int, pipeline: tuple[str, ...], records: Path
+):
+    """`cdvqa fit --config fig7_visualbert_lpf+lmh.yaml` makes what `cdvqa sweep fig7` counts as done."""
+    backbone = name.split("_")[1]
+    points = [
+        point
+        for point in read_study(study, records=records).points
+        if point.pipeline == pipeline and point.configs[-1] == f"{backbone}.yaml"
+        if stage == 1 or point.sparsity["overall"] == 0.5
+    ]
+    (job,) = jobs_of([replace(point, seeds=(0,)) for point in points], Path("logs"))
+    planned = ConfigInspector(["--config", name]).plan(job.parent and job.parent.source)
+    assert planned.folder == job.run.folder
+
+
+def test_a_study_is_no_config_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", "--config", "fig2.yaml"]) == 2
+    assert "--config fig2.yaml: no such file, and no shipped config of this name" in capsys.readouterr().err
+    assert find_config("easyvqa.yaml").endswith("data/easyvqa.yaml")
+    assert main(["sweep", "fig99", "--dry_run"]) == 2
+    assert "study fig99: no such file, and no shipped study of this name; shipped are backbones" in (
+        capsys.readouterr().err
+    )
