@@ -21,17 +21,19 @@ $(VENV)/ready: pyproject.toml constraints.txt
 
 BACKBONE ?= lxmert
 demo: $(VENV)/ready ## the three stages on the embedded world; BACKBONE=lxmert, visualbert, mplug or updn
-	$(PYTHON) -m cdvqa.studies.demo $(BACKBONE)
+	$(MAKE) study STUDY=demo$(filter-out _lxmert,_$(BACKBONE))
+	@echo "To look into the runs: $(VENV)/bin/tensorboard --logdir logs/scenes"
 
 backbones: $(VENV)/ready ## every other backbone on the embedded world, four seeds
-	$(PYTHON) -m cdvqa.studies.backbones --jobs $(JOBS)
+	$(PYTHON) -m cdvqa prepare scenes --balanced
+	$(MAKE) study STUDY=backbones
 
 claims: $(VENV)/ready ## the paper's claims on the embedded world, four seeds
-	$(PYTHON) -m cdvqa.studies.claims --jobs $(JOBS)
+	$(MAKE) study STUDY=claims
 
 STUDY ?= fig2
 WORLD := $(if $(filter easyvqa,$(STUDY)),easyvqa,scenes$(if $(filter fig10 fig11 fig15 fig16 table2,$(STUDY)),-vs))
-EMBEDDED := $(SIZE)$(filter claims demo easyvqa,$(STUDY))
+EMBEDDED := $(SIZE)$(filter claims backbones demo% easyvqa,$(STUDY))
 study: $(VENV)/ready ## a figure or table of the paper, such as STUDY=table1; SIZE=micro on the embedded world: docs/STUDIES.md
 	$(if $(EMBEDDED),$(PYTHON) -m cdvqa prepare $(WORLD))
 	$(if $(SIZE),$(PYTHON) -m cdvqa prepare $(WORLD) --size $(SIZE))

@@ -42,21 +42,24 @@ SIZES: dict[Size, SceneConstants] = {
 }
 
 
-def make_scenes(output: Path | None = None, seed: int = 0, size: Size = "full") -> None:
+def make_scenes(output: Path | None = None, seed: int = 0, size: Size = "full", balanced: bool = False) -> None:
     """Make `scenes`: 7,000 drawn images and 24,000 questions with shifted answer priors, in the files of VQA-CP v2.
 
     The answers of each question type follow a skewed prior in `train` and `id`, and the opposite one in `test`, the
     out-of-distribution test. Images are never shared between splits. The same seed gives the same files.
 
     Args:
-        output: folder to make (default: data/scenes, or data/scenes-micro).
+        output: folder to make (default: data/scenes, data/scenes-micro or data/scenes-balanced).
         seed: seed of everything that is drawn.
         size: `micro` is a world of a quarter of the images and questions, for studies of many runs.
+        balanced: without feature noise and with uniform answers: what a model reaches there is its ceiling.
 
     Raises:
         InputError: `output` exists and is not this world, complete.
     """
-    write_scenes(output or default_folder("scenes", size), seed, SIZES[size])
+    name = "scenes-balanced" if balanced else "scenes"
+    constants = SIZES[size].balanced() if balanced else SIZES[size]
+    write_scenes(output or default_folder(name, size), seed, constants)
 
 
 def write_scenes(output: Path, seed: int, constants: SceneConstants) -> None:

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 from transformers import BertTokenizerFast
 
+from cdvqa.cli import main
 from cdvqa.errors import InputError
-from cdvqa.worlds import scene_folder
+from cdvqa.worlds import scene_folder, scenes
 from cdvqa.worlds.drawing import SIZES, Thing, cut_regions, draw_scene, sample_scene
 from cdvqa.worlds.scene_questions import QUESTION_TYPES, answer_prior, candidate_questions
 from cdvqa.worlds.scenes import SceneConstants, ask_scenes, make_scenes, write_scenes
@@ -194,3 +195,13 @@ def test_objects_stay_inside_the_image() -> None:
         for thing in things:
             left, top, right, bottom = thing.box
             assert 0 <= left < right <= 128 and 0 <= top < bottom <= 96 and thing.size in SIZES
+
+
+def test_the_balanced_world_has_no_noise_and_no_priors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(scenes.SIZES, "full", SMALL)
+    assert main(["prepare", "scenes", "--balanced"]) == 0
+    constants = json.loads(Path("data/scenes-balanced/world.json").read_text())["constants"]
+    assert (constants["noise"], constants["prior_strength"], constants["train_questions"]) == (0, 0, 240)
+    given = Counter(a["multiple_choice_answer"] for a in read(Path("data/scenes-balanced"), "train", "annotations"))
+    assert len(given) > 20

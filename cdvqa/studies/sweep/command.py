@@ -162,6 +162,6 @@ def listing(asked: Sequence[Job], recorded: Mapping[Any, Any], at_once: int, cos
     lines = [f"{state:<12}{job.name}" for job, state in states.items()]
     left = Times(job for job, state in states.items() if state == DONE).left(waiting, at_once)
     lines.append(f"{len(states)} runs, {len(waiting)} to run, {at_once} at a time; {left}")
-    if cost:
-        lines.append(f"at full size: {', '.join(f'{name} {value:g}' for name, value in cost.items())} (an estimate)")
+    if hours := cost.get("gpu_hours"):
+        lines.append(f"at full size: about {hours:,g} GPU hours for {cost['runs']:,} runs (an estimate)")
     return "\n".join(lines)
