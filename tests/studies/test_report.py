@@ -27,6 +27,8 @@ def test_report_without_runs_says_what_makes_one(tmp_path: Path, capsys: pytest.
     assert "no run here; `cdvqa fit --config" in capsys.readouterr().err
     assert main(["report", "--records", str(tmp_path / "none.jsonl")]) == 2
     assert "none.jsonl: no such file" in capsys.readouterr().err
+    assert main(["report", "--size", "micro"]) == 2
+    assert "--size is of a study" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -229,6 +231,12 @@ def test_a_study_has_its_own_runs_and_says_which_are_missing(
     assert main([*command, "--output", "there"]) == 0
     assert re.search(r"\| LMH beats BCE .*\+50\.00 .*\| holds +\| one seed +\|", capsys.readouterr().out)
     text = (tmp_path / "there" / "report.md").read_text()
+    (tmp_path / "mine.yaml").write_text(f"{STUDY}figure: {{on: nothing}}\n")
+    assert main(command) == 0
+    assert "The study's figure is not here" in capsys.readouterr().out
+    (tmp_path / "mine.yaml").write_text(f"{STUDY}figure: curves\n")
+    assert main(command) == 2
+    assert "figure: expected a mapping, not 'curves'" in capsys.readouterr().err
     assert "two full models" in text and "## Verdicts" in text and "Not run" not in text
 
 

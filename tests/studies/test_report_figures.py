@@ -101,6 +101,7 @@ def test_a_full_model_is_in_every_panel_of_modules(runs: pd.DataFrame):
         ({"kind": "pie"}, "figure: pie: there are gap, kind, on, panels; kinds: curves, bars"),
         ({"panel": "stage1"}, "figure: panel: there are"),
         ({"panels": "objective"}, "figure: panels: objective: no column"),
+        ({"gap": "lmh"}, "figure: gap: expected a mapping, not 'lmh'"),
         ({"gap": {"better": {"stage2": "lmh"}}}, "figure: gap: expected better, worse"),
     ],
 )

@@ -113,6 +113,15 @@ def test_two_lists_of_a_column_are_paired_by_it():
     assert found.pairs == 2 and found.difference == pytest.approx(7.5)
 
 
+def test_shares_that_give_nearly_the_overall_sparsity_are_paired_with_it():
+    """The zeros of each module are whole numbers, so 70 % may come out as 69.98 %."""
+    lines = [line("lmh+lmh", 0, first(right), zeros) for right, zeros in ((100, 0.5), (90, 0.7))]
+    shared = {"assignment": "modality"}
+    lines += [line("lmh+lmh", 0, first(right), zeros, plan=shared) for right, zeros in ((140, 0.5001), (130, 0.6998))]
+    found = judge(lines, better={"assignment": "modality"}, worse={"assignment": "uniform"})
+    assert found.pairs == 2 and found.difference == pytest.approx(10)
+
+
 def test_an_answer_type_has_its_own_questions():
     lines = both(first(300), first(200))  # the first 200 are yes/no
     assert judge(lines, on="yes/no").difference == 0 and judge(lines, on="yes/no").high == 0
@@ -146,6 +155,8 @@ def test_a_mean_over_test_sets_weighs_them_equally():
     ("claim", "message"),
     [
         ({"worst": BCE}, "claim 't': missing or unknown: worst"),
+        ({"better": "bce+lmh"}, "claim 't': better: expected a mapping, not 'bce\\+lmh'"),
+        ({"by": "many"}, "claim 't': by: expected a number of points, not 'many'"),
         ({"better": {"objective": "lmh"}}, "claim 't': objective: no column"),
         ({"better": {"method": "mask"}}, r"better matches several runs of one seed and sparsity \(.*\); say which"),
     ],

@@ -55,6 +55,8 @@ def report(
         output: folder for report.html, report.md, runs.csv, tables/ and figures/; <logs>/report[/<study>] where null.
         runs: print all runs and the settings in which they differ, instead; nothing is written.
     """
+    if size and not study:
+        raise InputError("--size is of a study: give --study as well")
     plan = read_study(study, size) if study else None
     if records and not records.is_file():
         raise InputError(f"{records}: no such file; `cdvqa sweep` writes it")
@@ -99,8 +101,12 @@ def write_report(tested: pd.DataFrame, logs: Path, study: Study | None, notes: l
     """Write every file of a report and return its text."""
     name = study.name if study else "runs"
     figures = figures_of(tested, study.figure if study else None, name)
+    if study and study.figure and not any(figure.name.startswith(f"{name}_") for figure in figures):
+        notes = [*notes, "The study's figure is not here: no run has the accuracy that it shows."]
     tables = tables_of(tested)
     if study and study.claims:
+        if not isinstance(study.claims, list):
+            raise InputError(f"study {name}: claims: expected a list")
         judged = verdict_table(verdicts(tested, study.claims))
         tables.insert(0, Table("verdicts", "Verdicts", judged, VERDICTS))
     curves = convergence.convergence_table(tested, logs)

@@ -73,6 +73,7 @@ def figures_of(tested: pd.DataFrame, wanted: Mapping[str, Any] | None, name: str
         InputError: the study's figure has an unknown key, kind or column.
     """
     found = []
+    wanted = plain_keys(wanted, "figure") if wanted else None
     for data, alike in tested.groupby("data", sort=False):
         if wanted and wanted.get("kind") == "front":  # the size of models is compared over all backbones
             found += figure(f"{name}_{data}", str(data), alike, wanted)
@@ -100,7 +101,7 @@ def usual_figures(runs: pd.DataFrame) -> dict[str, dict[str, Any]]:
 
 def figure(name: str, title: str, runs: pd.DataFrame, spec: Mapping[str, Any]) -> list[Figure]:
     """One figure, or none where no run has what it shows."""
-    spec = plain_keys(spec)
+    spec = plain_keys(spec, "figure")
     kind, on = spec.get("kind", "curves"), as_list(spec.get("on", "ood"))
     panels = as_list(spec.get("panels", []))
     gaps = as_list(spec.get("gap", []))
@@ -305,7 +306,7 @@ SHOWS = {
 def draw_gaps(axis: Axes, runs: pd.DataFrame, place: str, gaps: Sequence[Mapping[str, Any]]) -> None:
     """Bars: by how much one group of runs beats another at each sparsity, averaged over seeds."""
     width = 8 / len(gaps)
-    for number, gap in enumerate(gaps):
+    for number, gap in enumerate(plain_keys(gap, "figure: gap") for gap in gaps):
         if set(gap) - {"better", "worse", "label"} or not {"better", "worse"} <= set(gap):
             raise InputError("figure: gap: expected better, worse and, if wanted, label")
         pairs = pair(runs, gap["better"], gap["worse"])

@@ -41,7 +41,7 @@ def runs_table(lines: Iterable[Mapping[str, Any]]) -> tuple[pd.DataFrame, list[s
     - data, backbone, run, seed, identity, stage, selection, settings (those of the identity), line (the record).
     - pipeline; stage1, stage2 and stage3: the objective of each stage, `omp` for one-shot pruning.
     - method: `full`, `mask` or `omp`. assignment, criterion, scores, language, vision, cross, pooler: the sparsity.
-    - overall: the overall share of zeros. module: the module that alone is pruned, or `all`.
+    - overall: the overall share of zeros, to three digits. module: the module that alone is pruned, or `all`.
     - sparsity: the share of zeros of what is pruned, so that of the module if it is one.
     - kept, full: parameters of masked matrices and classifier that are not zero, and all of them.
     - id, ood: accuracy in percent in and out of distribution. Answer types: accuracy out of distribution. Every test
@@ -83,9 +83,9 @@ def row_of(line: Mapping[str, Any]) -> dict[str, Any]:
         "method": method,
         **{name: short(plan.get(name)) for name in ("assignment", "criterion", "scores")},
         **{name: NAN if plan.get(name) is None else float(plan[name]) for name in (*MODULES, "pooler")},
-        "overall": round(level, 4),
+        "overall": round(level, 3),
         "module": alone or ("all" if plan else ""),
-        "sparsity": round(plan[alone] if alone else level, 4),
+        "sparsity": round(plan[alone] if alone else level, 3),
         "kept": parameters["kept"],
         "full": parameters["full"],
         "state": state,
@@ -132,7 +132,7 @@ def select(runs: pd.DataFrame, wanted: Filter) -> pd.DataFrame:
     Raises:
         InputError: there is no such column.
     """
-    for name, values in wanted.items():
+    for name, values in plain_keys(wanted, "filter").items():
         if name not in runs and "." not in name:
             raise InputError(f"{name}: no column of the table of runs; there are {', '.join(map(str, runs.columns))}")
         column = runs[name] if name in runs else runs["settings"].map(lambda settings, name=name: settings.get(name))
@@ -141,8 +141,14 @@ def select(runs: pd.DataFrame, wanted: Filter) -> pd.DataFrame:
     return runs
 
 
-def plain_keys(given: Mapping[Any, Any]) -> dict[str, Any]:
-    """A claim or figure as a study's file has it, with the key `on`, which YAML 1.1 reads as true."""
+def plain_keys(given: Any, what: str) -> dict[str, Any]:
+    """A claim or figure as a study's file has it, with the key `on`, which YAML 1.1 reads as true.
+
+    Raises:
+        InputError: it is no mapping; the message begins with `what`.
+    """
+    if not isinstance(given, Mapping):
+        raise InputError(f"{what}: expected a mapping, not {given!r:.60}")
     return {"on" if key is True else str(key): value for key, value in given.items()}
 
 

@@ -61,10 +61,12 @@ def verdicts(runs: pd.DataFrame, claims: Iterable[Mapping[str, Any]]) -> list[Ve
 
 def judge(runs: pd.DataFrame, claim: Mapping[str, Any]) -> Verdict:
     """Judge one claim."""
-    claim = plain_keys(claim)
+    claim = plain_keys(claim, "claim")
     if wrong := set(claim) - KEYS or {"text", "better", "worse"} - set(claim):
         raise InputError(f"claim {claim.get('text', '')!r}: missing or unknown: {', '.join(map(str, wrong))}")
-    on, by = str(claim.get("on", "ood")), float(claim.get("by", 0))
+    on, by = str(claim.get("on", "ood")), claim.get("by", 0)
+    if not isinstance(by, int | float):
+        raise InputError(f"claim {claim['text']!r}: by: expected a number of points, not {by!r:.60}")
     told = (str(claim["text"]), str(claim.get("source", "")), on, by)
     try:
         pairs = pair(runs, claim["better"], claim["worse"])
@@ -94,9 +96,10 @@ def pair(runs: pd.DataFrame, better: Filter, worse: Filter) -> pd.DataFrame:
     Raises:
         InputError: a filter names an unknown column, or matches several runs of the same seed and sparsity.
     """
-    listed = [name for name in better if isinstance(better[name], list) and isinstance(worse.get(name), list)]
-    sides = []
-    for name, wanted in (("better", better), ("worse", worse)):
+    sides, filters = [], {"better": plain_keys(better, "better"), "worse": plain_keys(worse, "worse")}
+    lists_of = [{name for name, values in wanted.items() if isinstance(values, list)} for wanted in filters.values()]
+    listed = [name for name in filters["better"] if name in runs and all(name in lists for lists in lists_of)]
+    for name, wanted in filters.items():
         lists = [column for column, values in wanted.items() if isinstance(values, list) and column in runs]
         found = select(runs.reset_index(drop=True), wanted)
         keys = list(dict.fromkeys(["data", "seed", "sparsity", *lists]))
