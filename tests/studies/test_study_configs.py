@@ -46,14 +46,18 @@ def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def write(path: Path, results: list[tuple[float, float, float, int, float | None]]) -> None:
-    """Records of lmh+lmh: overall share, shares of language and vision, seed, development accuracy."""
+def write(
+    path: Path, results: list[tuple[float, float, float, int, float | None]], rate: float = 1, day: int = 1
+) -> None:
+    """Add records: overall share, shares of language and vision, seed, development accuracy."""
     lines = [
-        {"identity": f"{overall} {language} {vision}", "seed": seed, "dev": accuracy, "results": {},
+        {"identity": f"{overall} {language} {vision} {rate}", "seed": seed, "dev": accuracy, "results": {},
+         "finished": f"2026-01-{day:02}", "settings": {"model.lr": rate, "model.sparsity.zeros.language": language},
          "sparsity": {"assignment": "modality", "overall": overall, "language": language, "vision": vision}}
         for overall, language, vision, seed, accuracy in results
     ]  # fmt: skip
-    path.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
+    with path.open("ab") as file:
+        file.write(b"".join(orjson.dumps(line) + b"\n" for line in lines))
 
 
 def runs_with_parents(study: Study) -> Counter[tuple[str, str, bool]]:
@@ -173,11 +177,22 @@ def shares_at(sparsity: float, size: str | None = None) -> tuple[float, float]:
 
 def test_the_best_shares_are_those_of_the_development_split(records: Path):
     """The highest mean among those with the most seeds; what has no development accuracy does not count."""
+    (records / "fig8.jsonl").unlink()
     seeds = [(0.5, 0.6, 0.2, 0, 50.0), (0.5, 0.6, 0.2, 1, 52.0), (0.5, 0.5, 0.5, 0, 48.0), (0.5, 0.5, 0.5, 1, 53.0)]
     write(records / "fig8.jsonl", [*seeds, (0.5, 0.7, 0.1, 0, 90.0), (0.5, 0.9, 0.1, 0, None), (0.7, 0.8, 0.4, 0, 9.0)])
     assert shares_at(0.5) == (0.6, 0.2) and shares_at(0.7) == (0.8, 0.4)
     assert shares_at(0.5, "micro") == SHARES[0.5]
     assert shares_at(0.1) == pytest.approx((0.12, 0.04))
+    write(records / "fig8-grid.jsonl", [(0.5, 0.65, 0.25, seed, 60.0) for seed in (0, 1)])  # of cdvqa search
+    assert shares_at(0.5) == (0.65, 0.25)
+
+
+def test_results_of_other_settings_do_not_count(records: Path):
+    """The records may still hold runs of a world or a config that has changed since."""
+    write(records / "fig8.jsonl", [(0.5, 0.55, 0.35, 0, 40.0)], rate=2, day=2)
+    assert shares_at(0.5) == (0.55, 0.35)
+    with pytest.raises(InputError, match="no assignment of 70 % zeros"):
+        shares_at(0.7)
 
 
 def test_the_best_shares_are_a_run_of_fig8(records: Path):

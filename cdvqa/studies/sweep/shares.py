@@ -39,7 +39,7 @@ def shares_of(
         raise InputError(f"shares: {', '.join(sorted(kind))} stand alone, and beside a sparsity")
     if kind == BEST:
         name = f"{wanted['best_of']}-{size}" if size else str(wanted["best_of"])
-        return [best_shares(records / f"{name}.jsonl", overall)]
+        return [best_shares(records, name, overall)]
     first, last, step = (float(wanted[name]) for name in ("from", "to", "step"))
     levels = [round(first + number * step, 6) for number in range(round((last - first) / step) + 1)]
     return grid_shares(dict.fromkeys(MODALITIES, levels), overall, weights_of(tuple(configs)))
@@ -70,37 +70,52 @@ def grid_shares(
     return list(found.values())
 
 
-def best_shares(path: Path, overall: float) -> dict[str, float]:
+def best_shares(records: Path, study: str, overall: float) -> dict[str, float]:
     """The shares of language and vision that did best on the development split at this overall sparsity.
 
-    Only the assignments with the most seeds are compared, by their mean accuracy. A sparsity below all that were
-    searched takes those of the lowest one in proportion: Eq. 10 is linear in the shares.
+    Trials of `cdvqa search STUDY --method grid` count too. The assignments with the most seeds are compared by their
+    mean accuracy, among runs with the settings of the latest one. A sparsity below all that were searched takes the
+    shares of the lowest one in proportion: Eq. 10 is linear in the shares.
 
     Args:
-        path: the records of the study that searched.
+        records: folder of the studies' records.
+        study: the study that searched, with its size.
         overall: the overall share of zeros.
 
     Raises:
         InputError: there is no result for this sparsity.
     """
-    found: defaultdict[float, defaultdict[tuple[float, float], list[float]]] = defaultdict(lambda: defaultdict(list))
-    for line in read_lines(path).values():
-        plan = line["sparsity"] or {}
-        if line.get("dev") is not None and plan.get("assignment") == "modality":
-            found[round(plan["overall"], 3)][plan["language"], plan["vision"]].append(line["dev"])
+    files = [records / f"{study}{method}.jsonl" for method in ("-grid", "")]
+    lines = {key: line for file in files for key, line in read_lines(file).items()}
+    known = [line for line in lines.values() if line.get("dev") is not None and assignment_of(line) == "modality"]
+    latest = max(known, key=lambda line: line["finished"], default=None)
+    found: defaultdict[float, defaultdict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    for line in known:
+        if latest and settings_of(line) == settings_of(latest):
+            found[round(line["sparsity"]["overall"], 3)][line["identity"]].append(line)
     wanted = round(overall, 3)
     level = wanted if wanted in found or not found else max(wanted, min(found))
     if level not in found:
-        name, _, size = path.stem.partition("-")
+        name, _, size = study.partition("-")
         raise InputError(
-            f"{path}: no assignment of {100 * overall:g} % zeros with a development accuracy; this study takes its "
-            f"shares from the result of `cdvqa sweep {name}{f' --size {size}' if size else ''}`"
+            f"{files[-1]}: no assignment of {100 * overall:g} % zeros with a development accuracy; this study takes "
+            f"its shares from the result of `cdvqa sweep {name}{f' --size {size}' if size else ''}`"
         )
     most = max(map(len, found[level].values()))
-    means = {shares: fmean(values) for shares, values in found[level].items() if len(values) == most}
-    language, vision = max(means, key=means.__getitem__)
+    trials = [seeds for seeds in found[level].values() if len(seeds) == most]
+    best, *_ = max(trials, key=lambda seeds: fmean(line["dev"] for line in seeds))
     scale = overall / level if level > wanted else 1
-    return {"language": language * scale, "vision": vision * scale}
+    return {name: best["sparsity"][name] * scale for name in ("language", "vision")}
+
+
+def assignment_of(line: Mapping[str, Any]) -> str | None:
+    """The assignment of a run's zeros; None of a full model."""
+    return (line["sparsity"] or {}).get("assignment")
+
+
+def settings_of(line: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's settings, whatever its shares of zeros."""
+    return {name: value for name, value in line["settings"].items() if not name.startswith("model.sparsity.zeros.")}
 
 
 @cache
