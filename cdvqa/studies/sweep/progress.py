@@ -1,14 +1,15 @@
 """How a study shows while it runs: a live table on a terminal, a line for each run that ends elsewhere."""
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from statistics import median
 from types import TracebackType
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
+from rich.table import Column, Table
 
 from cdvqa.runs.folder import Run
 from cdvqa.runs.lock import writer_of
@@ -17,6 +18,7 @@ from cdvqa.studies.sweep.plan import Job
 from cdvqa.studies.sweep.records import line_of
 
 LAST_FAILURES = 5
+REFRESH = 1.0  # seconds
 
 
 class Progress:
@@ -32,7 +34,7 @@ class Progress:
         self.jobs, self.at_once = jobs, at_once
         self.outcomes = dict.fromkeys(done, DONE)
         self.times = Times(self.outcomes)
-        self.console = Console()
+        self.console, self.shown = Console(), 0.0
         self.live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
 
     def __enter__(self) -> "Progress":
@@ -51,24 +53,23 @@ class Progress:
             if outcome == DONE:
                 self.times.add(job)
             self.console.print(ended_line(job, outcome), markup=False, highlight=False, soft_wrap=True)
-        if self.live:
+        if self.live and (ended or time.monotonic() - self.shown > REFRESH):
             self.live.update(self.table(), refresh=True)
+            self.shown = time.monotonic()
 
-    def table(self) -> Table:
+    def table(self) -> Group:
         """Counts, the jobs that are running, and the last failures."""
         waiting = [job for job in self.jobs if job not in self.outcomes]
         running = {job: state for job in waiting if (state := training_state(job.run))}
         counts = Counter(self.outcomes.values()) + Counter(running=len(running), queued=len(waiting) - len(running))
         title = ", ".join(f"{number} {name}" for name, number in counts.items())
-        table = Table(title=f"{title}; {self.times.left(waiting, self.at_once)}", box=None, title_justify="left")
-        for column in ("run", "state"):
-            table.add_column(column, overflow="fold")
+        table = Table.grid(Column(overflow="fold"), Column(overflow="fold"), padding=(0, 2))
         for job, state in running.items():
             table.add_row(job.name, state)
         failed = [job for job, outcome in self.outcomes.items() if outcome != DONE]
         for job in failed[-LAST_FAILURES:]:
             table.add_row(job.name, f"{self.outcomes[job]}: {job.log}")
-        return table
+        return Group(f"{title}; {self.times.left(waiting, self.at_once)}", table)
 
 
 class Times:
@@ -120,7 +121,8 @@ def training_state(run: Run) -> str:
     """Epochs done and the last development accuracy of a run that a process is writing; empty if none is."""
     if not writer_of(run.folder):
         return ""
-    lines = run.metrics.read_text().splitlines() if run.metrics.is_file() else []
+    text = run.metrics.read_text() if run.metrics.is_file() else ""
+    lines = text[: text.rfind("\n") + 1].splitlines()  # the last one may be half-written
     epochs = sum(",train/loss/epoch," in line for line in lines)
     accuracy = next((line.rpartition(",")[2] for line in reversed(lines) if ",val/accuracy/all," in line), None)
     return f"epoch {epochs}" + (f", dev {float(accuracy):.2f}" if accuracy else "")
