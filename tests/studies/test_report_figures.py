@@ -76,7 +76,7 @@ def test_shares_mark_the_uniform_and_the_best():
         line("lmh+lmh", 0, some(right), 0.5, plan={"assignment": "modality", "language": L, "vision": V, "cross": X})
         for L, V, X, right in grid
     ]
-    axis, _ = axes_of(runs_table(lines)[0], kind="shares")
+    axis, _ = axes_of(runs_table(lines)[0], kind="shares")  # the other is the scale of colours
     marks = {(line.get_label(), float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in axis.get_lines()}
     assert ("uniform", 50.0, 0.0) in marks and ("best", 60.0, 0.0) in marks
     assert "best: language 60, vision 30, cross 50" in axis.get_xlabel()
@@ -133,3 +133,13 @@ def test_every_test_set_and_group_has_a_panel():
     drawn = {one.name: one.drawing for one in figures_of(runs_table([one])[0], None, "x")}
     shown = [axis.get_title() for axis in drawn["test_sets_scenes-vs_lxmert"].axes if axis.get_visible()]
     assert shown == ["ood_lang", "ood_vis", "ood_crsm", *names]
+
+
+def test_curves_that_cannot_be_told_apart_are_not_drawn():
+    """A grid of shares has hundreds; each would be a curve of one point."""
+    lines = [
+        line("lmh+lmh", 0, some(number), 0.5, plan={"assignment": "modality", "language": number / 100, "vision": 0.2})
+        for number in range(61)
+    ]
+    drawn = figures_of(runs_table(lines)[0], {"kind": "shares"}, "fig8")
+    assert [one.name for one in drawn] == ["fig8_scenes_lxmert"]

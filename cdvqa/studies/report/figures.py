@@ -30,6 +30,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", "-.", ":")
 LEGEND_ROWS = 24
 WIDE = 5  # panels beside each other
+MOST_CURVES = 60  # more cannot be told apart
 FAINT = 0.15
 DATELESS: dict[str, Any] = {"png": {"Software": None}, "svg": {"Date": None}}  # the same bytes for the same runs
 Look = dict[str, Any]
@@ -83,13 +84,18 @@ def figures_of(tested: pd.DataFrame, wanted: Mapping[str, Any] | None, name: str
                 found += figure(f"{name}_{data}_{backbone}", title, runs, wanted)
             for own, spec in usual_figures(runs).items():
                 found += figure(f"{own}_{data}_{backbone}", title, runs, spec) if spec != wanted else []
-        if not wanted or wanted.get("kind") != "front":
+        if (not wanted or wanted.get("kind") != "front") and alike["curve"].nunique() <= MOST_CURVES:
             found += figure(f"size_{data}", str(data), alike, {"kind": "front"})
     return found
 
 
 def usual_figures(runs: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """What every report shows of the runs of a data set and backbone, by the name of its files."""
+    """What every report shows of the runs of a data set and backbone, by the name of its files.
+
+    Nothing where they make too many curves, as all shares of a grid do.
+    """
+    if runs["curve"].nunique() > MOST_CURVES:
+        return {}
     types = [kind for kind in ("yes/no", "number", "other") if kind in runs and runs[kind].notna().any()]
     return {
         "accuracy": {"on": [place for place in TITLES if runs[place].notna().any()]},
@@ -124,10 +130,11 @@ def figure(name: str, title: str, runs: pd.DataFrame, spec: Mapping[str, Any]) -
     columns = len(on) if len(facets) > 1 and len(on) > 1 and kind in WITH_PLACE else min(len(grid), WIDE)
     rows = -(-len(grid) // columns)
     heights = [3, 1] * rows if gaps else [1] * rows
+    entries = 2 if kind == "shares" else min(len(looks), LEGEND_ROWS)
     drawing, axes = plt.subplots(
         len(heights),
         columns,
-        figsize=(max(3.9 * columns + 0.6, 6), (4.4 if gaps else 3.4) * rows + 0.2 * runs["curve"].nunique()),
+        figsize=(max(3.9 * columns + 0.6, 6), (4.4 if gaps else 3.4) * rows + 0.2 * entries),
         squeeze=False,
         layout="constrained",
         gridspec_kw={"height_ratios": heights},
