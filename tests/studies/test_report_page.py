@@ -12,13 +12,14 @@ import pytest
 from cdvqa.cli import main
 from cdvqa.data.datasets import make_data_set
 from cdvqa.files import read_json, write_json
+from cdvqa.metrics import vqa_vs_scores
 from cdvqa.runs.folder import Run
 from cdvqa.studies.report.overlap import overlap_table
 from cdvqa.studies.report.page import MOST, embedded, page
 from cdvqa.studies.report.table import read_logs, runs_table
-from cdvqa.studies.report.verdicts import verdicts
+from cdvqa.studies.report.verdicts import groups_of, verdicts
 from cdvqa.studies.sweep.records import append_lines, line_of, read_lines
-from cdvqa.studies.sweep.scores import QuestionScores, packed, read_gold
+from cdvqa.studies.sweep.scores import QuestionScores, scores_of
 from cdvqa.worlds.scenes_vs import ShortcutConstants, write_scenes_vs
 from tests.chromium import Page, find_chromium
 from tests.conftest import overlay
@@ -162,10 +163,28 @@ def check_sorting(browser: Page) -> None:
     assert browser.find(rows) == sorted(browser.find(rows))
 
 
-def test_the_sets_of_vqa_vs_are_kept_with_their_questions(tmp_path: Path):
-    write_scenes_vs(tmp_path / "vs", 0, ShortcutConstants(train_questions=400, val_questions=40, test_questions=120))
-    gold = read_gold("vqavs", tmp_path / "vs", "iid")
-    found = QuestionScores.unpack({**gold.groups, "thirds": packed(np.zeros(len(gold.question_id), np.uint8))})
-    assert found.question_id.tolist() == gold.question_id and len(found.sets) == 9
-    for name, members in make_data_set("vqavs").read_subsets(tmp_path / "vs", "iid").items():
-        assert set(found.question_id[found.sets[name]].tolist()) == members
+def test_a_mean_over_the_sets_of_vqa_vs_is_found_again_from_its_questions(tmp_path: Path):
+    """The sets overlap and differ in size; the mean over nine is the same from single questions as from the results."""
+    root = tmp_path / "vs"
+    write_scenes_vs(root, 0, ShortcutConstants(train_questions=400, val_questions=40, test_questions=120))
+    data_set = make_data_set("vqavs")
+    asked = data_set.read(root, "iid", "third").annotations
+    truth = [asked.multiple_choice_answer[row] for row in range(len(asked))]
+    said = [answer if row % 3 else "no idea" for row, answer in enumerate(truth)]
+    rows = [{"question_id": int(i), "answer": answer} for i, answer in zip(asked.question_id, said, strict=True)]
+    records = read_json(root / "IID-Test" / "IID-Test-Ans.json")
+    subsets = data_set.read_subsets(root, "iid")
+    scores = vqa_vs_scores(rows, records["annotations"] if isinstance(records, dict) else records, subsets)
+    run = Run(tmp_path / "scenes-vs" / "lxmert" / "r" / "seed0")
+    run.config.parent.mkdir(parents=True)
+    run.config.write_text(f"data: {{layout: vqavs, root: {root}}}\n")
+    write_json(run.predictions("iid"), rows)
+    splits = {name: {"all": score, "distribution": "ood"} for name, score in scores["ood"].items()}
+    right = 100 * sum(a == b for a, b in zip(said, truth, strict=True)) / len(truth)
+    results = {"splits": {"iid": {"all": right, "distribution": "id"}, **splits}, "means": {}}
+    kept = QuestionScores.unpack(scores_of(run, results)["iid"])
+    line = {"results": results, "settings": {"data.layout": "vqavs"}}
+    for mean in ("ood_mean", "ood_lang", "ood_vis", "ood_crsm"):
+        groups = groups_of(line, "iid", kept, mean)
+        assert np.mean([100 * kept.thirds[mask].mean() / 3 for mask in groups]) == pytest.approx(scores[mean], abs=0.01)
+    assert len(groups_of(line, "iid", kept, "ood")) == 9 and groups_of(line, "iid", kept, "id")[0].all()

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cdvqa.runs.folder import Run
-from cdvqa.studies.report.overlap import folders_of
+from cdvqa.studies.report.table import folders_of
 
 CURVES = ("train/loss/epoch", "val/accuracy/all")
 LOSS_FALL = 0.02  # of the loss a fifth before the end

@@ -11,7 +11,6 @@ import matplotlib
 
 matplotlib.use("Agg")  # draws without a screen
 
-import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
@@ -20,20 +19,14 @@ from matplotlib.figure import Figure as Drawing
 from cdvqa.errors import InputError
 from cdvqa.files import write_atomically
 from cdvqa.runs.folder import percent
-from cdvqa.studies.report.published import MEGA, REAL, TABLES
-from cdvqa.studies.report.table import TITLES, plain_keys
-from cdvqa.studies.report.verdicts import pair
+from cdvqa.studies.report.drawing import FAINT, KINDS, Kind, draw_gaps, looks_of
+from cdvqa.studies.report.table import MODULES, TITLES, plain_keys
 
-KINDS = ("curves", "bars", "shares", "front", "tradeoff")
 KEYS = {"kind", "panels", "on", "gap"}
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-LINES = ("-", "--", "-.", ":")
 LEGEND_ROWS = 24
 WIDE = 5  # panels beside each other
 MOST_CURVES = 60  # more cannot be told apart
-FAINT = 0.15
 DATELESS: dict[str, Any] = {"png": {"Software": None}, "svg": {"Date": None}}  # the same bytes for the same runs
-Look = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -108,57 +101,78 @@ def usual_figures(runs: pd.DataFrame) -> dict[str, dict[str, Any]]:
 def figure(name: str, title: str, runs: pd.DataFrame, spec: Mapping[str, Any]) -> list[Figure]:
     """One figure, or none where no run has what it shows."""
     spec = plain_keys(spec, "figure")
-    kind, on = spec.get("kind", "curves"), as_list(spec.get("on", "ood"))
-    panels = as_list(spec.get("panels", []))
-    gaps = as_list(spec.get("gap", []))
-    if wrong := sorted(set(spec) - KEYS) or [str(kind)] * (kind not in KINDS):
+    chosen, on = str(spec.get("kind", "curves")), as_list(spec.get("on", "ood"))
+    if wrong := sorted(set(spec) - KEYS) or [chosen] * (chosen not in KINDS):
         raise InputError(f"figure: {', '.join(wrong)}: there are {', '.join(sorted(KEYS))}; kinds: {', '.join(KINDS)}")
+    kind, panels = KINDS[chosen], as_list(spec.get("panels", []))
     if unknown := [column for column in panels if column not in runs]:
         raise InputError(f"figure: panels: {unknown[0]}: no column of the table of runs")
-    needed = ["id", "ood"] if kind == "tradeoff" else ["ood", "kept"] if kind == "front" else on
-    if not needed or any(place not in runs or not runs[place].notna().any() for place in needed):
+    on = on if kind.of_one_accuracy else ["ood"]
+    if not on or any(place not in runs or not runs[place].notna().any() for place in (*kind.needs, *on)):
         return []
-    facets = list(facets_of(runs, panels))
-    if kind == "shares":
-        shared = runs.dropna(subset=["language", "vision", "cross"])
-        levels = sorted(set(shared["overall"]) - {0})
-        facets = [(f"{percent(level)} % zeros", shared[shared["overall"] == level]) for level in levels]
+    facets = list(by_level(runs) if chosen == "shares" else facets_of(runs, panels))
     if not facets:
         return []
-    looks = looks_of(runs)
-    grid = [(facet, place) for facet in facets for place in (on if kind in WITH_PLACE else on[:1])]
-    columns = len(on) if len(facets) > 1 and len(on) > 1 and kind in WITH_PLACE else min(len(grid), WIDE)
-    rows = -(-len(grid) // columns)
-    heights = [3, 1] * rows if gaps else [1] * rows
-    entries = 2 if kind == "shares" else min(len(looks), LEGEND_ROWS)
+    drawing = drawn(kind, runs, facets, on, as_list(spec.get("gap", [])))
+    drawing.suptitle(title)
+    drawing.draw_without_rendering()  # lays it out, once for all files
+    drawing.set_layout_engine("none")
+    return [Figure(name, f"{kind.shows}: {title}", drawing)]
+
+
+def drawn(
+    kind: Kind,
+    runs: pd.DataFrame,
+    facets: Sequence[tuple[str, pd.DataFrame]],
+    on: Sequence[str],
+    gaps: Sequence[Mapping[str, Any]],
+) -> Drawing:
+    """A panel for each facet and accuracy, gaps below, and the legend.
+
+    Args:
+        kind: what a panel shows.
+        runs: all runs, which give every curve its look.
+        facets: titles and runs.
+        on: accuracies. Of several facets each is a row, otherwise a row has at most five panels.
+        gaps: pairs of filters.
+    """
+    looks, one = looks_of(runs), kind.of_one_accuracy
+    grid = [(facet, part, place) for facet, part in facets for place in on]
+    columns = len(on) if len(facets) > 1 and len(on) > 1 else min(len(grid), WIDE)
+    rows, each = -(-len(grid) // columns), 2 if gaps else 1
+    entries = 2 if "cross" in kind.needs else min(len(looks), LEGEND_ROWS)  # of the legend
     drawing, axes = plt.subplots(
-        len(heights),
+        rows * each,
         columns,
         figsize=(max(3.9 * columns + 0.6, 6), (4.4 if gaps else 3.4) * rows + 0.2 * entries),
         squeeze=False,
         layout="constrained",
-        gridspec_kw={"height_ratios": heights},
+        gridspec_kw={"height_ratios": [3, 1] * rows if gaps else [1] * rows},
     )
     first: dict[str, Axes] = {}
-    for number, ((facet, part), place) in enumerate(grid):
+    for number, (facet, part, place) in enumerate(grid):
         row, column = divmod(number, columns)
-        axis = axes[row * (2 if gaps else 1)][column]
-        if kind == "curves" and place in first:  # panels of the same accuracy have the same scale
+        axis = axes[row * each][column]
+        if kind is KINDS["curves"] and place in first:  # panels of the same accuracy have the same scale
             axis.sharey(first[place])
         first.setdefault(place, axis)
-        DRAW[kind](axis, part, place, looks)
-        axis.set_title(", ".join(filter(None, (facet, TITLES.get(place, place) if kind in WITH_PLACE else ""))))
+        kind.draw(axis, part, place, looks)
+        axis.set_title(", ".join(filter(None, (facet, TITLES.get(place, place) if one else ""))))
         axis.grid(alpha=FAINT)
         if gaps:
-            draw_gaps(axes[row * 2 + 1][column], part, place, gaps)
+            draw_gaps(axes[row * each + 1][column], part, place, gaps)
     for axis in axes.flat:
         axis.set_visible(axis.has_data())
-    drawing.suptitle(title)
     legend(drawing, axes)
-    drawing.draw_without_rendering()  # lays it out, once for all files
-    drawing.set_layout_engine("none")
     plt.close(drawing)
-    return [Figure(name, f"{SHOWS[kind]}: {title}", drawing)]
+    return drawing
+
+
+def by_level(runs: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The subnetworks with a share for each module, by overall sparsity."""
+    shared = runs.dropna(subset=list(MODULES))
+    for level in sorted(set(shared["overall"]) - {0}):
+        yield f"{percent(level)} % zeros", shared[shared["overall"] == level]
 
 
 def sets_of(runs: pd.DataFrame) -> list[str]:
@@ -185,148 +199,6 @@ def facets_of(runs: pd.DataFrame, columns: Sequence[str]) -> Iterator[tuple[str,
         for column, value in zip(columns, values, strict=True):
             chosen &= (runs[column] == value) | (full & runs[column].isin(["", 0]))
         yield ", ".join(f"{column} {value}" for column, value in zip(columns, values, strict=True)), runs[chosen]
-
-
-def looks_of(runs: pd.DataFrame) -> dict[str, Look]:
-    """Colour, line and marker of every curve, the same in all panels."""
-    colours = plt.get_cmap("tab10").colors  # type: ignore[attr-defined]
-    looks = {}
-    for number, label in enumerate(dict.fromkeys(runs.sort_values(["stage", "pipeline", "curve"])["curve"])):
-        turn, colour = divmod(number, len(colours))
-        marker = MARKERS[number % len(MARKERS)]
-        looks[str(label)] = {"color": colours[colour], "linestyle": LINES[turn % len(LINES)], "marker": marker}
-    return looks
-
-
-def by_sparsity(curve: pd.DataFrame, place: str) -> pd.DataFrame:
-    """Mean and standard deviation over seeds at each sparsity; 0 with one seed."""
-    return curve.groupby("sparsity")[place].agg(["mean", "std"]).fillna({"std": 0}).dropna()
-
-
-def draw_full(axis: Axes, runs: pd.DataFrame, place: str, looks: Mapping[str, Look]) -> None:
-    """Full models as horizontal lines, a standard deviation over seeds as their shadow."""
-    for label, curve in runs[runs["method"] == "full"].groupby("curve", sort=False):
-        look, values = looks[str(label)], curve[place].dropna()
-        if values.empty:
-            continue
-        mean, std = values.mean(), values.std() if len(values) > 1 else 0
-        axis.axhline(mean, color=look["color"], linestyle="--", linewidth=1.2, label=label)
-        axis.axhspan(mean - std, mean + std, color=look["color"], alpha=FAINT, linewidth=0)
-
-
-def draw_curves(axis: Axes, runs: pd.DataFrame, place: str, looks: Mapping[str, Look]) -> None:
-    """Accuracy against sparsity."""
-    draw_full(axis, runs, place, looks)
-    for label, curve in runs[runs["method"] != "full"].groupby("curve", sort=False):
-        points, look = by_sparsity(curve, place), looks[str(label)]
-        levels = 100 * points.index
-        axis.plot(levels, points["mean"], label=label, markersize=5, linewidth=1.4, **look)
-        low, high = points["mean"] - points["std"], points["mean"] + points["std"]
-        axis.fill_between(levels, low, high, color=look["color"], alpha=FAINT, linewidth=0)
-    axis.set(xlabel="sparsity (%)", ylabel="VQA accuracy (%)", xlim=(0, 100))
-
-
-def draw_bars(axis: Axes, runs: pd.DataFrame, place: str, looks: Mapping[str, Look]) -> None:
-    """A group of bars at each sparsity, one standard deviation over seeds as error bars."""
-    draw_full(axis, runs, place, looks)
-    pruned = runs[runs["method"] != "full"]
-    levels, labels = sorted(pruned["sparsity"].unique()), list(dict.fromkeys(pruned["curve"]))
-    width = 0.8 / max(len(labels), 1)
-    for number, label in enumerate(labels):
-        points = by_sparsity(pruned[pruned["curve"] == label], place)
-        places = [levels.index(level) + (number - (len(labels) - 1) / 2) * width for level in points.index]
-        colour = looks[str(label)]["color"]
-        axis.bar(places, points["mean"], width, yerr=points["std"], color=colour, label=label, capsize=2, alpha=0.85)
-    values = runs[place].dropna()
-    margin = max(1.0, 0.15 * (values.max() - values.min()))
-    axis.set(xlabel="sparsity (%)", ylabel="VQA accuracy (%)", ylim=(max(0, values.min() - margin), None))
-    axis.set_xticks(range(len(levels)), [percent(level) for level in levels])
-
-
-def draw_shares(axis: Axes, runs: pd.DataFrame, place: str, looks: Mapping[str, Look]) -> None:
-    """Every assignment of shares at one overall sparsity: language and vision on the axes, accuracy as colour.
-
-    Red lines: uniform sparsity. Blue lines: the best assignment.
-    """
-    points = runs.groupby("run").agg(**{name: (name, "mean") for name in ("language", "vision", "cross", place)})
-    points = points.dropna()
-    x, y = 100 * points["language"], 100 * points["vision"]
-    shown = axis.scatter(x, y, c=points[place], cmap="viridis", s=45, zorder=3)
-    axis.figure.colorbar(shown, ax=axis, label="VQA accuracy (%)")
-    distance = points[["language", "vision", "cross"]].sub(runs["overall"].iloc[0]).abs()
-    even, best = points[(distance < 1e-3).all(axis=1)], points.loc[[points[place].idxmax()]]
-    for chosen, colour, label in ((even, "tab:red", "uniform"), (best, "tab:blue", "best")):
-        for name, draw in (("language", axis.axvline), ("vision", axis.axhline)):
-            for share in chosen[name].to_numpy(float):
-                draw(100 * share, color=colour, linewidth=1, label=label)
-    text = ", ".join(f"{name} {percent(best[name].iloc[0], 1)}" for name in ("language", "vision", "cross"))
-    axis.set(xlabel=f"language sparsity (%)\nbest: {text}", ylabel="vision sparsity (%)")
-
-
-def draw_front(axis: Axes, runs: pd.DataFrame, place: str, looks: Mapping[str, Look]) -> None:
-    """Accuracy out of distribution against parameters, beside published models where the data set is theirs."""
-    for label, curve in runs.groupby("curve", sort=False):
-        points = curve.groupby("sparsity").agg(kept=("kept", "mean"), mean=(place, "mean"), std=(place, "std"))
-        points = points.sort_values("kept")
-        axis.errorbar(
-            points["kept"] / MEGA, points["mean"], points["std"].fillna(0), label=label, capsize=2, **looks[str(label)]
-        )
-    table = TABLES.get(runs["settings"].iloc[0].get("data.layout", ""))
-    if table and runs["data"].iloc[0] in REAL:
-        column = list(table.columns.values()).index("ood")
-        for row in table.rows:
-            point = float(row.parameters.strip("~M")), row.scores[column] or float("nan")
-            axis.plot(*point, "x", color="grey", zorder=1)
-            name = row.method.partition(" (")[0]
-            axis.annotate(name, point, (4, 2), textcoords="offset points", fontsize=6, color="grey")
-    axis.set(xlabel="kept parameters (M = 2^20)", ylabel="VQA accuracy out of distribution (%)")
-
-
-def draw_tradeoff(axis: Axes, runs: pd.DataFrame, place: str, looks: Mapping[str, Look]) -> None:
-    """Accuracy out of distribution against accuracy in distribution; a number is a sparsity in percent."""
-    for label, curve in runs.groupby("curve", sort=False):
-        points = curve.groupby("sparsity").agg(x=("id", "mean"), y=("ood", "mean")).dropna()
-        axis.plot(points["x"], points["y"], label=label, **{**looks[str(label)], "linewidth": 0.8})
-        for level, point in points[points.index > 0].iterrows():
-            spot = float(point["x"]), float(point["y"])
-            axis.annotate(percent(float(str(level)), 1), spot, (4, 2), textcoords="offset points", fontsize=6)
-    axis.set(xlabel="accuracy in distribution (%)", ylabel="accuracy out of distribution (%)")
-
-
-DRAW = {
-    "curves": draw_curves,
-    "bars": draw_bars,
-    "shares": draw_shares,
-    "front": draw_front,
-    "tradeoff": draw_tradeoff,
-}
-WITH_PLACE = ("curves", "bars", "shares")
-SHOWS = {
-    "curves": "accuracy against sparsity",
-    "bars": "accuracy by sparsity",
-    "shares": "shares of the modalities at the same overall sparsity",
-    "front": "accuracy against size",
-    "tradeoff": "accuracy in and out of distribution",
-}
-
-
-def draw_gaps(axis: Axes, runs: pd.DataFrame, place: str, gaps: Sequence[Mapping[str, Any]]) -> None:
-    """Bars: by how much one group of runs beats another at each sparsity, averaged over seeds."""
-    width = 8 / len(gaps)
-    for number, gap in enumerate(plain_keys(gap, "figure: gap") for gap in gaps):
-        if set(gap) - {"better", "worse", "label"} or not {"better", "worse"} <= set(gap):
-            raise InputError("figure: gap: expected better, worse and, if wanted, label")
-        pairs = pair(runs, gap["better"], gap["worse"])
-        values = runs[place].to_numpy(np.float64)
-        pairs["gap"] = values[pairs["better"]] - values[pairs["worse"]]
-        mean = pairs.groupby("sparsity")["gap"].mean().dropna()
-        if len(mean):
-            places = 100 * mean.index + (number - (len(gaps) - 1) / 2) * width
-            axis.bar(
-                places, mean, width, label=f"gap: {gap.get('label', number + 1)}", color=f"C{5 + number}", alpha=0.8
-            )
-    axis.axhline(0, color="black", linewidth=0.6)
-    axis.set(xlabel="sparsity (%)", ylabel="gap (points)", xlim=(0, 100))
 
 
 def legend(drawing: Drawing, axes: Any) -> None:

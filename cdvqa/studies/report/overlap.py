@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from cdvqa.cli.inspect import ConfigInspector
 from cdvqa.errors import InputError
-from cdvqa.runs.folder import Run
+from cdvqa.studies.report.table import folders_of
 
 MOST_RUNS = 12  # of a data set and backbone, each with all seeds: LXMERT-base's masks have 25 MB a seed
 NOTE = (
@@ -85,12 +85,6 @@ def chosen(runs: pd.DataFrame, logs: Path) -> pd.DataFrame:
     level = min(runs["overall"].unique(), key=lambda share: (abs(share - 0.5), share))
     runs = runs[runs["overall"] == level]
     return runs[runs["run"].isin(list(dict.fromkeys(runs["run"]))[:MOST_RUNS])]
-
-
-def folders_of(runs: pd.DataFrame, logs: Path) -> list[Run]:
-    """Where the runs of the table lie, or would lie."""
-    names = zip(runs["data"], runs["backbone"], runs["run"], runs["seed"], strict=True)
-    return [Run(logs / data / backbone / run / f"seed{seed}") for data, backbone, run, seed in names]
 
 
 def read_all(runs: pd.DataFrame, logs: Path, problems: list[str]) -> dict[tuple[str, int], Masks]:

@@ -20,7 +20,7 @@ from cdvqa.errors import InputError
 from cdvqa.files import read_json
 from cdvqa.metrics import vqa_score
 from cdvqa.runs.folder import Run, percent
-from cdvqa.studies.report.overlap import folders_of
+from cdvqa.studies.report.table import folders_of
 
 MODELS = 12
 QUESTIONS = 500

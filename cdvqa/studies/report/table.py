@@ -35,6 +35,12 @@ def read_logs(logs: Path) -> tuple[list[dict[str, Any]], list[str]]:
     return lines, problems
 
 
+def folders_of(runs: pd.DataFrame, logs: Path) -> list[Run]:
+    """Where the runs of the table lie, or would lie."""
+    names = zip(runs["data"], runs["backbone"], runs["run"], runs["seed"], strict=True)
+    return [Run(logs / data / backbone / run / f"seed{seed}") for data, backbone, run, seed in names]
+
+
 def runs_table(lines: Iterable[Mapping[str, Any]]) -> tuple[pd.DataFrame, list[str]]:
     """A row per run. Columns:
 
