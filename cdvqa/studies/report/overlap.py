@@ -1,10 +1,12 @@
 """How much the masks of subnetworks have in common, by modality."""
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -18,8 +20,8 @@ from cdvqa.studies.report.table import folders_of
 
 MOST_RUNS = 12  # of a data set and backbone, each with all seeds: LXMERT-base's masks have 25 MB a seed
 NOTE = (
-    "Jaccard index of the zeros: those that two masks share among those that either has. `by chance`: of two random "
-    "masks of this sparsity. Masks of one overall sparsity are compared, that nearest 50 %; of runs with different "
+    "Jaccard index of the zeros: those that two masks share among those that either has; in brackets that of random "
+    "masks with as many zeros. Masks of one overall sparsity are compared, that nearest 50 %; of runs with different "
     "objectives or stages, those of the same seed."
 )
 
@@ -31,18 +33,18 @@ class Masks:
     bits: dict[str, NDArray[np.uint8]]
     sizes: dict[str, int]
 
-    def overlap(self, other: "Masks") -> dict[str, float]:
-        """Jaccard index of the zeros by modality; those without a zero are left out."""
+    def overlap(self, other: "Masks") -> dict[str, tuple[float, float]]:
+        """Jaccard index of the zeros by modality, and what it would be by chance, where both masks have zeros."""
         found = {}
         for modality, ours in self.bits.items():
             theirs = other.bits.get(modality)
             if theirs is None or len(theirs) != len(ours):
                 continue
-            padding = 8 * len(ours) - self.sizes[modality]  # bits behind the last weight of a matrix are 0 in all masks
-            either = int(np.bitwise_count(~(ours & theirs)).sum()) - padding
-            both = int(np.bitwise_count(~(ours | theirs)).sum()) - padding
-            if either:
-                found[modality] = both / either
+            kept = [int(np.bitwise_count(bits).sum()) for bits in (ours, theirs, ours | theirs)]
+            first, second, both = (self.sizes[modality] - number for number in kept)  # zeros
+            if first and second:
+                by_chance = first * second / self.sizes[modality]
+                found[modality] = (both / (first + second - both), by_chance / (first + second - by_chance))
         return found
 
 
@@ -68,12 +70,10 @@ def overlap_table(runs: pd.DataFrame, logs: Path) -> tuple[pd.DataFrame, list[st
                 if {one[0], other[0]} == {first, second} and (first == second or one[1] == other[1])
             ]
             if pairs:
-                level = alike.loc[alike["curve"] == first, "overall"].median()
                 kind = "seeds" if first == second else "objectives or stages"
                 cells = {"data": data, "backbone": backbone, "between": kind, "run": first}
                 cells["and"] = "another seed" if first == second else second
-                chance = {"by chance": f"{level / (2 - level):.3f}", "pairs": str(len(pairs))}
-                rows.append({**cells, **measured(pairs), **chance})
+                rows.append({**cells, **measured(pairs), "pairs": str(len(pairs))})
     return pd.DataFrame(rows).fillna(""), problems
 
 
@@ -125,12 +125,14 @@ def read_masks(path: Path, modalities: Mapping[str, list[str]]) -> Masks:
 
 
 def measured(pairs: list[tuple[Masks, Masks]]) -> dict[str, str]:
-    """Overlap by modality: its mean and, over several pairs, its standard deviation."""
-    table = pd.DataFrame([one.overlap(other) for one, other in pairs])
-    return {str(name): decimals(values) for name, values in table.items()}
-
-
-def decimals(values: pd.Series) -> str:
-    """Mean and, over several, standard deviation, as shares."""
-    mean = f"{values.mean():.3f}"
-    return f"{mean} ± {values.std():.3f}" if values.count() > 1 else mean
+    """Overlap by modality: its mean, over several pairs its standard deviation, and what it would be by chance."""
+    found: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+    for one, other in pairs:
+        for modality, overlap in one.overlap(other).items():
+            found[modality].append(overlap)
+    cells = {}
+    for modality, overlaps in found.items():
+        indices, chances = map(list, zip(*overlaps, strict=True))
+        deviation = f" ± {stdev(indices):.3f}" if len(indices) > 1 else ""
+        cells[modality] = f"{fmean(indices):.3f}{deviation} ({fmean(chances):.3f})"
+    return cells
