@@ -220,6 +220,8 @@ def test_a_study_has_its_own_runs_and_says_which_are_missing(
     other = line("lpf", 0, [3] * 400)
     records = tmp_path / "mine.jsonl"
     records.write_bytes(b"".join(orjson.dumps(one) + b"\n" for one in (bce, other)))
+    assert main(["report", "--study", "mine.yaml"]) == 2
+    assert "logs: no run of mine here; `cdvqa sweep mine.yaml` makes them" in capsys.readouterr().err
     command = ["report", "--study", "mine.yaml", "--records", str(records)]
     assert main(command) == 0
     printed = capsys.readouterr().out

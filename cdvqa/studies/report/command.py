@@ -75,7 +75,8 @@ def report(
     for problem in problems:
         print(f"left out: {problem}")
     if table.empty:
-        raise InputError(f"{source}: no run here; `cdvqa fit --config …` makes one")
+        remedy = f"run of {plan.name} here; `cdvqa sweep {study}`" if plan else "run here; `cdvqa fit --config …`"
+        raise InputError(f"{source}: no {remedy} makes {'them' if plan else 'one'}")
     if runs:
         print(list_runs(table).to_markdown(index=False, disable_numparse=True))
         return
