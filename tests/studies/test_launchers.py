@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 
 from cdvqa.cli import main
+from cdvqa.runs.folder import Run
+from cdvqa.studies.sweep.launchers import Requeued
+from cdvqa.studies.sweep.plan import Job
 from cdvqa.studies.sweep.records import read_lines
 from tests.conftest import run_names
 from tests.forking import Forked
@@ -22,24 +25,25 @@ def test_slurm_arrays_go_on_without_their_sweep(
     """One array for stage 1, one after it for stage 2; the sweep is killed, and a second one finds the results."""
     for name, value in install(tmp_path / "slurm").items():
         monkeypatch.setenv(name, value)
-    file = study([OMP, {"pipeline": "bce"}])
-    sweep = ["sweep", str(file), "--launcher", "slurm", "--cluster.slurm_partition=gpu", "--jobs=7"]
+    file = study([OMP, {"pipeline": ["bce", "lmh"]}])
+    sweep = ["sweep", str(file), "--launcher", "slurm", "--cluster.slurm_partition=gpu", "--jobs=1"]
     sweeping, scripts = Forked(sweep), tmp_path / "slurm" / "states" / "scripts"
-    while not (scripts / "2.sh").is_file():
+    while not Path("logs/submitit/tiny_study/2_submitted.pkl").is_file():
         assert sweeping.running, sweeping.wait()
         time.sleep(0.05)
     sweeping.kill()
     second = (scripts / "2.sh").read_text()
     assert "--dependency=afterany:1" in second and "--partition=gpu" in second
-    assert "--dependency" not in (scripts / "1.sh").read_text()
+    first = (scripts / "1.sh").read_text()
+    assert "--array=0-1%1" in first and "--dependency" not in first
     states = [path for path in (tmp_path / "slurm" / "states").iterdir() if path.is_file()]
     end = time.monotonic() + 240
     while any(path.read_text() in ("PENDING", "RUNNING") for path in states) and time.monotonic() < end:
         time.sleep(0.1)
-    assert [path.read_text() for path in states] == ["COMPLETED"] * 2
-    assert run_names() == {"stage1_bce", "stage2_bce_omp_uniform_s50"}
+    assert [path.read_text() for path in states] == ["COMPLETED"] * 3
+    assert run_names() == {"stage1_bce", "stage1_lmh", "stage2_bce_omp_uniform_s50"}
     assert main(sweep) == 0
-    assert len(list(scripts.iterdir())) == 2 and len(read_lines(Path("docs/study/tiny_study.jsonl"))) == 2
+    assert len(list(scripts.iterdir())) == 2 and len(read_lines(Path("docs/study/tiny_study.jsonl"))) == 3
 
 
 def test_submitits_local_jobs_run_level_by_level(cdvqa: Callable[..., int], study: Callable[..., Path], capsys: Any):
@@ -50,6 +54,13 @@ def test_submitits_local_jobs_run_level_by_level(cdvqa: Callable[..., int], stud
     out, err = capsys.readouterr()
     assert "1 failed, 1 parent failed" in err and not list(Path("logs").glob("*/*/stage2*/seed0/*"))
     assert ": failed: cdvqa fit: " in out and ": parent failed: scenes lxmert stage1_bce-" in out
+
+
+def test_a_job_that_has_to_leave_its_node_is_repeated():
+    """The same job once more, which resumes the run."""
+    job = Job(Run(Path("logs/scenes/lxmert/stage1_bce-00000000/seed0")), "0" * 64, 0, (), Path("data"))
+    again = Requeued().checkpoint(job)
+    assert isinstance(again.function, Requeued) and again.args == (job,)
 
 
 def test_a_wrong_option_of_the_cluster_is_named(cdvqa: Callable[..., int], study: Callable[..., Path], capsys: Any):

@@ -24,7 +24,7 @@ from cdvqa.studies.sweep.study import Point, read_study
 def run(args: list[str]) -> None:
     """Run `cdvqa search` with command-line arguments."""
     parser = OneLineParser(prog="cdvqa search", description=search.__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("study", help="A file, or the name of a shipped study, such as fig9.")
+    parser.add_argument("study", help="A file, or the name of a shipped study, such as fig8.")
     parser.add_function_arguments(search, skip={"study"}, as_group=False)
     search(**parser.instantiate_classes(parser.parse_args(args[1:])))
 
@@ -45,7 +45,7 @@ def search(
     Assignments are compared on the development split alone, by the mean over the seeds.
 
     Args:
-        study: a file, or the name of a shipped study, such as fig9.
+        study: a file, or the name of a shipped study, such as fig8.
         method: grid (the paper's, App. C.4), random (at the cost of a few runs), or halving (many short runs, and
             longer ones of the best).
         size: micro puts the study on the small embedded world.

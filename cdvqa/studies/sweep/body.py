@@ -1,7 +1,10 @@
 """What every launcher does with a job: `cdvqa fit` and `cdvqa test`, in this process."""
 
 import os
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pytorch_lightning.utilities import rank_zero_only
@@ -25,24 +28,39 @@ def run_job(job: Job) -> str:
     Returns:
         `DONE`, `FAILED`, or `PARENT_FAILED` where there is no finished run to start from.
     """
-    job.log.parent.mkdir(parents=True, exist_ok=True)
-    with job.log.open("ab") as log:
-        for descriptor in (1, 2):
-            os.dup2(log.fileno(), descriptor)
-    try:
-        if job.parent and not finished(job.parent):
-            return PARENT_FAILED
-        trained, begun = finished(job), ["--ckpt_path=last"] if job.run.exists else []
-        commands = [["test"]] if trained else [["fit", *begun], ["test"]]
-        for command in () if read_results(job.run) else commands:
-            if main([*command, *job.args, "--trainer.enable_progress_bar=false"]):
-                # Another study may have begun this run since we looked. Several processes of one run cannot tell.
-                alone = os.environ.get("SLURM_NTASKS", "1") == "1"
-                return run_job(job) if alone and (writer_of(job.run.folder) or is_done(job)) else FAILED
-    except (InputError, ValueError) as error:  # a file of the run was damaged
-        print(f"{job.run.folder}: {error}")
-        return FAILED
+    with output_to(job.log):
+        try:
+            if job.parent and not finished(job.parent):
+                return PARENT_FAILED
+            trained, begun = finished(job), ["--ckpt_path=last"] if job.run.exists else []
+            commands = [["test"]] if trained else [["fit", *begun], ["test"]]
+            for command in () if read_results(job.run) else commands:
+                if main([*command, *job.args, "--trainer.enable_progress_bar=false"]):
+                    # Another study may have begun this run since we looked. Several processes of one run cannot tell.
+                    alone = os.environ.get("SLURM_NTASKS", "1") == "1"
+                    return run_job(job) if alone and (writer_of(job.run.folder) or is_done(job)) else FAILED
+        except (InputError, ValueError) as error:  # a file of the run was damaged
+            print(f"{job.run.folder}: {error}")
+            return FAILED
     return DONE
+
+
+@contextmanager
+def output_to(log: Path) -> Iterator[None]:
+    """Let what this process prints go to the end of `log`, also what libraries of C print."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    before = {number: os.dup(number) for number in (1, 2)}
+    try:
+        with log.open("ab") as file:
+            for number in before:
+                os.dup2(file.fileno(), number)
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, copy in before.items():
+            os.dup2(copy, number)
+            os.close(copy)
 
 
 def finished(job: Job) -> bool:
