@@ -248,6 +248,7 @@ def test_a_study_has_its_own_runs_and_says_which_are_missing(
         ([9, 8, 7, 6, 5, 4, 3, 2.5, 2.00, 1.98], [50] * 8 + [50.2, 50.6], True),
         ([9, 8, 7, 6, 5, 4, 3, 2.0, 2.00, 1.95], [50] * 10, False),
         ([9, 8, 7, 6, 5, 4, 3, 2.0, 2.0, 2.0], [50] * 8 + [50.4, 49.8], False),
+        ([9, 8, 7, 6, 5, 4, 3], [50] * 7, False),  # the last of seven epochs was compared with itself
     ],
 )
 def test_convergence_is_judged_on_the_last_fifth_of_the_mean_curves(

@@ -35,9 +35,15 @@ class Convergence:
 
 
 def convergence(runs: Sequence[Run]) -> Convergence:
-    """Judge the curves of one training, averaged over its seeds; it has at least ten epochs."""
+    """Judge the curves of one training, averaged over its seeds. Of less than ten epochs, the last two count.
+
+    Raises:
+        ValueError: there is one epoch, or the seeds differ in their number.
+    """
     loss, accuracy = (np.mean([curve(run, name) for run in runs], axis=0) for name in CURVES)
-    last = len(loss) // 5
+    if len(loss) < 2:
+        raise ValueError("one epoch tells nothing about convergence")
+    last = max(len(loss) // 5, 2)
     loss, accuracy = loss[-last:], accuracy[-last:]
     return Convergence(float(1 - loss[-1] / loss[0]), float(accuracy.max() - accuracy.min()))
 
@@ -49,7 +55,7 @@ NOTE = (
 
 
 def convergence_table(runs: pd.DataFrame, logs: Path) -> pd.DataFrame:
-    """A row per full model of all seeds whose curves are in its run folders; not of less than ten epochs."""
+    """A row per full model of all seeds whose curves are in its run folders."""
     rows = []
     full = runs[runs["method"] == "full"]
     for (data, backbone, name), seeds in full.groupby(["data", "backbone", "run"], sort=False):
