@@ -2,14 +2,16 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cdvqa.cli import main
+from cdvqa.errors import Stopped
 from cdvqa.runs.folder import Run
-from cdvqa.studies.sweep.launchers import Requeued
+from cdvqa.studies.sweep.launchers import Requeued, Submitit
 from cdvqa.studies.sweep.plan import Job
 from cdvqa.studies.sweep.records import read_lines
 from tests.conftest import run_names
@@ -54,6 +56,33 @@ def test_submitits_local_jobs_run_level_by_level(cdvqa: Callable[..., int], stud
     out, err = capsys.readouterr()
     assert "1 failed, 1 parent failed" in err and not list(Path("logs").glob("*/*/stage2*/seed0/*"))
     assert ": failed: cdvqa fit: " in out and ": parent failed: scenes lxmert stage1_bce-" in out
+
+
+def test_a_later_round_depends_on_nothing_of_an_earlier_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Defect: the dependency of the last level stayed for the jobs that were tried again."""
+    for name, value in install(tmp_path / "slurm").items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "slurm" / "bin" / "sbatch").write_text(
+        f"#!/bin/sh\ncat $1 >> {tmp_path}/scripts\necho ---- >> {tmp_path}/scripts\necho Submitted batch job 7\n"
+    )
+    stage1 = Job(Run(Path("logs/scenes/lxmert/stage1_bce-00000000/seed0")), "0" * 64, 0, (), Path("data"))
+    stage2 = replace(stage1, run=Run(Path("logs/scenes/lxmert/stage2-00000000/seed0")), parent=stage1)
+    launcher = Submitit(tmp_path / "submitit", 2, "slurm", {})
+    launcher.start([stage1, stage2])
+    launcher.start([stage1])
+    scripts = (tmp_path / "scripts").read_text().split("----")
+    assert ["--dependency=afterany:7" in script for script in scripts[:3]] == [False, True, False]
+
+
+def test_what_sbatch_refuses_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name, value in install(tmp_path / "slurm").items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "slurm" / "bin" / "sbatch").write_text(
+        "#!/bin/sh\necho 'sbatch: error: invalid partition specified: gpu' >&2\nexit 1\n"
+    )
+    job = Job(Run(Path("logs/scenes/lxmert/stage1_bce-00000000/seed0")), "0" * 64, 0, (), Path("data"))
+    with pytest.raises(Stopped, match=r"^--launcher slurm: sbatch: error: invalid partition specified: gpu$"):
+        Submitit(tmp_path / "submitit", 2, "slurm", {}).start([job])
 
 
 def test_a_job_that_has_to_leave_its_node_is_repeated():

@@ -12,10 +12,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from cdvqa.errors import InputError
+from cdvqa.errors import InputError, Stopped
 from cdvqa.studies.sweep.body import DONE, FAILED, PARENT_FAILED, run_job
 from cdvqa.studies.sweep.plan import Job
 
+LOOK = 2.0  # seconds between two looks at jobs of a cluster
 STATUS = {DONE: 0, FAILED: 1, PARENT_FAILED: 3}  # exit status of a local job's process
 
 
@@ -121,17 +122,24 @@ class Submitit(Launcher):
     """
 
     def __init__(self, folder: Path, at_once: int, cluster: str, options: Mapping[str, Any]) -> None:
-        import submitit
-
-        self.submitted: dict[Job, submitit.Job[str]] = {}
+        self.submitted: dict[Job, Any] = {}  # submitit's handle of each
+        self.looked = 0.0
         self.levels: list[list[Job]] = []
         self.dependent = cluster == "slurm"
+        self.folder, self.cluster = folder, cluster
+        self.options = {"name": "cdvqa", **({"slurm_array_parallelism": at_once} if self.dependent else {}), **options}
+        self._executor()  # refuses wrong options before anything is planned
+
+    def _executor(self, **more: Any) -> Any:
+        """An executor of submitit; its options cannot be taken back, so each level has its own."""
+        import submitit
+
         try:
-            self.executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
-            more = {"slurm_array_parallelism": at_once} if self.dependent else {}
-            self.executor.update_parameters(name="cdvqa", **more, **options)
+            executor = submitit.AutoExecutor(folder=self.folder, cluster=self.cluster)
+            executor.update_parameters(**self.options, **more)
         except (RuntimeError, NameError, ValueError, TypeError) as error:
-            raise InputError(f"--launcher {cluster}: {error}") from error
+            raise InputError(f"--launcher {self.cluster}: {error}") from error
+        return executor
 
     def start(self, jobs: Sequence[Job]) -> None:
         levels: dict[int, list[Job]] = {}
@@ -144,17 +152,23 @@ class Submitit(Launcher):
 
     def _submit(self, jobs: list[Job], after: str | None = None) -> str:
         """Submit a level; return the array's number."""
-        if after:
-            self.executor.update_parameters(slurm_dependency=f"afterany:{after}")
-        with self.executor.batch():
-            handles = [self.executor.submit(Requeued(), job) for job in jobs]
+        executor = self._executor(**({"slurm_dependency": f"afterany:{after}"} if after else {}))
+        try:
+            with executor.batch():
+                handles = [executor.submit(Requeued(), job) for job in jobs]
+        except RuntimeError as error:  # sbatch refused it; submitit shows its whole output
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            said = next((line for line in lines if "error" in line.lower()), lines[-1])
+            raise Stopped(f"--launcher {self.cluster}: {said}") from error
         self.submitted |= dict(zip(jobs, handles, strict=True))
         return str(handles[0].job_id).partition("_")[0]
 
     def poll(self) -> dict[Job, str]:
         if not self.submitted and self.levels:
             self._submit(self.levels.pop(0))
-        ended = {}
+        if time.monotonic() - self.looked < LOOK:  # each look asks a shared file system about every job
+            return {}
+        self.looked, ended = time.monotonic(), {}
         for job, handle in list(self.submitted.items()):
             if handle.done():
                 del self.submitted[job]
