@@ -39,7 +39,8 @@ class Predictions(Callback):
             if trainer.is_global_zero:
                 wanted = pl_module.facts.question_id[name].tolist()
                 if (trainer.limit_test_batches, trainer.limit_predict_batches) != (1.0, 1.0):
-                    wanted = [question for question in wanted if question in dict(gathered)]
+                    answered = {question for question, _ in gathered}
+                    wanted = [question for question in wanted if question in answered]
                 path = self.run.predictions(name)
                 write_json(path, ordered(normalised(gathered), wanted))
                 print(f"{path}: {len(wanted):,} answers")
