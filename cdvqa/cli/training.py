@@ -68,8 +68,7 @@ class VQACLI(LightningCLI):
 
     def __init__(self, args: list[str], run: bool = True, held: ExitStack | None = None) -> None:
         quieten()
-        # The help of dataclass options, such as --model.sparsity.overall, is the docstring below each field. To find
-        # these takes a third of the start.
+        # The docstrings below fields are the help of dataclass options; to find them takes a third of the start.
         asked = any("help" in arg or "comments" in arg or arg == "-h" for arg in args)
         set_parsing_settings(docstring_parse_attribute_docstrings=asked)
         self.command = args[0] if run else ""
@@ -105,16 +104,18 @@ class VQACLI(LightningCLI):
         check_numbers(self.config[subcommand] if subcommand else self.config)
 
     def before_instantiate_classes(self) -> None:
-        """Refuse a data set that is not there before a backbone of 200 million weights is made for it.
-
-        The same for the small models that come with a world: as the name of a model on a hub they would be LXMERT-base.
-        """
+        """Refuse a data set that is not there before a backbone of 200 million weights is made for it."""
         data = self._get(self.config, "data")
         if self.subcommand and not Path(data.root).is_dir() and not data.questions:
             remedy = made_by(data.name, Path(data.root)) or "point it at the official question files"
             raise InputError(f"--data.root {data.root}: no such folder; {remedy}")
+        if self.subcommand:
+            self.refuse_missing_model()
+
+    def refuse_missing_model(self) -> None:
+        """Refuse a small model of an embedded world that is not there: its path would pass for a name on a hub."""
         small = Path(self._get(self.config, "model.init_args.backbone.init_args.pretrained") or "")
-        if self.subcommand and not small.exists() and (command := made_by(small.parent.name, small.parent)):
+        if not small.exists() and (command := made_by(small.parent.name, small.parent)):
             raise InputError(f"--model.backbone.pretrained {small}: no such folder; {command}")
 
     def instantiate_classes(self) -> None:

@@ -208,12 +208,14 @@ about: two full models
 
 
 def test_a_study_has_its_own_runs_and_says_which_are_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     from cdvqa.studies.sweep.plan import jobs_of
     from cdvqa.studies.sweep.study import read_study
 
     monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    Path("data/scenes").symlink_to(scenes)
     (tmp_path / "mine.yaml").write_text(STUDY)
     jobs = {job.run.folder.parent.name[7:10]: job for job in jobs_of(read_study("mine.yaml").points, Path("logs"))}
     bce = line("bce", 0, [3] * 100 + [0] * 300, identity=jobs["bce"].identity)

@@ -102,3 +102,13 @@ def test_a_study_is_a_mapping_with_runs(tmp_path: Path):
         (tmp_path / "study.yaml").write_text(yaml.safe_dump(content))
         with pytest.raises(InputError, match="runs: expected a list of grids"):
             read_study(str(tmp_path / "study.yaml"))
+
+
+@pytest.mark.parametrize("command", [["sweep", "demo", "--dry_run"], ["report", "--study", "demo"]])
+def test_no_identity_is_made_up_for_a_world_that_is_not_there(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+):
+    """Defect: the small model's path passed for a name on a hub, so that no run or record had the identity."""
+    monkeypatch.chdir(tmp_path)
+    assert main(command) == 2
+    assert "data/scenes/lxmert: no such folder; `cdvqa prepare scenes" in capsys.readouterr().err

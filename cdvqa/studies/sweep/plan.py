@@ -131,6 +131,7 @@ def identified(options: tuple[str, ...], parent: Job | None, seed: int) -> Job:
         config = ConfigInspector([*options, f"--seed_everything={seed}"])
     finally:
         logging.disable(logging.NOTSET)
+    config.refuse_missing_model()  # the identity is of its weights
     run = config.plan(parent.source if parent else None)
     record = config.entries | config.model.lineage.entries()
     network = run.model if config.model.stage == 1 else run.subnetwork
