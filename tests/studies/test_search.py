@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cdvqa.cli import main
 from cdvqa.sparsity import LXMERT_COUNTS, solve_budget
-from cdvqa.studies.search.methods import METHODS, MOST, Grid, Halving, Random, Trial
+from cdvqa.studies.search.methods import METHODS, MOST, Grid, Halving, Outcome, Random, Score, Trial
 from cdvqa.studies.sweep.records import read_lines
 
 COUNTS = {**LXMERT_COUNTS, "pooler": 589_824}
@@ -25,11 +25,11 @@ def test_the_papers_grid(overall: float, number: int):
 
 def test_the_second_grid_is_finer_around_the_best():
     search = Grid(0.5, COUNTS)
-    coarse = {trial: -abs(trial.language - 0.5) - abs(trial.vision - 0.3) for trial in search.next({})}
+    coarse = {trial: Outcome(-abs(trial.language - 0.5) - abs(trial.vision - 0.3)) for trial in search.next({})}
     assert search.best(coarse) == Trial(0.5, 0.3)
     fine = search.next(coarse)
     assert fine and not set(fine) & set(coarse) and {Trial(0.55, 0.35), Trial(0.5, 0.2)} <= set(fine)
-    results = coarse | dict.fromkeys(fine, -1.0) | {Trial(0.55, 0.35): 1.0}
+    results = coarse | dict.fromkeys(fine, Outcome(-1.0)) | {Trial(0.55, 0.35): Outcome(1.0)}
     assert search.next(results) == [] and search.best(results) == Trial(0.55, 0.35)
     assert search.cost(results) == len(results) == 55 + len(fine)
 
@@ -53,7 +53,8 @@ def test_every_trial_has_the_overall_sparsity_and_every_search_ends(
             shares = solve_budget(overall, trial.language, trial.vision, counts=counts)
             assert all(0 <= share <= 1 for share in shares.values())
             assert sum(shares[name] * counts[name] for name in counts) == pytest.approx(overall * sum(sizes), rel=1e-6)
-        results |= {trial: data.draw(st.floats(0, 100)) for trial in trials[:6]}  # the others failed
+        shares = solve_budget(overall, overall, overall, counts=counts)  # of a callback that moved none
+        results |= {trial: Outcome(data.draw(st.floats(0, 100)), shares) for trial in trials[:6]}  # the others failed
         if not trials:
             break
     assert trials == [] and search.best(results) in results
@@ -63,13 +64,13 @@ def test_halving_keeps_the_best_and_trains_them_longer():
     search = Halving(0.5, COUNTS)
     first = search.next({})
     assert len(first) == 16 and first[0] == Trial(0.5, 0.5, 1 / 20) and first[1].vision == pytest.approx(0.3)
-    results = {trial: float(number) for number, trial in enumerate(first)}
+    results = {trial: Outcome(float(number)) for number, trial in enumerate(first)}
     second = search.next(results)
     assert [(t.language, t.vision) for t in second] == [(t.language, t.vision) for t in first[:-6:-1]]
-    results |= {trial: 100.0 - number for number, trial in enumerate(second)}
+    results |= {trial: Outcome(100.0 - number) for number, trial in enumerate(second)}
     third = search.next(results)
     assert [trial.epochs for trial in third] == [1.0, 1.0]
-    results |= {third[0]: 1.0, third[1]: 2.0}
+    results |= {third[0]: Outcome(1.0), third[1]: Outcome(2.0)}
     assert search.next(results) == [] and search.best(results) == third[1]
     assert search.cost(results) == pytest.approx(0.8 + 1.0 + 2.0)
 
@@ -78,6 +79,18 @@ def test_random_trials_are_spread_near_the_overall_share_and_repeatable():
     trials = Random(0.9, COUNTS, trials=20).next({})
     assert trials == Random(0.9, COUNTS, trials=20).next({}) != Random(0.9, COUNTS, seed=1, trials=20).next({})
     assert all(0.7 <= trial.vision <= MOST and 0.7 <= trial.language <= MOST for trial in trials)
+
+
+def test_shares_that_a_callback_found_are_trained_once_more():
+    search, found = Score(0.5, COUNTS), {"language": 0.6, "vision": 0.3, "cross": 0.48}
+    first = search.next({})
+    assert [trial.callback.rpartition(".")[2] for trial in first] == ["Curves", "SquaredGradients"]
+    assert {(trial.language, trial.epochs) for trial in first} == {(0.5, 0.0)}
+    results = {trial: Outcome(99.0, found) for trial in first}
+    again = search.next(results)
+    assert again == [Trial(0.6, 0.3)]
+    results |= {again[0]: Outcome(1.0)}
+    assert search.next(results) == [] and search.best(results) == again[0] and search.cost(results) == 1.0
 
 
 def test_a_search_compares_assignments_on_the_development_split(
@@ -95,6 +108,33 @@ def test_a_search_compares_assignments_on_the_development_split(
         f"--model.sparsity.vision {best['sparsity']['vision']:.4f}`" in page
         and page.split("## ")[1] in capsys.readouterr().out
     )
+
+
+@pytest.mark.parametrize(("method", "trials"), [("score", ["Curves", "SquaredGradients"]), ("adaptive", ["Prices"])])
+def test_shares_move_and_are_then_trained_from_the_start(
+    cdvqa: Callable[..., int], study: Callable[..., Path], method: str, trials: list[str], capsys: Any
+):
+    settings = {"trainer.limit_train_batches": 4, "trainer.log_every_n_steps": 1}
+    file = study([{"method": "mask", "pipeline": "bce+bce", "sparsity": 0.5, "settings": settings}])
+    assert main(["search", str(file), "--method", method]) == 0
+    lines = list(read_lines(Path(f"docs/study/tiny_study-{method}.jsonl")).values())
+    callbacks = [line["settings"]["trainer.callbacks"] for line in lines]
+    assert sorted(c[0].rpartition(".")[2] for c in callbacks if c) == trials
+    for line in lines:
+        realised = line["selected"]["sparsity"]
+        assert realised["overall"] == pytest.approx(0.5, abs=1e-3), "the budget is kept"
+        if line["settings"]["trainer.callbacks"]:
+            run = next(Path("logs").glob(f"*/*/{line['run']}/seed0"))
+            logged = [row.split(",") for row in (run / "metrics.csv").read_text().splitlines() if "search/share" in row]
+            last = {row[-2].rpartition("/")[2]: float(row[-1]) for row in logged}
+            assert set(last) == {"language", "vision", "cross"}
+            assert all(realised[name] == pytest.approx(share, abs=2e-3) for name, share in last.items())
+    found = {tuple(round(line["selected"]["sparsity"][m], 2) for m in ("language", "vision")) for line in lines}
+    fixed = [line for line, callback in zip(lines, callbacks, strict=True) if not callback]
+    assert fixed and all(
+        tuple(round(line["sparsity"][m], 2) for m in ("language", "vision")) in found for line in fixed
+    )
+    assert "moved by" in capsys.readouterr().out
 
 
 def test_a_study_without_mask_training_is_refused(cdvqa: Callable[..., int], study: Callable[..., Path], capsys: Any):

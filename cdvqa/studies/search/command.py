@@ -1,6 +1,6 @@
 """`cdvqa search`: find the shares of zeros of the modalities at the overall sparsity of a study."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -14,7 +14,7 @@ from cdvqa.errors import InputError, Stopped
 from cdvqa.files import write_atomically
 from cdvqa.runs.folder import percent
 from cdvqa.sparsity import MODALITIES, solve_budget
-from cdvqa.studies.search.methods import METHODS, Results, Search, Trial
+from cdvqa.studies.search.methods import METHODS, Outcome, Results, Search, Trial
 from cdvqa.studies.sweep.command import complete, make_launcher
 from cdvqa.studies.sweep.plan import job_of, jobs_of
 from cdvqa.studies.sweep.records import read_lines
@@ -31,7 +31,7 @@ def run(args: list[str]) -> None:
 
 def search(
     study: str,
-    method: Literal["grid", "random", "halving"] = "grid",
+    method: Literal["grid", "random", "halving", "score", "adaptive"] = "grid",
     size: Optional[Literal["micro"]] = None,
     seeds: Optional[int] = None,
     logs: Path = Path("logs"),
@@ -46,8 +46,9 @@ def search(
 
     Args:
         study: a file, or the name of a shipped study, such as fig8.
-        method: grid (the paper's, App. C.4), random (at the cost of a few runs), or halving (many short runs, and
-            longer ones of the best).
+        method: grid (the paper's, App. C.4), random (at the cost of a few runs), halving (many short runs, and longer
+            ones of the best), score (from losses and gradients before training), or adaptive (shares that move within
+            a training). The last two train once more with the shares that they find.
         size: micro puts the study on the small embedded world.
         seeds: how many seeds, in place of the study's.
         logs: the logs folder.
@@ -75,10 +76,10 @@ def search(
             wanted = [job for of_trial in asked.values() for job in of_trial]
             complete(wanted, path, read_lines(path), runner, jobs)
             lines = read_lines(path)
-            found = {trial: [lines.get((job.identity, job.seed)) for job in asked[trial]] for trial in trials}
-            return {t: fmean(line["dev"] for line in rows if line) for t, rows in found.items() if all(rows)}
+            found = {trial: [lines.get((job.identity, job.seed), {}) for job in asked[trial]] for trial in trials}
+            return {trial: outcome_of(trial, rows) for trial, rows in found.items() if all(rows)}
 
-        results: dict[Trial, float] = {}
+        results: dict[Trial, Outcome] = {}
         while trials := searching.next(results):
             if not (new := run_trials(trials)):
                 raise Stopped(f"{name}: no assignment of the last {len(trials)} could be trained; see the logs")
@@ -103,18 +104,36 @@ def uniform_points(points: Sequence[Point]) -> list[Point]:
 def with_trial(point: Point, trial: Trial, epochs: int) -> Point:
     """The point with a trial's shares and epochs."""
     shares = {"assignment": "modality", "language": trial.language, "vision": trial.vision}
-    short = {"trainer.max_epochs": max(1, round(trial.epochs * epochs))} if trial.epochs < 1 else {}
-    settings = dict(point.settings) | {2: {**point.settings[2], **short}}
+    changed: dict[str, Any] = {}
+    if trial.epochs < 1:
+        changed["trainer.max_epochs"] = max(1, round(trial.epochs * epochs))
+    if not trial.epochs:
+        changed["trainer.max_steps"] = 1
+    if trial.callback:
+        changed["trainer.callbacks+"] = trial.callback
+    settings = dict(point.settings) | {2: {**point.settings[2], **changed}}
     return replace(point, sparsity={**point.sparsity, **shares}, settings=settings)
+
+
+def outcome_of(trial: Trial, lines: Sequence[Mapping[str, Any]]) -> Outcome:
+    """The mean outcome of a trial over the records of its seeds."""
+    moved = [line["selected"]["sparsity"] for line in lines] if trial.callback else []
+    shares = {name: fmean(of_seed[name] for of_seed in moved) for name in MODALITIES if moved}
+    return Outcome(fmean(line["dev"] for line in lines), shares)
 
 
 def section(point: Point, searching: Search, results: Results) -> str:
     """What was tried for one point, the best first, and the options that train it."""
     rows = []
-    for trial in sorted(results, key=lambda trial: (trial.epochs, results[trial]), reverse=True):
-        shares = solve_budget(searching.overall, trial.language, trial.vision, counts=searching.counts)
+    for trial in sorted(
+        results, key=lambda trial: (not trial.callback, trial.epochs, results[trial].dev), reverse=True
+    ):
+        shares: Mapping[str, float] = results[trial].shares
+        if not trial.callback:
+            shares = solve_budget(searching.overall, trial.language, trial.vision, counts=searching.counts)
         cells = {modality: f"{percent(share, 1)} %" for modality, share in shares.items()}
-        rows.append({**cells, "epochs": f"{trial.epochs:.0%}", "development split": f"{results[trial]:.2f}"})
+        cells |= {"epochs": f"{trial.epochs:.0%}", "development split": f"{results[trial].dev:.2f}"}
+        rows.append(cells | {"shares": f"moved by {trial.callback.rpartition('.')[2]}" if trial.callback else "given"})
     best = searching.best(results)
     options = f"--model.sparsity.assignment modality --model.sparsity.overall {searching.overall:g}"
     options += f" --model.sparsity.language {best.language:.4f} --model.sparsity.vision {best.vision:.4f}"

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 from scipy.stats.qmc import Sobol
 
@@ -14,8 +15,9 @@ COARSE = (0.1, 0.3, 0.5, 0.7, 0.9)
 AROUND = (-0.1, -0.05, 0.0, 0.05, 0.1)  # half a coarse step to each side
 FINE = tuple(round(0.80 + 0.02 * step, 2) for step in range(10))
 HIGH = 0.85  # overall sparsity from which the paper searches 80–98 % at once
-REACH = 0.2  # a sampled share differs from the overall one by so much at most
+REACH = 0.2  # a share that is no grid's differs from the overall one by so much at most
 MOST = 0.98
+MOVING = "cdvqa.studies.search.moving"  # imported by the runs alone: it needs torch
 
 
 @dataclass(frozen=True)
@@ -24,16 +26,27 @@ class Trial:
 
     Attributes:
         language, vision: shares of zeros; that of the cross-modality modules follows (Eq. 10).
-        epochs: share of a full training's epochs, with a schedule as much shorter.
+        epochs: share of a full training's epochs, with a schedule as much shorter; 0 for a single step.
+        callback: class path of a callback that moves the shares; those above are then where it starts.
     """
 
     language: float
     vision: float
     epochs: float = 1.0
+    callback: str = ""
 
 
-Results = Mapping[Trial, float]
-"""Accuracy of each trial on the development split, in percent; trials that failed are missing."""
+class Outcome(NamedTuple):
+    """What a trial gave."""
+
+    dev: float
+    """Accuracy on the development split, in percent."""
+    shares: Mapping[str, float] = {}
+    """Share of zeros of each modality at the end, where a callback moved them."""
+
+
+Results = Mapping[Trial, Outcome]
+"""The outcome of each trial; those that failed are missing."""
 
 
 class Search(ABC):
@@ -61,15 +74,16 @@ class Search(ABC):
         """The trials to run after those in `results`; none at the end."""
 
     def best(self, results: Results) -> Trial:
-        """The assignment that was found: the best of those that were trained longest.
+        """The assignment that was found: the best of those that were trained longest, with shares that stayed.
 
         Raises:
             InputError: nothing was trained.
         """
-        if not results:
+        fixed = {trial: outcome.dev for trial, outcome in results.items() if not trial.callback}
+        if not fixed:
             raise InputError("no assignment could be trained")
-        longest = max(trial.epochs for trial in results)
-        return max((trial for trial in results if trial.epochs == longest), key=results.__getitem__)
+        longest = max(trial.epochs for trial in fixed)
+        return max((trial for trial in fixed if trial.epochs == longest), key=fixed.__getitem__)
 
     def cost(self, results: Results) -> float:
         """Full trainings of stage 2 that the trials amount to."""
@@ -164,9 +178,41 @@ class Halving(Search):
             first = [*map(as_trial, given), *self.sampled(number - len(given))]
         else:
             last = max(done)
-            ranked = sorted((t for t in results if t.epochs == last), key=results.__getitem__, reverse=True)
+            ranked = sorted((t for t in results if t.epochs == last), key=lambda t: results[t].dev, reverse=True)
             first = ranked[:number]
         return [Trial(trial.language, trial.vision, epochs) for trial in first]
+
+
+class Moved(Search):
+    """Trials in which a callback moves the shares, then a full training at the shares that each of them found.
+
+    Attributes:
+        callbacks: names in `cdvqa.studies.search.moving`.
+        epochs: of the trials in which the shares move.
+    """
+
+    callbacks: ClassVar[Sequence[str]]
+    epochs: ClassVar[float]
+
+    def next(self, results: Results) -> list[Trial]:
+        first = [Trial(self.overall, self.overall, self.epochs, f"{MOVING}.{callback}") for callback in self.callbacks]
+        if not results:
+            return first
+        if any(not trial.callback for trial in results):
+            return []
+        return list(dict.fromkeys(as_trial(results[trial].shares) for trial in first if trial in results))
+
+
+class Score(Moved):
+    """Shares that are computed before training: from curves of the loss, and from squared gradients."""
+
+    callbacks, epochs = ("Curves", "SquaredGradients"), 0.0
+
+
+class Adaptive(Moved):
+    """Shares that move within one training."""
+
+    callbacks, epochs = ("Prices",), 1.0
 
 
 def as_trial(shares: Mapping[str, float]) -> Trial:
@@ -174,4 +220,10 @@ def as_trial(shares: Mapping[str, float]) -> Trial:
     return Trial(round(shares["language"], 9), round(shares["vision"], 9))
 
 
-METHODS: dict[str, type[Search]] = {"grid": Grid, "random": Random, "halving": Halving}
+METHODS: dict[str, type[Search]] = {
+    "grid": Grid,
+    "random": Random,
+    "halving": Halving,
+    "score": Score,
+    "adaptive": Adaptive,
+}

@@ -13,7 +13,7 @@ from cdvqa.runs.loggers import SELECTED_ACCURACY
 from cdvqa.studies.sweep.scores import scores_of
 
 KEPT = ("stage", "seed", "identity", "settings", "pipeline", "sparsity", "selection", "parent", "preset", "departures",
-        "started", "finished", "steps", "parameters")  # fmt: skip
+        "started", "finished", "steps", "selected", "parameters")  # fmt: skip
 
 
 def line_of(run: Run) -> dict[str, Any]:
