@@ -32,6 +32,18 @@ def test_report_without_runs_says_what_makes_one(tmp_path: Path, capsys: pytest.
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_with_other_files_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    make_run(tmp_path / "logs", "r", results=scored(40))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "runs.csv").write_text("mine")
+    command = ["report", "--logs", str(tmp_path / "logs"), "--output"]
+    assert main([*command, str(tmp_path / "mine")]) == 2
+    assert "mine: holds other files, and no report; name a new folder" in capsys.readouterr().err
+    assert [path.read_text() for path in (tmp_path / "mine").iterdir()] == ["mine"]
+    for _ in range(2):  # an earlier report is replaced
+        assert main([*command, str(tmp_path / "new")]) == 0
+
+
 def test_seeds_share_a_row_with_their_mean(tmp_path: Path):
     """Guards: seeds whose kept counts differ are one run."""
     for seed, (accuracy, kept) in enumerate([(40, 51), (50, 52), (60, 53)]):

@@ -52,11 +52,19 @@ def report(
             single questions are of the run folders that are there.
         study: a file, or the name of a shipped study such as fig2; only its runs, with its figure and its claims.
         size: micro for the study on the small embedded world.
-        output: folder for report.html, report.md, runs.csv, tables/ and figures/; <logs>/report[/<study>] where null.
+        output: folder for report.html, report.md, runs.csv, tables/ and figures/, which may hold an earlier report;
+            <logs>/report[/<study>] where null.
         runs: print all runs and the settings in which they differ, instead; nothing is written.
     """
     if size and not study:
         raise InputError("--size is of a study: give --study as well")
+    if (
+        output
+        and output.exists()
+        and not (output / "report.html").is_file()
+        and (not output.is_dir() or any(output.iterdir()))
+    ):
+        raise InputError(f"--output {output}: holds other files, and no report; name a new folder")
     plan = read_study(study, size) if study else None
     if records and not records.is_file():
         raise InputError(f"{records}: no such file; `cdvqa sweep` writes it")
