@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from cdvqa.cli import main
 from cdvqa.sparsity import LXMERT_COUNTS, solve_budget
+from cdvqa.studies.search.command import with_trial
 from cdvqa.studies.search.methods import METHODS, MOST, Grid, Halving, Outcome, Random, Score, Trial
 from cdvqa.studies.sweep.records import read_lines
+from cdvqa.studies.sweep.study import Point
 
 COUNTS = {**LXMERT_COUNTS, "pooler": 589_824}
 
@@ -91,6 +93,22 @@ def test_shares_that_a_callback_found_are_trained_once_more():
     assert again == [Trial(0.6, 0.3)]
     results |= {again[0]: Outcome(1.0)}
     assert search.next(results) == [] and search.best(results) == again[0] and search.cost(results) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("part", "epochs", "expected"),
+    [
+        (1.0, 20, {}),
+        (0.05, 20, {"trainer.max_epochs": 1}),
+        (0.2, 7, {"trainer.max_epochs": 1}),
+        (0.05, 7, {"trainer.max_epochs": 1, "trainer.limit_train_batches": 0.35}),
+        (0.0, 7, {"trainer.max_epochs": 1, "trainer.max_steps": 1}),
+    ],
+)
+def test_a_short_trial_has_its_part_of_the_epochs_or_of_one(part: float, epochs: int, expected: dict[str, Any]):
+    """Guards: with 7 epochs, a twentieth and a fifth of them were both one epoch, the same run."""
+    point = Point((), ("lmh", "lmh"), "mask", {"overall": 0.5}, {1: {}, 2: {}, 3: {}}, (0,))
+    assert with_trial(point, Trial(0.5, 0.5, part), epochs).settings == {1: {}, 2: expected, 3: {}}
 
 
 def test_a_search_compares_assignments_on_the_development_split(

@@ -109,6 +109,8 @@ def with_trial(point: Point, trial: Trial, epochs: int) -> Point:
         changed["trainer.max_epochs"] = max(1, round(trial.epochs * epochs))
     if not trial.epochs:
         changed["trainer.max_steps"] = 1
+    elif trial.epochs * epochs < 0.5:  # less than half an epoch of a study with few epochs
+        changed["trainer.limit_train_batches"] = round(trial.epochs * epochs, 6)
     if trial.callback:
         changed["trainer.callbacks+"] = trial.callback
     settings = dict(point.settings) | {2: {**point.settings[2], **changed}}
