@@ -1,6 +1,7 @@
 """`cdvqa sweep`: order, failures, kills, records, launchers."""
 
 import json
+import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -107,6 +108,21 @@ def test_two_sweeps_share_their_runs(cdvqa: Callable[..., int], study: Study):
     both = [Forked(["sweep", str(file), "--records", f"records{number}"]) for number in range(2)]
     assert [sweep.wait()[0] for sweep in both] == [0, 0]
     assert lines("records0") and sorted(map(str, lines("records0"))) == sorted(map(str, lines("records1")))
+
+
+def test_a_sweep_on_a_full_disk_goes_on_when_there_is_room(cdvqa: Callable[..., int], study: Study):
+    """No file may grow beyond a part of a checkpoint's size, as on a full disk."""
+    file = study([OMP])
+    assert main(["sweep", str(file), "--logs", "whole", "--records", "whole_records"]) == 0
+    size = next(Path("whole").glob("*/*/stage1_bce-*/seed0/checkpoints/last.ckpt")).stat().st_size
+    sweeping = Forked(["sweep", str(file), "--jobs", "1"])
+    resource.prlimit(sweeping.processes[0].pid, resource.RLIMIT_FSIZE, (size // 2, resource.RLIM_INFINITY))
+    status, errors = sweeping.wait()
+    assert status == 1 and errors.strip().splitlines()[-1].endswith("1 failed, 2 parent failed; see the logs")
+    (log,) = Path("logs").glob("*/*/*/seed0.log")
+    assert "File too large" in log.read_text() and not list(Path("logs").rglob("*.tmp"))
+    assert main(["sweep", str(file)]) == 0
+    assert [line["results"] for line in lines("docs/study")] == [line["results"] for line in lines("whole_records")]
 
 
 def test_a_record_that_was_cut_off_is_left_behind(tmp_path: Path):
