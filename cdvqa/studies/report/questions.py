@@ -133,7 +133,7 @@ def pictures(module: VQADataModule, wanted: Sequence[int]) -> tuple[dict[int, di
     try:
         if features.is_file():
             reader = RegionFeatures(features)
-            numbers = [number for number in numbers if number in set(reader.image_id.tolist())]
+            numbers = sorted(set(numbers) & set(reader.image_id.tolist()))
             _, boxes, mask = reader.read(numbers)
             for row, number in enumerate(numbers):
                 real = boxes[row][mask[row]] if mask is not None else boxes[row]
