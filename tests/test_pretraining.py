@@ -44,7 +44,7 @@ def test_a_few_steps_make_a_folder_that_its_backbone_loads(name: str, tmp_path: 
 def test_what_ships_is_whole_and_small(name: str):
     model, share = loaded(name, SHIPPED[name])
     assert share == 1
-    assert sum(path.stat().st_size for path in SHIPPED[name].iterdir()) <= 3 * 2**20
+    assert sum(path.stat().st_size for path in SHIPPED[name].iterdir()) <= 4 * 2**20
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
