@@ -54,4 +54,4 @@ def test_the_shipped_model_starts_with_its_head():
     report = model.load_pretrained()
     assert report is not None and report.share == 1
     assert model.classifier[3].bias[:2].abs().min() > 0 and model.classifier[3].bias[2] == 0
-    assert (model.hidden_size, model.config.l_layers, model.config.r_layers, model.config.x_layers) == (64, 2, 1, 2)
+    assert (model.hidden_size, model.config.l_layers, model.config.r_layers, model.config.x_layers) == (96, 2, 1, 2)
