@@ -1,12 +1,14 @@
 """Stage 2: find a sparse subnetwork of the fine-tuned model."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain, islice
 from typing import Any
 
 import torch
 from pytorch_lightning.utilities import rank_zero_info
+from torch import nn
 
 from cdvqa.sparsity import Sparsity, Subnetwork, attach_fixed_masks, attach_masks, one_shot_masks
 from cdvqa.sparsity.attach import check_levels
@@ -84,20 +86,29 @@ class MaskTrain(VQAStage):
         self.to(device)
         names = [name for members in self.backbone.matrices().values() for name in members]
         weights = [self.backbone.get_parameter(name).requires_grad_(True) for name in names]
-        training = [module for module in self.modules() if module.training]
-        self.eval()
         loader, parts = self.facts.first_batches(self.objective.batch_dependent)
         pieces = iter(loader)
-        while batches and (first := next(pieces, None)) is not None:
-            total, questions = [torch.zeros_like(weight) for weight in weights], 0
-            for piece in chain([first], islice(pieces, parts - 1)):
-                loss = self.loss(piece.to(device).widened())
-                found = torch.autograd.grad(loss.total, weights, allow_unused=True)
-                for gradient, part in zip(total, found, strict=True):
-                    if part is not None:
-                        gradient.add_(part, alpha=loss.count)
-                questions += loss.count
-            yield dict(zip(names, [gradient / max(questions, 1) for gradient in total], strict=True))
-            batches -= 1
-        for module in training:
-            module.training = True
+        with evaluating(self):
+            while batches and (first := next(pieces, None)) is not None:
+                total, questions = [torch.zeros_like(weight) for weight in weights], 0
+                for piece in chain([first], islice(pieces, parts - 1)):
+                    loss = self.loss(piece.to(device).widened())
+                    found = torch.autograd.grad(loss.total, weights, allow_unused=True)
+                    for gradient, part in zip(total, found, strict=True):
+                        if part is not None:
+                            gradient.add_(part, alpha=loss.count)
+                    questions += loss.count
+                yield dict(zip(names, [gradient / max(questions, 1) for gradient in total], strict=True))
+                batches -= 1
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Without dropout."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True

@@ -4,8 +4,7 @@ The shares that a run ends with are its result. Other runs, of the usual kind, t
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -20,6 +19,7 @@ from torch import nn
 
 from cdvqa.sparsity import MODALITIES, FixedMask, binary_masks, reset_thresholds, select_threshold
 from cdvqa.sparsity.masks.matrices import masked_matrices
+from cdvqa.stages.mask_train import evaluating
 from cdvqa.studies.search.methods import MOST, REACH
 
 BATCHES = 6  # training batches that losses are means over
@@ -135,18 +135,6 @@ class Prices(Moving):
             done = (self.moments[trainer.global_step] - 1) / UPDATES
             amount = round(FIRST_MOVE * total * (1 - done) ** 3)
             self.take(trainer, pl_module, moved(shares, saved, amount, self.overall, self.counts))
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Without dropout."""
-    training = [part for part in module.modules() if part.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True
 
 
 @torch.no_grad()
