@@ -104,7 +104,7 @@ class MaskTrain(VQAStage):
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Without dropout."""
+    """Evaluation mode, so no dropout; afterwards each part is in the mode that it had."""
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:
