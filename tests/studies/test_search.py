@@ -78,9 +78,14 @@ def test_halving_keeps_the_best_and_trains_them_longer():
 
 
 def test_random_trials_are_spread_near_the_overall_share_and_repeatable():
-    trials = Random(0.9, COUNTS, trials=20).next({})
-    assert trials == Random(0.9, COUNTS, trials=20).next({}) != Random(0.9, COUNTS, seed=1, trials=20).next({})
+    trials = Random(0.9, COUNTS).next({})
+    assert trials == Random(0.9, COUNTS).next({}) != Random(0.9, COUNTS, seed=1).next({})
     assert all(0.7 <= trial.vision <= MOST and 0.7 <= trial.language <= MOST for trial in trials)
+
+
+@pytest.mark.parametrize(("overall", "number"), [(0.5, 8), (0.7, 4), (0.9, 36)])
+def test_random_search_costs_15_percent_of_the_grid(overall: float, number: int):
+    assert len(set(Random(overall, COUNTS).next({}))) == number
 
 
 def test_shares_that_a_callback_found_are_trained_once_more():
@@ -114,7 +119,7 @@ def test_a_short_trial_has_its_part_of_the_epochs_or_of_one(part: float, epochs:
 def test_a_search_compares_assignments_on_the_development_split(
     cdvqa: Callable[..., int], study: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ):
-    monkeypatch.setattr("cdvqa.studies.search.methods.Random.__init__.__defaults__", (0, 3))
+    monkeypatch.setattr("cdvqa.studies.search.methods.AT_MOST", 0.07)
     file = study([{"method": "mask", "pipeline": "bce+bce", "sparsity": 0.5}, {"pipeline": "bce"}])
     assert main(["search", str(file), "--method", "random"]) == 0
     lines = read_lines(Path("docs/study/tiny_study-random.jsonl"))

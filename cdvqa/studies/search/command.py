@@ -16,6 +16,7 @@ from cdvqa.runs.folder import percent
 from cdvqa.sparsity import MODALITIES, solve_budget
 from cdvqa.studies.search.methods import METHODS, Outcome, Results, Search, Trial
 from cdvqa.studies.sweep.command import complete, make_launcher
+from cdvqa.studies.sweep.launchers import Launcher
 from cdvqa.studies.sweep.plan import job_of, jobs_of
 from cdvqa.studies.sweep.records import read_lines
 from cdvqa.studies.sweep.study import Point, read_study
@@ -66,29 +67,45 @@ def search(
         raise InputError(f"{plan.name}: no mask training at a given sparsity to search for")
     pages = []
     for point in points:
-        overall = point.sparsity["overall"]
-        config = ConfigInspector(list(job_of(point, point.seeds[0], logs).args))
-        searching = METHODS[method](overall, config.model.backbone.counts())
-        epochs = config.config["trainer"]["max_epochs"]
-
-        def run_trials(trials: Sequence[Trial], point: Point = point, epochs: int = epochs) -> Results:
-            asked = {trial: jobs_of([with_trial(point, trial, epochs)], logs) for trial in trials}
-            wanted = [job for of_trial in asked.values() for job in of_trial]
-            complete(wanted, path, read_lines(path), runner, jobs)
-            lines = read_lines(path)
-            found = {trial: [lines.get((job.identity, job.seed), {}) for job in asked[trial]] for trial in trials}
-            return {trial: outcome_of(trial, rows) for trial, rows in found.items() if all(rows)}
-
-        results: dict[Trial, Outcome] = {}
-        while trials := searching.next(results):
-            if not (new := run_trials(trials)):
-                raise Stopped(f"{name}: no assignment of the last {len(trials)} could be trained; see the logs")
-            results |= new
+        searching, results = search_point(point, method, logs, path, runner, jobs)
         pages.append(section(point, searching, results))
         print(pages[-1])
     with write_atomically(path.with_suffix(".md")) as temporary:
         temporary.write_text("\n".join([f"# {name}", "", *pages]), encoding="utf-8")
     print(f"written: {path.with_suffix('.md')}")
+
+
+def search_point(
+    point: Point, method: str, logs: Path, path: Path, launcher: Launcher, at_once: int
+) -> tuple[Search, Results]:
+    """Run a whole search at one overall sparsity, and return it with what its trials gave.
+
+    Args:
+        point: a mask training.
+        method: one of `METHODS`.
+        logs: the logs folder.
+        path: the records of the trials; those that are there count as done.
+        launcher: runs the trials.
+        at_once: how many at a time.
+
+    Raises:
+        Stopped: no trial of a step could be trained.
+    """
+    overall, seed = point.sparsity["overall"], point.seeds[0]
+    config = ConfigInspector(list(job_of(point, seed, logs).args))
+    searching = METHODS[method](overall, config.model.backbone.counts(), seed)
+    epochs = config.config["trainer"]["max_epochs"]
+    results: dict[Trial, Outcome] = {}
+    while trials := searching.next(results):
+        asked = {trial: jobs_of([with_trial(point, trial, epochs)], logs) for trial in trials}
+        complete([job for of_trial in asked.values() for job in of_trial], path, read_lines(path), launcher, at_once)
+        lines = read_lines(path)
+        found = {trial: [lines.get((job.identity, job.seed), {}) for job in asked[trial]] for trial in trials}
+        new = {trial: outcome_of(trial, rows) for trial, rows in found.items() if all(rows)}
+        if not new:
+            raise Stopped(f"{path.stem}: no assignment of the last {len(trials)} could be trained; see the logs")
+        results |= new
+    return searching, results
 
 
 def uniform_points(points: Sequence[Point]) -> list[Point]:
