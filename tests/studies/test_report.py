@@ -249,11 +249,44 @@ def test_a_study_has_its_own_runs_and_says_which_are_missing(
     text = (tmp_path / "there" / "report.md").read_text()
     (tmp_path / "mine.yaml").write_text(f"{STUDY}figure: {{on: nothing}}\n")
     assert main(command) == 0
-    assert "The study's figure is not here" in capsys.readouterr().out
+    assert "The figure of mine is not here" in capsys.readouterr().out
     (tmp_path / "mine.yaml").write_text(f"{STUDY}figure: curves\n")
     assert main(command) == 2
     assert "figure: expected a mapping, not 'curves'" in capsys.readouterr().err
     assert "two full models" in text and "## Verdicts" in text and "Not run" not in text
+
+
+def test_several_studies_make_one_report_with_the_verdicts_of_all(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    from cdvqa.studies.sweep.plan import jobs_of
+    from cdvqa.studies.sweep.study import read_study
+
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    Path("data/scenes").symlink_to(scenes)
+    Path("first.yaml").write_text(f"{STUDY}figure: {{kind: curves}}\n")
+    third = STUDY.replace("bce, lmh", "bce, lpf").replace("lmh", "lpf").replace("LMH", "LPF")
+    Path("second.yaml").write_text(f"{third}figure: {{kind: front}}\n")
+    command = ["report", "--study", "[first.yaml,second.yaml]", "--records", "records", "--output", "there"]
+    Path("records").mkdir()
+    assert main(command) == 2 and "no records of a study in it; `cdvqa sweep`" in capsys.readouterr().err
+    for file, better in (("first", 300), ("second", 50)):
+        jobs = jobs_of(read_study(f"{file}.yaml").points, Path("logs"))
+        names = {job.run.folder.parent.name[7:10]: job.identity for job in jobs}
+        lines = [
+            line(name, 0, [3] * (100 if name == "bce" else better) + [0] * (300 if name == "bce" else 400 - better))
+            | {"identity": identity}
+            for name, identity in names.items()
+        ]
+        Path(f"records/{file}.jsonl").write_bytes(b"".join(orjson.dumps(one) + b"\n" for one in lines))
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"\| LMH beats BCE .*\+50\.00 .*\| first +\|", printed)
+    assert re.search(r"\| LPF beats BCE .*-12\.50 .*\| second +\|", printed)
+    text = Path("there/report.md").read_text()
+    assert "# Studies first, second" in text and "first_scenes_lxmert.png" in text and "second_scenes.png" in text
+    assert len(Path("there/runs.csv").read_text().splitlines()) == 1 + 3  # BCE is a run of both
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.axes import Axes
 
 from cdvqa.errors import InputError
-from cdvqa.studies.report.figures import figure, figures_of
+from cdvqa.studies.report.figures import figure, study_figures, usual_figures
 from cdvqa.studies.report.table import runs_table
 from tests.studies.made_up import line
 
@@ -113,7 +113,7 @@ def test_a_figure_that_cannot_be_drawn_is_refused(runs: pd.DataFrame, spec: dict
 def test_published_points_stand_beside_runs_on_the_papers_data_alone():
     def front(data: str) -> int:
         lines = [line("bce", 0, some(100), data=data), line("bce+lmh", 0, some(200), 0.5, data=data)]
-        drawn = [one for one in figures_of(runs_table(lines)[0], None, "x") if one.name.startswith("size")]
+        drawn = [one for one in usual_figures(runs_table(lines)[0]) if one.name.startswith("size")]
         return len(drawn[0].drawing.axes[0].texts)
 
     assert front("vqacp2") == 25 and front("scenes") == 0
@@ -121,7 +121,11 @@ def test_published_points_stand_beside_runs_on_the_papers_data_alone():
 
 def test_sizes_are_compared_over_all_backbones():
     lines = [line("bce", 0, some(100), backbone=backbone) for backbone in ("lxmert", "updn")]
-    (drawn,) = [one for one in figures_of(runs_table(lines)[0], {"kind": "front"}, "fig1") if "fig1" in one.name]
+    runs = runs_table(lines)[0]
+    (drawn,) = study_figures(runs, {"kind": "front"}, "fig1")
+    assert drawn.name == "fig1_scenes" and not any(
+        one.name.startswith("size") for one in usual_figures(runs, [{"kind": "front"}])
+    )
     assert {str(one.get_label()) for one in drawn.drawing.axes[0].containers} == {"full lxmert(bce)", "full updn(bce)"}
 
 
@@ -130,7 +134,7 @@ def test_every_test_set_and_group_has_a_panel():
     one = line("bce", 0, some(100), data="scenes-vs")
     one["results"]["splits"] = {name: {"all": 10.0 + i, "distribution": "ood"} for i, name in enumerate(names)}
     one["results"]["means"] = {"ood_mean": 14.0, "ood_lang": 11.5, "ood_vis": 14.5, "ood_crsm": 17.0}
-    drawn = {one.name: one.drawing for one in figures_of(runs_table([one])[0], None, "x")}
+    drawn = {one.name: one.drawing for one in usual_figures(runs_table([one])[0])}
     shown = [axis.get_title() for axis in drawn["test_sets_scenes-vs_lxmert"].axes if axis.get_visible()]
     assert shown == ["ood_lang", "ood_vis", "ood_crsm", *names]
 
@@ -141,5 +145,6 @@ def test_curves_that_cannot_be_told_apart_are_not_drawn():
         line("lmh+lmh", 0, some(number), 0.5, plan={"assignment": "modality", "language": number / 100, "vision": 0.2})
         for number in range(61)
     ]
-    drawn = figures_of(runs_table(lines)[0], {"kind": "shares"}, "fig8")
-    assert [one.name for one in drawn] == ["fig8_scenes_lxmert"]
+    runs = runs_table(lines)[0]
+    assert [one.name for one in study_figures(runs, {"kind": "shares"}, "fig8")] == ["fig8_scenes_lxmert"]
+    assert usual_figures(runs) == []

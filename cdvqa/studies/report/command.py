@@ -1,8 +1,8 @@
 """`cdvqa report`: tables, figures and verdicts of runs, from their folders or from the records of a study."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Optional
+from typing import Any, Literal, Optional, Union
 
 import pandas as pd
 from jsonargparse import ActionYesNo
@@ -11,7 +11,7 @@ from cdvqa.cli.parsing import OneLineParser
 from cdvqa.errors import InputError
 from cdvqa.files import write_atomically
 from cdvqa.studies.report import convergence, overlap
-from cdvqa.studies.report.figures import figures_of
+from cdvqa.studies.report.figures import study_figures, usual_figures
 from cdvqa.studies.report.page import page
 from cdvqa.studies.report.questions import browse
 from cdvqa.studies.report.table import read_logs, runs_table
@@ -39,18 +39,19 @@ def run(args: list[str]) -> None:
 def report(
     logs: Path = Path("logs"),
     records: Optional[Path] = None,
-    study: Optional[str] = None,
+    study: Optional[Union[list[str], str]] = None,
     size: Optional[Literal["micro"]] = None,
     output: Optional[Path] = None,
     runs: bool = False,
 ) -> None:
-    """Tables, figures, verdicts and single questions of all tested runs, or of those of a study.
+    """Tables, figures, verdicts and single questions of all tested runs, or of those of studies.
 
     Args:
         logs: folder that holds <data>/<backbone>/<run>/seed<k>/.
-        records: a study's records, such as docs/study/fig2-micro.jsonl, in place of the run folders' results. Masks and
-            single questions are of the run folders that are there.
-        study: a file, or the name of a shipped study such as fig2; only its runs, with its figure and its claims.
+        records: a study's records, such as docs/study/fig2-micro.jsonl, or the folder of all, in place of the run
+            folders' results. Masks and single questions are of the run folders that are there.
+        study: a file, or the name of a shipped study such as fig2, or a list of them; only their runs, with their
+            figures and their claims.
         size: micro for the study on the small embedded world.
         output: folder for report.html, report.md, runs.csv, tables/ and figures/, which may hold an earlier report;
             <logs>/report[/<study>] where null.
@@ -65,39 +66,51 @@ def report(
         and (not output.is_dir() or any(output.iterdir()))
     ):
         raise InputError(f"--output {output}: holds other files, and no report; name a new folder")
-    plan = read_study(study, size) if study else None
-    if records and not records.is_file():
-        raise InputError(f"{records}: no such file; `cdvqa sweep` writes it")
-    lines, problems = (list(read_lines(records).values()), []) if records else read_logs(logs)
-    source = records or logs
+    studies = [study] if isinstance(study, str) else study or []
+    plans = [read_study(name, size) for name in studies]
+    lines, problems = (read_records(records, plans), []) if records else read_logs(logs)
+    wanted = [{(job.identity, job.seed): job.name for job in jobs_of(plan.points, logs)} for plan in plans]
     notes = []
-    if plan:
-        wanted = {(job.identity, job.seed): job.name for job in jobs_of(plan.points, logs)}
-        lines = [line for line in lines if (line["identity"], line["seed"]) in wanted]
-        missing = wanted.keys() - {(line["identity"], line["seed"]) for line in lines}
-        if missing:
-            absent = listed([wanted[key] for key in missing])
-            notes.append(f"Not run: {len(missing)} of {len(wanted)} runs of the study: {absent}.")
+    if plans:
+        lines = [line for line in lines if any((line["identity"], line["seed"]) in jobs for jobs in wanted)]
+    found = {(line["identity"], line["seed"]) for line in lines}
+    for plan, jobs in zip(plans, wanted, strict=True):
+        if missing := jobs.keys() - found:
+            named = "the study" if len(plans) == 1 else plan.name
+            absent = listed([jobs[key] for key in missing])
+            notes.append(f"Not run: {len(missing)} of {len(jobs)} runs of {named}: {absent}.")
     table, broken = runs_table(lines)
     problems += broken
     for problem in problems:
         print(f"left out: {problem}")
+    name = "+".join(plan.name for plan in plans)
     if table.empty:
-        remedy = f"run of {plan.name} here; `cdvqa sweep {study}`" if plan else "run here; `cdvqa fit --config …`"
-        raise InputError(f"{source}: no {remedy} makes {'them' if plan else 'one'}")
+        remedy = f"run of {name} here; `cdvqa sweep {studies[0]}`" if plans else "run here; `cdvqa fit --config …`"
+        raise InputError(f"{records or logs}: no {remedy} makes {'them' if plans else 'one'}")
     if runs:
         print(list_runs(table).to_markdown(index=False, disable_numparse=True))
         return
     tested = table[table["state"] == "tested"]
     if tested.empty:
-        raise InputError(f"{source}: no tested run here; `cdvqa test --config …` writes results.json")
+        raise InputError(f"{records or logs}: no tested run here; `cdvqa test --config …` writes results.json")
     notes = [f"Models selected on: {', '.join(sorted(set(tested['selection'])))}.", *notes]
     for state, rows in table[table["state"] != "tested"].groupby("state"):
         names = [f"{row.data} {row.backbone} {row.run} seed{row.seed}" for row in rows.itertuples()]
         notes.append(f"{str(state).capitalize()}: {listed(names)}.")
     notes += [f"Left out: {problem}." for problem in problems]
-    folder = output or (logs / "report" / plan.name if plan else logs / "report")
-    print(write_report(tested, logs, plan, notes, folder))
+    keys = pd.Series(list(zip(tested["identity"], tested["seed"], strict=True)), tested.index)
+    of_studies = [(plan, tested[keys.isin(jobs)]) for plan, jobs in zip(plans, wanted, strict=True)]
+    print(write_report(tested, logs, of_studies, notes, output or logs / "report" / name))
+
+
+def read_records(records: Path, plans: Sequence[Study]) -> list[dict[str, Any]]:
+    """The lines of one file, or of those of the studies in a folder; a study without one has no runs yet."""
+    files = [records]
+    if records.is_dir():
+        files = [file for plan in plans if (file := records / f"{plan.name}.jsonl").is_file()]
+    if not files or not all(file.is_file() for file in files):
+        raise InputError(f"{records}: no such file, or no records of a study in it; `cdvqa sweep` writes them")
+    return list({key: line for file in files for key, line in read_lines(file).items()}.values())
 
 
 def listed(names: list[str]) -> str:
@@ -106,18 +119,33 @@ def listed(names: list[str]) -> str:
     return ", ".join(sorted(names)[:NAMES]) + more
 
 
-def write_report(tested: pd.DataFrame, logs: Path, study: Study | None, notes: list[str], output: Path) -> str:
-    """Write every file of a report and return its text."""
-    name = study.name if study else "runs"
-    figures = figures_of(tested, study.figure if study else None, name)
-    if study and study.figure and not any(figure.name.startswith(f"{name}_") for figure in figures):
-        notes = [*notes, "The study's figure is not here: no run has the accuracy that it shows."]
+def write_report(
+    tested: pd.DataFrame, logs: Path, studies: Sequence[tuple[Study, pd.DataFrame]], notes: list[str], output: Path
+) -> str:
+    """Write every file of a report and return its text.
+
+    Args:
+        tested: all runs of the report.
+        logs: the logs folder, for masks and single questions.
+        studies: each study with its runs.
+        notes: what a reader has to know.
+        output: the folder.
+    """
+    figures, judged = [], []
+    for study, runs in studies:
+        own = study_figures(runs, study.figure, study.name) if study.figure else []
+        if study.figure and not own:
+            notes = [*notes, f"The figure of {study.name} is not here: no run has the accuracy that it shows."]
+        figures += own
+        if study.claims:
+            if not isinstance(study.claims, list):
+                raise InputError(f"study {study.name}: claims: expected a list")
+            verdict = verdict_table(verdicts(runs, study.claims))
+            judged.append(verdict.assign(study=study.name) if len(studies) > 1 else verdict)
+    figures += usual_figures(tested, [study.figure for study, _ in studies])
     tables = tables_of(tested)
-    if study and study.claims:
-        if not isinstance(study.claims, list):
-            raise InputError(f"study {name}: claims: expected a list")
-        judged = verdict_table(verdicts(tested, study.claims))
-        tables.insert(0, Table("verdicts", "Verdicts", judged, VERDICTS))
+    if judged:
+        tables.insert(0, Table("verdicts", "Verdicts", pd.concat(judged, ignore_index=True), VERDICTS))
     curves = convergence.convergence_table(tested, logs)
     masks, unread = overlap.overlap_table(tested, logs)
     browser, unshown = browse(tested, logs)
@@ -128,8 +156,9 @@ def write_report(tested: pd.DataFrame, logs: Path, study: Study | None, notes: l
         table.write(output / "tables")
     for figure in figures:
         figure.write(output / "figures")
-    title = f"Study {study.name}" if study else "Results"
-    about = study.about if study else ""
+    names = ", ".join(study.name for study, _ in studies)
+    title = f"{'Study' if len(studies) == 1 else 'Studies'} {names}" if studies else "Results"
+    about = studies[0][0].about if len(studies) == 1 else ""
     parts = [f"# {title}", *filter(None, [about]), *notes]
     for table in tables:
         parts += [f"## {table.title}", *filter(None, [table.note]), table.markdown]

@@ -54,48 +54,54 @@ class Figure:
         return buffer.getvalue()
 
 
-def figures_of(tested: pd.DataFrame, wanted: Mapping[str, Any] | None, name: str) -> list[Figure]:
-    """All figures of tested runs, by data set and backbone: the one that a study wants and those of every report.
+def study_figures(runs: pd.DataFrame, wanted: Mapping[str, Any], name: str) -> list[Figure]:
+    """The figure that a study wants, for each data set and backbone of its tested runs.
+
+    Args:
+        runs: those of the study.
+        wanted: `kind` (curves, bars, shares or front), `panels` (a column of the table of runs, or several), `on` (an
+            accuracy, or several) and `gap` (pairs of filters `better` and `worse`).
+        name: of the files.
+
+    Raises:
+        InputError: an unknown key, kind or column.
+    """
+    wanted = plain_keys(wanted, "figure")
+    front = wanted.get("kind") == "front"  # the size of models is compared over all backbones
+    return [
+        one
+        for parts, alike in runs.groupby(["data"] if front else ["data", "backbone"], sort=False)
+        for one in figure("_".join([name, *map(str, parts)]), ", ".join(map(str, parts)), alike, wanted)
+    ]
+
+
+def usual_figures(tested: pd.DataFrame, others: Sequence[Mapping[str, Any]] = ()) -> list[Figure]:
+    """The figures of every report, by data set and backbone.
+
+    There is none where it would have too many curves, as all shares of a grid do, and none that a study draws itself.
 
     Args:
         tested: the runs.
-        wanted: a study's `figure`: `kind` (curves, bars, shares or front), `panels` (a column of the table of runs, or
-            several), `on` (an accuracy, or several) and `gap` (pairs of filters `better` and `worse`).
-        name: of the files of the study's figure.
-
-    Raises:
-        InputError: the study's figure has an unknown key, kind or column.
+        others: the figures that studies want.
     """
-    found = []
-    wanted = plain_keys(wanted, "figure") if wanted else None
+    found, drawn_already = [], [plain_keys(other, "figure") for other in others if other]
     for data, alike in tested.groupby("data", sort=False):
-        if wanted and wanted.get("kind") == "front":  # the size of models is compared over all backbones
-            found += figure(f"{name}_{data}", str(data), alike, wanted)
         for backbone, runs in alike.groupby("backbone", sort=False):
-            title = f"{data}, {backbone}"
-            if wanted and wanted.get("kind") != "front":
-                found += figure(f"{name}_{data}_{backbone}", title, runs, wanted)
-            for own, spec in usual_figures(runs).items():
-                found += figure(f"{own}_{data}_{backbone}", title, runs, spec) if spec != wanted else []
-        if (not wanted or wanted.get("kind") != "front") and alike["curve"].nunique() <= MOST_CURVES:
+            if runs["curve"].nunique() > MOST_CURVES:
+                continue
+            types = [kind for kind in ("yes/no", "number", "other") if kind in runs and runs[kind].notna().any()]
+            specs: dict[str, dict[str, Any]] = {
+                "accuracy": {"on": [place for place in TITLES if runs[place].notna().any()]},
+                "answer_types": {"on": types},
+                "test_sets": {"on": sets_of(runs)},
+                "tradeoff": {"kind": "tradeoff"},
+            }
+            for name, spec in specs.items():
+                if spec not in drawn_already:
+                    found += figure(f"{name}_{data}_{backbone}", f"{data}, {backbone}", runs, spec)
+        if not any(other.get("kind") == "front" for other in drawn_already) and alike["curve"].nunique() <= MOST_CURVES:
             found += figure(f"size_{data}", str(data), alike, {"kind": "front"})
     return found
-
-
-def usual_figures(runs: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """What every report shows of the runs of a data set and backbone, by the name of its files.
-
-    Nothing where they make too many curves, as all shares of a grid do.
-    """
-    if runs["curve"].nunique() > MOST_CURVES:
-        return {}
-    types = [kind for kind in ("yes/no", "number", "other") if kind in runs and runs[kind].notna().any()]
-    return {
-        "accuracy": {"on": [place for place in TITLES if runs[place].notna().any()]},
-        "answer_types": {"on": types},
-        "test_sets": {"on": sets_of(runs)},
-        "tradeoff": {"kind": "tradeoff"},
-    }
 
 
 def figure(name: str, title: str, runs: pd.DataFrame, spec: Mapping[str, Any]) -> list[Figure]:
