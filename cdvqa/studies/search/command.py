@@ -32,7 +32,7 @@ def run(args: list[str]) -> None:
 
 def search(
     study: str,
-    method: Literal["grid", "random", "halving", "score", "adaptive"] = "grid",
+    method: Literal["auto", "grid", "random"] = "auto",
     size: Optional[Literal["micro"]] = None,
     seeds: Optional[int] = None,
     logs: Path = Path("logs"),
@@ -47,9 +47,8 @@ def search(
 
     Args:
         study: a file, or the name of a shipped study, such as fig8.
-        method: grid (the paper's, App. C.4), random (at the cost of a few runs), halving (many short runs, and longer
-            ones of the best), score (from losses and gradients before training), or adaptive (shares that move within
-            a training). The last two train once more with the shares that they find.
+        method: auto (from the loss before mask training, then one training), grid (the paper's, App. C.4), or random
+            (at 15 % of the grid's cost).
         size: micro puts the study on the small embedded world.
         seeds: how many seeds, in place of the study's.
         logs: the logs folder.
@@ -94,10 +93,9 @@ def search_point(
     overall, seed = point.sparsity["overall"], point.seeds[0]
     config = ConfigInspector(list(job_of(point, seed, logs).args))
     searching = METHODS[method](overall, config.model.backbone.counts(), seed)
-    epochs = config.config["trainer"]["max_epochs"]
     results: dict[Trial, Outcome] = {}
     while trials := searching.next(results):
-        asked = {trial: jobs_of([with_trial(point, trial, epochs)], logs) for trial in trials}
+        asked = {trial: jobs_of([with_trial(point, trial)], logs) for trial in trials}
         complete([job for of_trial in asked.values() for job in of_trial], path, read_lines(path), launcher, at_once)
         lines = read_lines(path)
         found = {trial: [lines.get((job.identity, job.seed), {}) for job in asked[trial]] for trial in trials}
@@ -118,44 +116,32 @@ def uniform_points(points: Sequence[Point]) -> list[Point]:
     return list(found.values())
 
 
-def with_trial(point: Point, trial: Trial, epochs: int) -> Point:
-    """The point with a trial's shares and epochs."""
+def with_trial(point: Point, trial: Trial) -> Point:
+    """The point with a trial's shares, or for the single step in which its callback finds others."""
     shares = {"assignment": "modality", "language": trial.language, "vision": trial.vision}
-    changed: dict[str, Any] = {}
-    if trial.epochs < 1:
-        changed["trainer.max_epochs"] = max(1, round(trial.epochs * epochs))
-    if not trial.epochs:
-        changed["trainer.max_steps"] = 1
-    elif trial.epochs * epochs < 0.5:  # less than half an epoch of a study with few epochs
-        changed["trainer.limit_train_batches"] = round(trial.epochs * epochs, 6)
-    if trial.callback:
-        changed["trainer.callbacks+"] = trial.callback
+    changed = {"trainer.max_steps": 1, "trainer.callbacks+": trial.callback} if trial.callback else {}
     settings = dict(point.settings) | {2: {**point.settings[2], **changed}}
     return replace(point, sparsity={**point.sparsity, **shares}, settings=settings)
 
 
 def outcome_of(trial: Trial, lines: Sequence[Mapping[str, Any]]) -> Outcome:
     """The mean outcome of a trial over the records of its seeds."""
-    moved = [line["selected"]["sparsity"] for line in lines] if trial.callback else []
-    shares = {name: fmean(of_seed[name] for of_seed in moved) for name in MODALITIES if moved}
+    found = [line["selected"]["sparsity"] for line in lines] if trial.callback else []
+    shares = {name: fmean(of_seed[name] for of_seed in found) for name in MODALITIES if found}
     return Outcome(fmean(line["dev"] for line in lines), shares)
 
 
 def section(point: Point, searching: Search, results: Results) -> str:
     """What was tried for one point, the best first, and the options that train it."""
     rows = []
-    for trial in sorted(
-        results, key=lambda trial: (not trial.callback, trial.epochs, results[trial].dev), reverse=True
-    ):
-        shares: Mapping[str, float] = results[trial].shares
-        if not trial.callback:
-            shares = solve_budget(searching.overall, trial.language, trial.vision, counts=searching.counts)
+    trained = [trial for trial in results if not trial.callback]
+    for trial in sorted(trained, key=lambda trial: results[trial].dev, reverse=True):
+        shares = solve_budget(searching.overall, trial.language, trial.vision, counts=searching.counts)
         cells = {modality: f"{percent(share, 1)} %" for modality, share in shares.items()}
-        cells |= {"epochs": f"{trial.epochs:.0%}", "development split": f"{results[trial].dev:.2f}"}
-        rows.append(cells | {"shares": f"moved by {trial.callback.rpartition('.')[2]}" if trial.callback else "given"})
+        rows.append(cells | {"development split": f"{results[trial].dev:.2f}"})
     best = searching.best(results)
     options = f"--model.sparsity.assignment modality --model.sparsity.overall {searching.overall:g}"
     options += f" --model.sparsity.language {best.language:.4f} --model.sparsity.vision {best.vision:.4f}"
     table = pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
-    cost = f"{len(results)} trials cost {searching.cost(results):.1f} full trainings a seed."
+    cost = f"Full trainings a seed: {searching.cost(results)}."
     return f"## {point}\n\n{cost} Best: `{options}`\n\n{table}\n"

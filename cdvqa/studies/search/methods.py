@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 from scipy.stats.qmc import Sobol
 
@@ -18,7 +18,7 @@ HIGH = 0.85  # overall sparsity from which the paper searches 80–98 % at once
 REACH = 0.2  # a share that is no grid's differs from the overall one by so much at most
 MOST = 0.98
 AT_MOST = 0.15  # of the trainings of the first step of the paper's grid: what `random` may cost
-MOVING = "cdvqa.studies.search.moving"  # imported by the runs alone: it needs torch
+CURVES = "cdvqa.studies.search.curves.Curves"  # imported by the runs alone: it needs torch
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,11 @@ class Trial:
 
     Attributes:
         language, vision: shares of zeros; that of the cross-modality modules follows (Eq. 10).
-        epochs: share of a full training's epochs, with a schedule as much shorter; 0 for a single step.
-        callback: class path of a callback that moves the shares; those above are then where it starts.
+        callback: class path of a callback that finds other shares before training; the run then ends after one step.
     """
 
     language: float
     vision: float
-    epochs: float = 1.0
     callback: str = ""
 
 
@@ -43,7 +41,7 @@ class Outcome(NamedTuple):
     dev: float
     """Accuracy on the development split, in percent."""
     shares: Mapping[str, float] = {}
-    """Share of zeros of each modality at the end, where a callback moved them."""
+    """Share of zeros of each modality, where a callback found them."""
 
 
 Results = Mapping[Trial, Outcome]
@@ -75,20 +73,19 @@ class Search(ABC):
         """The trials to run after those in `results`; none at the end."""
 
     def best(self, results: Results) -> Trial:
-        """The assignment that was found: the best of those that were trained longest, with shares that stayed.
+        """The assignment that was found: the best of those that were trained.
 
         Raises:
             InputError: nothing was trained.
         """
-        fixed = {trial: outcome.dev for trial, outcome in results.items() if not trial.callback}
-        if not fixed:
+        trained = {trial: outcome.dev for trial, outcome in results.items() if not trial.callback}
+        if not trained:
             raise InputError("no assignment could be trained")
-        longest = max(trial.epochs for trial in fixed)
-        return max((trial for trial in fixed if trial.epochs == longest), key=fixed.__getitem__)
+        return max(trained, key=trained.__getitem__)
 
-    def cost(self, results: Results) -> float:
-        """Full trainings of stage 2 that the trials amount to."""
-        return sum(trial.epochs for trial in results)
+    def cost(self, results: Results) -> int:
+        """Full trainings of stage 2."""
+        return sum(not trial.callback for trial in results)
 
     def sampled(self, number: int) -> list[Trial]:
         """Assignments from Sobol' points: vision and cross-modality within `REACH` of the overall share, and language,
@@ -139,76 +136,14 @@ class Random(Search):
         return self.sampled(max(1, int(AT_MOST * len(grid))))
 
 
-class Halving(Search):
-    """Successive halving: many short trainings, then longer ones of the best.
-
-    Args:
-        rungs: how many trials, and which share of the epochs, rung by rung.
-    """
-
-    def __init__(
-        self,
-        overall: float,
-        counts: Mapping[str, int],
-        seed: int = 0,
-        rungs: Sequence[tuple[int, float]] = ((16, 1 / 20), (5, 4 / 20), (2, 1.0)),
-    ) -> None:
-        super().__init__(overall, counts, seed)
-        self.rungs = rungs
+class Auto(Search):
+    """Shares from the loss before mask training (`CURVES`), which are then trained."""
 
     def next(self, results: Results) -> list[Trial]:
-        done = {trial.epochs for trial in results}
-        rung = next((rung for rung in self.rungs if rung[1] not in done), None)
-        if rung is None:
-            return []
-        number, epochs = rung
+        first = Trial(self.overall, self.overall, CURVES)
         if not results:
-            # Uniform, and the paper's finding (§3.4): fewer zeros in vision, more in the other two.
-            zeros, vision = self.overall * sum(self.counts.values()), self.counts["vision"]
-            others = self.counts["language"] + self.counts["cross"]
-            less = max(self.overall - REACH, 0.0, (zeros - MOST * others) / vision)
-            given = [
-                {"language": self.overall, "vision": self.overall},
-                {"language": (zeros - less * vision) / others, "vision": less},
-            ]
-            first = [*map(as_trial, given), *self.sampled(number - len(given))]
-        else:
-            last = max(done)
-            ranked = sorted((t for t in results if t.epochs == last), key=lambda t: results[t].dev, reverse=True)
-            first = ranked[:number]
-        return [Trial(trial.language, trial.vision, epochs) for trial in first]
-
-
-class Moved(Search):
-    """Trials in which a callback moves the shares, then a full training at the shares that each of them found.
-
-    Attributes:
-        callbacks: names in `cdvqa.studies.search.moving`.
-        epochs: of the trials in which the shares move.
-    """
-
-    callbacks: ClassVar[Sequence[str]]
-    epochs: ClassVar[float]
-
-    def next(self, results: Results) -> list[Trial]:
-        first = [Trial(self.overall, self.overall, self.epochs, f"{MOVING}.{callback}") for callback in self.callbacks]
-        if not results:
-            return first
-        if any(not trial.callback for trial in results):
-            return []
-        return list(dict.fromkeys(as_trial(results[trial].shares) for trial in first if trial in results))
-
-
-class Score(Moved):
-    """Shares that are computed before training: from curves of the loss, and from squared gradients."""
-
-    callbacks, epochs = ("Curves", "SquaredGradients"), 0.0
-
-
-class Adaptive(Moved):
-    """Shares that move within one training."""
-
-    callbacks, epochs = ("Prices",), 1.0
+            return [first]
+        return [as_trial(results[first].shares)] if len(results) == 1 else []
 
 
 def as_trial(shares: Mapping[str, float]) -> Trial:
@@ -217,9 +152,7 @@ def as_trial(shares: Mapping[str, float]) -> Trial:
 
 
 METHODS: dict[str, type[Search]] = {
+    "auto": Auto,
     "grid": Grid,
     "random": Random,
-    "halving": Halving,
-    "score": Score,
-    "adaptive": Adaptive,
 }
