@@ -128,3 +128,12 @@ def test_auto_finds_shares_before_training_and_trains_them(
 def test_a_study_without_mask_training_is_refused(cdvqa: Callable[..., int], study: Callable[..., Path], capsys: Any):
     assert main(["search", str(study([{"pipeline": "bce"}]))]) == 2
     assert "tiny_study: no mask training at a given sparsity to search for" in capsys.readouterr().err
+
+
+def test_a_search_of_runs_that_are_selected_on_test_is_refused(
+    cdvqa: Callable[..., int], study: Callable[..., Path], capsys: Any
+):
+    grid = {"method": "mask", "pipeline": "bce+bce", "sparsity": 0.5, "settings": {"model.selection": "test"}}
+    assert main(["search", str(study([grid]))]) == 2
+    assert "selected on test; a search judges by the development split" in capsys.readouterr().err
+    assert not Path("logs").exists() and not Path("docs").exists()

@@ -88,10 +88,16 @@ def search_point(
         at_once: how many at a time.
 
     Raises:
+        InputError: the runs are selected on test, so they have no development accuracy.
         Stopped: no trial of a step could be trained.
     """
     overall, seed = point.sparsity["overall"], point.seeds[0]
-    config = ConfigInspector(list(job_of(point, seed, logs).args))
+    job = job_of(point, seed, logs)
+    if job.source and job.source.record["selection"] == "test":
+        raise InputError(
+            f"{point}: selected on test; a search judges by the development split: give another model.selection"
+        )
+    config = ConfigInspector(list(job.args))
     searching = METHODS[method](overall, config.model.backbone.counts(), seed)
     results: dict[Trial, Outcome] = {}
     while trials := searching.next(results):
