@@ -66,7 +66,7 @@ def report(
         and (not output.is_dir() or any(output.iterdir()))
     ):
         raise InputError(f"--output {output}: holds other files, and no report; name a new folder")
-    studies = [study] if isinstance(study, str) else study or []
+    studies = [study] if isinstance(study, str) else list(dict.fromkeys(study or []))
     plans = [read_study(name, size) for name in studies]
     lines, problems = (read_records(records, plans), []) if records else read_logs(logs)
     wanted = [{(job.identity, job.seed): job.name for job in jobs_of(plan.points, logs)} for plan in plans]
