@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal, Optional
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -15,58 +15,42 @@ from cdvqa.files import write_atomically
 from cdvqa.runs.folder import percent
 from cdvqa.sparsity import MODALITIES, solve_budget
 from cdvqa.studies.search.methods import METHODS, Outcome, Results, Search, Trial
-from cdvqa.studies.sweep.command import complete, make_launcher
+from cdvqa.studies.sweep.command import StudyOptions, complete
 from cdvqa.studies.sweep.launchers import Launcher
 from cdvqa.studies.sweep.plan import job_of, jobs_of
 from cdvqa.studies.sweep.records import read_lines
-from cdvqa.studies.sweep.study import Point, read_study
+from cdvqa.studies.sweep.study import Point
 
 
 def run(args: list[str]) -> None:
     """Run `cdvqa search` with command-line arguments."""
     parser = OneLineParser(prog="cdvqa search", description=search.__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("study", help="A file, or the name of a shipped study, such as fig8.")
-    parser.add_function_arguments(search, skip={"study"}, as_group=False)
-    search(**parser.instantiate_classes(parser.parse_args(args[1:])))
+    StudyOptions.add_to(parser)
+    parser.add_function_arguments(search, skip={"options"}, as_group=False)
+    given = parser.parse_args(args[1:]).as_dict()
+    search(StudyOptions.take_from(given), **given)
 
 
-def search(
-    study: str,
-    method: Literal["auto", "grid", "random"] = "auto",
-    size: Optional[Literal["micro"]] = None,
-    seeds: Optional[int] = None,
-    logs: Path = Path("logs"),
-    records: Path = Path("docs/study"),
-    jobs: int = 2,
-    launcher: Literal["local", "slurm", "submitit"] = "local",
-    cluster: Optional[dict[str, Any]] = None,
-) -> None:
+def search(options: StudyOptions, method: Literal["auto", "grid", "random"] = "auto") -> None:
     """Find the shares of zeros of the modalities at the overall sparsity of each mask training of a study.
 
     Assignments are compared on the development split alone, by the mean over the seeds.
 
     Args:
-        study: a file, or the name of a shipped study, such as fig8.
+        options: the study, and where its runs are made.
         method: auto (from the loss before mask training, then one training), grid (the paper's, App. C.4), or random
             (at 15 % of the grid's cost).
-        size: micro puts the study on the small embedded world.
-        seeds: how many seeds, in place of the study's.
-        logs: the logs folder.
-        records: folder of <study>-<method>.jsonl, to which every trial is added, and of <study>-<method>.md.
-        jobs: how many runs at a time.
-        launcher: local, slurm (arrays of jobs, by submitit), or submitit's own local processes.
-        cluster: options of submitit.
     """
-    plan = read_study(study, size, seeds, records)
+    plan = options.read_study()
     name = f"{plan.name}-{method}"
-    path = records / f"{name}.jsonl"
-    runner = make_launcher(launcher, jobs, logs / "submitit" / name, cluster)
+    path = options.records / f"{name}.jsonl"
+    launcher = options.make_launcher(name)
     points = uniform_points(plan.points)
     if not points:
         raise InputError(f"{plan.name}: no mask training at a given sparsity to search for")
     pages = []
     for point in points:
-        searching, results = search_point(point, method, logs, path, runner, jobs)
+        searching, results = search_point(point, method, options.logs, path, launcher, options.jobs)
         pages.append(section(point, searching, results))
         print(pages[-1])
     with write_atomically(path.with_suffix(".md")) as temporary:

@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Optional
 
@@ -16,68 +17,88 @@ from cdvqa.studies.sweep.launchers import Launcher, Local, Submitit
 from cdvqa.studies.sweep.plan import Job, jobs_of, with_parents
 from cdvqa.studies.sweep.progress import Progress, Times
 from cdvqa.studies.sweep.records import append_lines, line_of, read_lines
-from cdvqa.studies.sweep.study import read_study
+from cdvqa.studies.sweep.study import Study, read_study
 
 LOOK = 0.2  # seconds between two looks at the jobs
 RECORDED = "recorded"
 
 
-def run(args: list[str]) -> None:
-    """Run `cdvqa sweep` with command-line arguments."""
-    parser = OneLineParser(prog="cdvqa sweep", description=sweep.__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("study", help="A file, or the name of a shipped study, such as fig2.")
-    parser.add_function_arguments(sweep, skip={"study", "dry_run", "rerun"}, as_group=False)
-    parser.add_argument("--dry_run", action=ActionYesNo, default=False, help="Only list the runs, and what exists.")
-    parser.add_argument("--rerun", action=ActionYesNo, default=False, help="Do not count committed records as done.")
-    sweep(**parser.instantiate_classes(parser.parse_args(args[1:])))
-
-
-def sweep(
-    study: str,
-    size: Optional[Literal["micro"]] = None,
-    seeds: Optional[int] = None,
-    logs: Path = Path("logs"),
-    records: Path = Path("docs/study"),
-    jobs: int = 2,
-    launcher: Literal["local", "slurm", "submitit"] = "local",
-    cluster: Optional[dict[str, Any]] = None,
-    dry_run: bool = False,
-    rerun: bool = False,
-) -> None:
-    """Run every run of a study and what these are built on; finished runs are skipped, interrupted ones go on.
+@dataclass(frozen=True)
+class StudyOptions:
+    """The options that `sweep` and `search` share.
 
     Args:
         study: a file, or the name of a shipped study, such as fig2.
         size: micro puts the study on the small embedded world.
         seeds: how many seeds, in place of the study's.
         logs: the logs folder. Runs with the same settings are shared with whatever else is there.
-        records: folder of <study>.jsonl, to which every finished run is added; a run that is there counts as done.
+        records: folder of <study>.jsonl (of a search <study>-<method>.jsonl, and its result as .md), to which every
+            finished run is added; a run that is there counts as done.
         jobs: how many runs at a time.
         launcher: local, slurm (arrays of jobs, by submitit), or submitit's own local processes.
         cluster: options of submitit, such as {gpus_per_node: 1, timeout_min: 600, slurm_partition: gpu}.
+    """
+
+    study: str
+    size: Optional[Literal["micro"]] = None
+    seeds: Optional[int] = None
+    logs: Path = Path("logs")
+    records: Path = Path("docs/study")
+    jobs: int = 2
+    launcher: Literal["local", "slurm", "submitit"] = "local"
+    cluster: Optional[dict[str, Any]] = None
+
+    @classmethod
+    def add_to(cls, parser: OneLineParser) -> None:
+        """Add the options to a command's parser."""
+        parser.add_argument("study", help="A file, or the name of a shipped study, such as fig2.")
+        parser.add_class_arguments(cls, skip={"study"}, as_group=False)
+
+    @classmethod
+    def take_from(cls, given: dict[str, Any]) -> "StudyOptions":
+        """The options, taken out of those that a parser returned."""
+        return cls(**{field.name: given.pop(field.name) for field in fields(cls)})
+
+    def read_study(self) -> Study:
+        return read_study(self.study, self.size, self.seeds, self.records)
+
+    def make_launcher(self, name: str) -> Launcher:
+        """The launcher; `name` is that of the folder for submitit's files."""
+        if self.launcher == "local":
+            return Local(self.jobs)
+        cluster = "slurm" if self.launcher == "slurm" else "local"
+        return Submitit(self.logs / "submitit" / name, self.jobs, cluster, self.cluster or {})
+
+
+def run(args: list[str]) -> None:
+    """Run `cdvqa sweep` with command-line arguments."""
+    parser = OneLineParser(prog="cdvqa sweep", description=sweep.__doc__.splitlines()[0])  # type: ignore[union-attr]
+    StudyOptions.add_to(parser)
+    parser.add_argument("--dry_run", action=ActionYesNo, default=False, help="Only list the runs, and what exists.")
+    parser.add_argument("--rerun", action=ActionYesNo, default=False, help="Do not count committed records as done.")
+    given = parser.parse_args(args[1:]).as_dict()
+    sweep(StudyOptions.take_from(given), **given)
+
+
+def sweep(options: StudyOptions, dry_run: bool = False, rerun: bool = False) -> None:
+    """Run every run of a study and what these are built on; finished runs are skipped, interrupted ones go on.
+
+    Args:
+        options: the study, and where its runs are made.
         dry_run: only list the runs, what exists, and what it will cost.
         rerun: do not count the runs in the records as done.
     """
-    plan = read_study(study, size, seeds, records)
-    asked, path = jobs_of(plan.points, logs), records / f"{plan.name}.jsonl"
+    plan = options.read_study()
+    asked, path = jobs_of(plan.points, options.logs), options.records / f"{plan.name}.jsonl"
     recorded = {} if rerun else read_lines(path)
     if dry_run:
-        print(listing(asked, recorded, jobs, plan.cost))
+        print(listing(asked, recorded, options.jobs, plan.cost))
         return
-    failed = complete(
-        asked, path, recorded, make_launcher(launcher, jobs, logs / "submitit" / plan.name, cluster), jobs
-    )
+    failed = complete(asked, path, recorded, options.make_launcher(plan.name), options.jobs)
     if failed:
         counts = Counter(failed.values())
         raise Stopped(f"{plan.name}: {', '.join(f'{number} {what}' for what, number in counts.items())}; see the logs")
     print(f"{plan.name}: {len(asked)} runs are done: {path}")
-
-
-def make_launcher(name: str, at_once: int, folder: Path, cluster: Mapping[str, Any] | None) -> Launcher:
-    """The launcher of this name; `folder` is for the files of submitit, `cluster` its options."""
-    if name == "local":
-        return Local(at_once)
-    return Submitit(folder, at_once, "slurm" if name == "slurm" else "local", cluster or {})
 
 
 def complete(
