@@ -189,10 +189,12 @@ def vocabularies(folder: Path):
 def networks(folder: Path):
     mask = torch.arange(64).reshape(8, 8) % 3 > 0
     state = {"a.weight": torch.randn(8, 8) * mask, "a.bias": torch.randn(8)}
-    Subnetwork(state, {"a.weight": mask}, {"answers": ["yes"], "text_format": "standard"}).save(
-        folder / "in.safetensors"
-    )
-    return [(folder / "in.safetensors").read_bytes()]
+    half = Subnetwork(state, {"a.weight": mask}, {"answers": ["yes"], "text_format": "standard"})
+    mask = torch.arange(2048).reshape(16, 128) % 16 == 0
+    few = Subnetwork({"a.weight": torch.randn(16, 128) * mask}, {"a.weight": mask}, {})  # its mask is deflated
+    half.save(folder / "half.safetensors")
+    few.save(folder / "few.safetensors", "int8")
+    return [(folder / name).read_bytes() for name in ("half.safetensors", "few.safetensors")]
 
 
 def pictures(folder: Path):

@@ -3,6 +3,7 @@
 from cdvqa.sparsity.assignment import LXMERT_COUNTS, MODALITIES, Assignment, Group, Matrix, Sparsity, solve_budget
 from cdvqa.sparsity.attach import attach_fixed_masks, attach_masks, dense_state, fold_masks, one_shot_masks
 from cdvqa.sparsity.criteria import Criterion
+from cdvqa.sparsity.files.read import NetworkFile
 from cdvqa.sparsity.masks.mask import BinaryMask, FixedMask
 from cdvqa.sparsity.masks.matrices import binary_masks, masks
 from cdvqa.sparsity.reset import reset_thresholds
@@ -28,6 +29,7 @@ __all__ = [
     "Group",
     "Matrix",
     "MatrixReset",
+    "NetworkFile",
     "Rule",
     "Selection",
     "Sparsity",

@@ -12,7 +12,7 @@ from cdvqa.data.handshake import OWN_TEXT, DataFacts
 from cdvqa.data.questions.text import vocabulary_size
 from cdvqa.errors import InputError
 from cdvqa.objectives import OBJECTIVES, Objective
-from cdvqa.sparsity import Subnetwork
+from cdvqa.sparsity import NetworkFile
 
 REMEDY = {"tokenizer": "; give the word pieces it was trained with by --data.tokenizer"}
 
@@ -24,7 +24,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
         InputError: it is neither, or a broken one.
     """
     if path.suffix == ".safetensors":
-        return Subnetwork.load(path).metadata
+        return NetworkFile(path).metadata
     try:
         return torch.load(path, "cpu", mmap=True, weights_only=True)["network"]  # type: ignore[no-any-return]
     except Exception as error:  # torch names no base of what it raises at a broken file

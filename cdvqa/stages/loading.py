@@ -1,7 +1,6 @@
 """Networks in and out of a stage's model: backbone, the objective's head, and its part in the network."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, cast
 
 from pytorch_lightning.utilities import rank_zero_info
@@ -11,7 +10,7 @@ from cdvqa.backbones import Backbone
 from cdvqa.errors import InputError
 from cdvqa.objectives import Objective, make_objective
 from cdvqa.objectives.state import class_path
-from cdvqa.sparsity import Subnetwork
+from cdvqa.sparsity import NetworkFile, Subnetwork
 
 OWN = "objective."  # begins the names of an objective's tensors in a network file
 
@@ -44,7 +43,7 @@ def take_network(backbone: Backbone, objective: Objective, metadata: dict[str, A
 
 
 def fill_network(
-    backbone: Backbone, objective: Objective, network: Subnetwork, path: Path, ours: dict[str, Any], evaluates: bool
+    backbone: Backbone, objective: Objective, network: NetworkFile, ours: dict[str, Any], evaluates: bool
 ) -> None:
     """Fill backbone and objective from a network.
 
@@ -52,31 +51,32 @@ def fill_network(
 
     Args:
         backbone, objective: what to fill.
-        network: from `path`.
-        path: its file.
+        network: what to fill them from.
         ours: metadata of this model.
         evaluates: whether the network is evaluated as it is, so that nothing may start fresh.
 
     Raises:
-        InputError: nothing may start fresh, and something would.
+        InputError: nothing may start fresh, and something would; or a tensor is missing, damaged or of another shape.
     """
-    theirs = network.metadata
-    state = {name: value for name, value in network.state.items() if not name.startswith(OWN)}
-    own = {name.removeprefix(OWN): value for name, value in network.state.items() if name.startswith(OWN)}
+    theirs, targets = network.metadata, backbone.state_dict()
+    own = {f"{OWN}{name}": value for name, value in objective.state_dict().items()}
+    unused = {name for name in network.names if not name.startswith(OWN)} - targets.keys()
     fresh = []
     if theirs.get("head") != ours["head"]:
         fresh.append(f"the head ({ours['head'] or 'linear'})")
         last = f"classifier.{len(cast(nn.Sequential, backbone.classifier)) - 1}."
-        kept = {name: value for name, value in backbone.state_dict().items() if name.startswith(last)}
-        state = {name: value for name, value in state.items() if not name.startswith(last)} | kept
+        targets = {name: value for name, value in targets.items() if not name.startswith(last)}
+        unused = {name for name in unused if not name.startswith(last)}
     if objective.in_network and theirs.get("objective") != ours["objective"]:
         fresh.append(f"{ours['objective']}'s part")
     elif objective.in_network:
-        objective.load_state_dict(own)
+        targets |= own
     if fresh and evaluates:
         raise InputError(
-            f"{path}: holds no {' and no '.join(fresh)} of --model.objective {ours['objective']}; "
+            f"{network.path}: holds no {' and no '.join(fresh)} of --model.objective {ours['objective']}; "
             f"evaluate it with the objective that trained it ({theirs.get('objective')})"
         )
-    backbone.load_state_dict(state)
-    rank_zero_info(f"weights: {path}" + "".join(f"; {part} starts fresh" for part in fresh))
+    if unused:
+        raise InputError(f"{network.path}: the model here has no {min(unused)}; it seems to be of another model")
+    network.fill(targets)
+    rank_zero_info(f"weights: {network.path}" + "".join(f"; {part} starts fresh" for part in fresh))

@@ -23,7 +23,7 @@ from cdvqa.objectives.state import class_path, load_objective
 from cdvqa.presets import Preset, settle, takes_preset_fields
 from cdvqa.runs.folder import network_file
 from cdvqa.runs.lineage import Lineage
-from cdvqa.sparsity import Sparsity, Subnetwork
+from cdvqa.sparsity import NetworkFile, Sparsity
 from cdvqa.stages.compatibility import (
     check_checkpoint,
     check_compatible,
@@ -162,7 +162,7 @@ class VQAStage(pl.LightningModule):
         if self.compiled:
             self.backbone.compile()
 
-    def load_start(self) -> Subnetwork | None:
+    def load_start(self) -> NetworkFile | None:
         """Fill the backbone from `start`, or from its pre-trained weights; return the network it started from."""
         if self.start is not None:
             return self._fill(network_file(str(self.start)))
@@ -170,11 +170,11 @@ class VQAStage(pl.LightningModule):
         rank_zero_info(f"weights: {report or 'random'}")
         return None
 
-    def _fill(self, path: Path) -> Subnetwork:
-        network = Subnetwork.load(path)
+    def _fill(self, path: Path) -> NetworkFile:
+        network = NetworkFile(path)
         self._check(path, network.metadata)
         evaluates = self.evaluates is not None
-        fill_network(self.backbone, self.objective, network, path, self.metadata(), evaluates)
+        fill_network(self.backbone, self.objective, network, self.metadata(), evaluates)
         load_objective(self.objective, path.parent, evaluates)
         return network
 
@@ -191,7 +191,7 @@ class VQAStage(pl.LightningModule):
         check_checkpoint(path, checkpoint, self.stage, self.state_dict())
         self._check(path, checkpoint["network"])
 
-    def shape_model(self, network: Subnetwork | None) -> None:
+    def shape_model(self, network: NetworkFile | None) -> None:
         """Attach what the stage trains; `network` is what it started from (None on resume)."""
 
     def metadata(self) -> dict[str, Any]:

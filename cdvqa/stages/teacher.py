@@ -12,7 +12,7 @@ from cdvqa.errors import InputError
 from cdvqa.objectives import Output
 from cdvqa.registry import find_class
 from cdvqa.runs.folder import Run
-from cdvqa.sparsity import Subnetwork
+from cdvqa.sparsity import NetworkFile
 from cdvqa.stages.compatibility import check_compatible
 from cdvqa.stages.loading import objective_for, replace_head
 
@@ -32,7 +32,7 @@ class Teacher:
         run = Run(folder)
         if not run.finished:
             raise InputError(f"--model.teacher {folder}: no finished run; give the folder that holds its run.json")
-        network = Subnetwork.load(run.result())
+        network = NetworkFile(run.result())
         check_compatible(run.result(), network.metadata | {"backbone": ours["backbone"]}, ours)
         settings = yaml.safe_load(run.config.read_text())["model"]["init_args"]
         model = settings["backbone"]
@@ -42,7 +42,7 @@ class Teacher:
         if network.metadata.get("head"):
             objective = objective_for(self.backbone, settings["objective"], settings["objective_options"] or {})
             replace_head(self.backbone, objective)
-        self.backbone.load_state_dict({name: network.state[name] for name in self.backbone.state_dict()})
+        network.fill(self.backbone.state_dict())
         self.backbone.requires_grad_(False).eval()
 
     @torch.no_grad()

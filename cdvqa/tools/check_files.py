@@ -27,6 +27,7 @@ from cdvqa.errors import InputError
 from cdvqa.hub import VOCABULARIES, WEIGHTS, find_locally
 from cdvqa.runs.folder import network_file
 from cdvqa.runs.lineage import find_parent
+from cdvqa.sparsity import NetworkFile
 from cdvqa.stages import VQAStage
 from cdvqa.stages.compatibility import check_width, check_word_pieces, needs_question_types, read_metadata
 from cdvqa.stages.features import differences
@@ -215,6 +216,8 @@ def check_start(report: Report, config: "ConfigInspector", fingerprint: Mapping[
     if item.state != "ok":
         return
     with report.reading(item):
+        if path.suffix == ".safetensors":
+            NetworkFile(path).verify()
         metadata = read_metadata(path)
         item.holds = "+".join(metadata.get("pipeline", []))
         theirs = metadata.get("features") or {}
