@@ -160,9 +160,10 @@ def launch(
 
 def record(path: Path, jobs: Iterable[Job]) -> None:
     """Add jobs that are done to the study's records, if these do not have their results yet."""
-    there = read_lines(path)
     lines = [line_of(job.run) for job in jobs]
-    known = {key: line["results"] for key, line in there.items()}
+    if not lines:  # most looks at the jobs find none that has ended
+        return
+    known = {key: line["results"] for key, line in read_lines(path).items()}
     if new := [line for line in lines if known.get((line["identity"], line["seed"])) != line["results"]]:
         append_lines(path, new)
 
