@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from cdvqa.data.batch import VQABatch
 from cdvqa.data.visual.source import ImageFormat
 from cdvqa.objectives import Output
+from cdvqa.sparsity.patterns import Structure
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,10 @@ class Backbone(nn.Module, ABC):
         Without any, as here, the backbone is for stage 1 alone.
         """
         return {}
+
+    def structures(self) -> list[Structure]:
+        """Its attention heads and feed-forward neurons, for the pattern `structured`; here none."""
+        return []
 
     def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         """Groups for the optimiser of all that is trained."""

@@ -11,6 +11,7 @@ from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 from cdvqa.backbones.backbone import LoadReport
 from cdvqa.errors import InputError
 from cdvqa.hub import WEIGHTS, is_local
+from cdvqa.sparsity.patterns import Part, Structure
 
 Config = TypeVar("Config", bound=PreTrainedConfig)
 Model = TypeVar("Model", bound=PreTrainedModel)
@@ -18,6 +19,25 @@ BERT_ATTENTION = ("self.query", "self.key", "self.value", "output.dense")
 BERT_LAYER = (*(f"attention.{part}" for part in BERT_ATTENTION), "intermediate.dense", "output.dense")
 REMEDY = "give a folder that holds config.json and model.safetensors with --model.backbone.pretrained FOLDER"
 ENOUGH = 0.95  # a checkpoint that fills less than this share is another model's
+
+
+def heads(attention: str, number: int, inner: str = "self") -> Structure:
+    """The heads of an attention of BERT's kind; `inner` holds query, key and value."""
+    rows = [Part(f"{attention}.{inner}.{name}.weight", 0) for name in ("query", "key", "value")]
+    return Structure(f"{attention}: heads", number, (*rows, Part(f"{attention}.output.dense.weight", 1)))
+
+
+def neurons(first: str, second: str, number: int) -> Structure:
+    """The neurons between two linear layers."""
+    return Structure(f"{first}: neurons", number, (Part(f"{first}.weight", 0), Part(f"{second}.weight", 1)))
+
+
+def bert_layer(layer: str, config: Any) -> list[Structure]:
+    """The heads and neurons of one of BERT's layers."""
+    return [
+        heads(f"{layer}.attention", config.num_attention_heads),
+        neurons(f"{layer}.intermediate.dense", f"{layer}.output.dense", config.intermediate_size),
+    ]
 
 
 def architecture(

@@ -10,10 +10,19 @@ from transformers import LxmertConfig, LxmertModel
 
 from cdvqa.backbones.backbone import LoadReport
 from cdvqa.backbones.head import Classification, answer_head
-from cdvqa.backbones.huggingface import BERT_ATTENTION, BERT_LAYER, architecture, load_from_hub
+from cdvqa.backbones.huggingface import (
+    BERT_ATTENTION,
+    BERT_LAYER,
+    architecture,
+    bert_layer,
+    heads,
+    load_from_hub,
+    neurons,
+)
 from cdvqa.backbones.padding import masked_mean, trim_padding
 from cdvqa.data.batch import VQABatch
 from cdvqa.objectives import Output
+from cdvqa.sparsity.patterns import Structure
 
 CROSS_BLOCK = (
     *(f"visual_attention.{part}" for part in ("att.query", "att.key", "att.value", "output.dense")),
@@ -91,6 +100,19 @@ class Lxmert(Classification):
             "pooler": ["pooler.dense"],
         }
         return {modality: [f"lxmert.{name}.weight" for name in group] for modality, group in names.items()}
+
+    def structures(self) -> list[Structure]:
+        layers, encoder = self.config.num_hidden_layers, "lxmert.encoder"
+        number, width = self.config.num_attention_heads, self.config.intermediate_size
+        found = [s for i in range(layers["language"]) for s in bert_layer(f"{encoder}.layer.{i}", self.config)]
+        found += [s for i in range(layers["vision"]) for s in bert_layer(f"{encoder}.r_layers.{i}", self.config)]
+        for i in range(layers["cross_encoder"]):
+            layer = f"{encoder}.x_layers.{i}"
+            found.append(heads(f"{layer}.visual_attention", number, "att"))
+            found += [heads(f"{layer}.{stream}_self_att", number) for stream in ("lang", "visn")]
+            for stream in ("lang", "visn"):
+                found.append(neurons(f"{layer}.{stream}_inter.dense", f"{layer}.{stream}_output.dense", width))
+        return found
 
     def dead(self) -> list[str]:
         last = f"lxmert.encoder.x_layers.{self.config.num_hidden_layers['cross_encoder'] - 1}."

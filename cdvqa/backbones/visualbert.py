@@ -8,10 +8,11 @@ from transformers import VisualBertConfig, VisualBertModel
 
 from cdvqa.backbones.backbone import LoadReport
 from cdvqa.backbones.head import Classification, answer_head
-from cdvqa.backbones.huggingface import BERT_LAYER, architecture, load_from_hub
+from cdvqa.backbones.huggingface import BERT_LAYER, architecture, bert_layer, load_from_hub
 from cdvqa.backbones.padding import masked_mean, trim_padding
 from cdvqa.data.batch import VQABatch
 from cdvqa.objectives import Output
+from cdvqa.sparsity.patterns import Structure
 
 
 class VisualBert(Classification):
@@ -78,6 +79,10 @@ class VisualBert(Classification):
             "pooler": ["pooler.dense"],
         }
         return {modality: [f"visual_bert.{name}.weight" for name in group] for modality, group in names.items()}
+
+    def structures(self) -> list[Structure]:
+        layers = range(self.config.num_hidden_layers)
+        return [s for i in layers for s in bert_layer(f"visual_bert.encoder.layer.{i}", self.config)]
 
     def layers(self) -> Iterable[nn.Module]:
         return self.visual_bert.encoder.layer

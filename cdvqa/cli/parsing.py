@@ -75,7 +75,8 @@ def plain(line: str) -> str:
     line = re.sub(r"Not of type \w+: could not convert .*: '(.*)'", r"expected a number, got \1", line)
     line = re.sub(r"Expected a typing.Literal\[(.*?)\]", r"expected one of \1", line)
     line = re.sub(r"Expected a <class '([\w.]+)'>", lambda of: f"expected {TYPES.get(of[1], of[1])}", line)
-    return re.sub(r"\. Got value: (.*)", r", got \1", line)
+    line = re.sub(r"\. Got value: (.*)", r", got \1", line)
+    return re.sub(r"('2:4'.*, got 124)$", r'\1; write "2:4" in quotes, YAML reads it as a number', line)
 
 
 def check_numbers(settings: Mapping[str, Any]) -> None:

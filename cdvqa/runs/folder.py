@@ -100,6 +100,8 @@ def run_name(stage: int, pipeline: Sequence[str], plan: Mapping[str, Any] | None
         parts.append("".join(f"{letter}{percent(plan[key], 1)}" for letter, key in MODALITIES.items()))
     if short["criterion"] != "magnitude":
         parts.append(short["criterion"])
+    if (pattern := plan.get("pattern", "unstructured")) != "unstructured":
+        parts.append(pattern)
     if plan["method"] == "mask" and plan["scores"] == "weight":
         parts.append("weight")
     return "_".join(parts)

@@ -10,6 +10,7 @@ from torch import Tensor
 from cdvqa.errors import InputError
 from cdvqa.registry import make
 from cdvqa.sparsity.criteria import CRITERIA, Criterion
+from cdvqa.sparsity.patterns import Pattern
 
 LXMERT_COUNTS: Mapping[str, int] = {"language": 87_141_888, "vision": 36_965_376, "cross": 82_575_360}
 """Prunable weights of LXMERT-base per modality; the pooler's 589,824 are not part of the budget (paper Eq. 10)."""
@@ -179,6 +180,10 @@ class Sparsity:
     pooler: Optional[float] = None
     """Share of zeros of the pooler; the overall share where null."""
 
+    pattern: Pattern = "unstructured"
+    """Which weights are pruned as one: `unstructured`, each by itself; `2:4`, two of each four neighbours in a row;
+    `block16x1`, 16 rows of one column; `structured`, attention heads and feed-forward neurons of each layer."""
+
     criterion: str = "magnitude"
     """What picks the first mask: `magnitude`, `random`, `first_order` (|weight x mean gradient|), or
     package.module.Class."""
@@ -214,6 +219,13 @@ class Sparsity:
             raise InputError(
                 f"--model.sparsity.scores weight starts from the mask of the largest |weight|, not from that of "
                 f"--model.sparsity.criterion {self.criterion}; use criterion magnitude or scores two_level"
+            )
+        if self.pattern != "unstructured" and self.scores == "weight":
+            raise InputError(f"--model.sparsity.pattern {self.pattern} needs --model.sparsity.scores two_level")
+        if self.pattern == "2:4" and (self.overall, self.assignment) != (0.5, "uniform"):
+            raise InputError(
+                "--model.sparsity.pattern 2:4 prunes two of each four weights: it needs overall 0.5 and assignment "
+                f"uniform, not {self.overall:g} and {self.assignment}"
             )
         if not self.alpha >= 1:
             raise InputError(

@@ -14,7 +14,9 @@ from cdvqa.sparsity.assignment import ASSIGNMENTS, Assignment, Group, Matrix
 from cdvqa.sparsity.criteria import CRITERIA, Criterion, Gradients, Magnitude
 from cdvqa.sparsity.masks.lookup import mask_rows_only
 from cdvqa.sparsity.masks.mask import BinaryMask, FixedMask, Placement
-from cdvqa.sparsity.masks.matrices import masked_matrices, owner
+from cdvqa.sparsity.masks.matrices import TrainedMask, masked_matrices, owner
+from cdvqa.sparsity.masks.units import TwoOfFour, UnitMask, Units
+from cdvqa.sparsity.patterns import Pattern, Structure, patterned_masks, unit_groups
 from cdvqa.sparsity.reset import first_thresholds, live_zeros
 from cdvqa.sparsity.selection.threshold import Ranking, TieBreak, count_zeros, initial_scores, select_each
 
@@ -27,6 +29,17 @@ class Layout:
     groups: list[Group]
     fixed: Collection[str]
     tie_break: TieBreak
+    pattern: Pattern
+    structures: Sequence[Structure]
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        return {name: matrix.weight for name, matrix in self.matrices.items()}
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of zeros of the group of each matrix."""
+        return {name: group.share for group in self.groups for name in group.names}
 
 
 def attach_masks(
@@ -56,7 +69,8 @@ def attach_masks(
         dead: matrices that cannot reach the answer. They keep a fixed magnitude mask at the share of their group, whose
             other matrices take the exact remainder; under `strict` a group of several ranks them with the others.
         zeros: `assignment`, how the zeros are shared out, by name or as an object; `overall`, share of zeros over all
-            matrices, which follows from `sparsity` where it is not given.
+            matrices, which follows from `sparsity` where it is not given; `pattern` of the zeros, and the `structures`
+            of the model that the pattern `structured` prunes.
 
     Raises:
         InputError: a name that is no parameter, listed twice or masked already; a modality without a sparsity; groups
@@ -65,24 +79,50 @@ def attach_masks(
     check_levels(alpha, threshold, tie_break)
     layout = lay_out(model, groups, sparsity, tie_break, dead, **zeros)
     kept = first_masks(layout, criterion, gradients)
+    made = {} if layout.pattern == "unstructured" else unit_masks(layout, kept, alpha, threshold)
     group_of = {name: number for number, group in enumerate(layout.groups) for name in group.names}
     for order, (name, mask) in enumerate(kept.items()):
         group = group_of[name]
         placement = Placement(order, layout.matrices[name].modality, group, layout.groups[group].share, tie_break)
         module, tensor = owner(model, name)
         getattr(module, tensor).requires_grad_(False)
-        if name in layout.fixed:
+        if name in layout.fixed or (layout.pattern != "unstructured" and name not in made):
             parametrize.register_parametrization(module, tensor, FixedMask(mask, placement))
             continue
         weight = getattr(module, tensor).detach()
-        start = weight.abs().float() if scores == "weight" else initial_scores(mask, alpha, threshold)
-        trained = BinaryMask(start, threshold, placement, keep_ties=levels_meet(alpha, threshold))
+        if layout.pattern == "unstructured":
+            start = weight.abs().float() if scores == "weight" else initial_scores(mask, alpha, threshold)
+            made[name] = BinaryMask(start, threshold, keep_ties=levels_meet(alpha, threshold))
+        trained = made[name]
+        trained.placement = placement
         trained.score.requires_grad_(name not in dead)
         parametrize.register_parametrization(module, tensor, trained)
         if isinstance(module, nn.Embedding):
             mask_rows_only(module)
     if scores == "weight":
         first_thresholds(model)
+
+
+def unit_masks(layout: Layout, kept: Mapping[str, Tensor], alpha: float, threshold: float) -> dict[str, TrainedMask]:
+    """The masks in training of a pattern, by matrix name; matrices that it does not prune have none.
+
+    Args:
+        layout: of a pattern that is not `unstructured`.
+        kept: the first masks.
+        alpha, threshold: of the scores.
+    """
+    weights, shares = layout.weights, layout.shares
+    if layout.pattern == "2:4":
+        pruned = [name for name, weight in weights.items() if weight.dim() == 2]
+        return {name: TwoOfFour(initial_scores(kept[name], alpha, threshold), weights[name]) for name in pruned}
+    made: dict[str, TrainedMask] = {}
+    for group in unit_groups(layout.pattern, weights, shares, layout.structures):
+        name, spread = next(iter(group.spreads.items()))
+        start = initial_scores(spread.sums(kept[name].float()) > 0, alpha, threshold)
+        place = Placement(0, share=group.share)
+        units = Units(start, group.norms(weights), threshold, place, levels_meet(alpha, threshold))
+        made |= {name: UnitMask(units, spread) for name, spread in group.spreads.items()}
+    return made
 
 
 def one_shot_masks(
@@ -111,6 +151,8 @@ def lay_out(
     dead: Collection[str],
     assignment: str | Assignment = "uniform",
     overall: float | None = None,
+    pattern: Pattern = "unstructured",
+    structures: Sequence[Structure] = (),
 ) -> Layout:
     """Check the names and let the assignment form its groups; arguments and errors as in `attach_masks`."""
     check_names(model, [name for names in groups.values() for name in names], dead)
@@ -140,17 +182,32 @@ def lay_out(
         for name in group.names
         if name in dead and (tie_break == "exact" or len(group.names) == 1)
     }
-    return Layout(matrices, formed, fixed, tie_break)
+    if pattern != "unstructured":
+        check_pattern(pattern, formed, tie_break)
+    return Layout(matrices, formed, fixed, tie_break, pattern, structures)
+
+
+def check_pattern(pattern: Pattern, groups: Sequence[Group], tie_break: TieBreak) -> None:
+    """Raise InputError where a pattern cannot give the shares of the groups."""
+    if tie_break != "exact":
+        raise InputError(f"--model.sparsity.pattern {pattern} needs --model.tie_break exact, not {tie_break}")
+    if together := next((group for group in groups if len(group.names) > 1), None):
+        raise InputError(
+            f"--model.sparsity.pattern {pattern} prunes matrix by matrix, and the assignment ranks "
+            f"{len(together.names)} together; use --model.sparsity.assignment uniform or modality"
+        )
 
 
 def first_masks(layout: Layout, criterion: str | Criterion, gradients: Iterable[Gradients]) -> dict[str, Tensor]:
     """Bool masks by parameter name (True = kept), in the order of the matrices: the least important are zero."""
     if isinstance(criterion, str):
         criterion = make("criterion", criterion, CRITERIA, Criterion)  # type: ignore[type-abstract]
-    weights = {name: matrix.weight for name, matrix in layout.matrices.items()}
+    weights = layout.weights
     live = {name: weight for name, weight in weights.items() if name not in layout.fixed}
     importance = {name: weights[name].abs().float() for name in layout.fixed}
     importance |= check_importance(criterion, criterion.importance(live, gradients), live)
+    if layout.pattern != "unstructured":
+        return patterned_masks(layout.pattern, importance, weights, layout.shares, layout.structures)
     # `strict` prunes every entry tied with the threshold, which is the authors' rule for magnitudes alone.
     tie_break = layout.tie_break if isinstance(criterion, Magnitude) else "exact"
     sizes = {name: weight.numel() for name, weight in weights.items()}

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from cdvqa.errors import InputError
 from cdvqa.sparsity.masks.mask import BinaryMask, pack, unpack
-from cdvqa.sparsity.masks.matrices import MaskedMatrix, masked_matrices
+from cdvqa.sparsity.masks.matrices import MaskedMatrix, TrainedMask, masked_matrices
+from cdvqa.sparsity.masks.units import TwoOfFour, UnitMask, Units
 from cdvqa.sparsity.selection.threshold import Ranking, Rule, TieBreak, count_zeros, select_each
 from cdvqa.sparsity.statistics import MatrixReset
 
@@ -22,7 +23,10 @@ def reset_thresholds(model: nn.Module) -> dict[str, MatrixReset]:
         InputError: the model has no masks in training, or a score is NaN.
     """
     matrices = masked_matrices(model)
+    if not any(isinstance(matrix.mask, TrainedMask) for matrix in matrices):
+        raise InputError("the model has no masks in training whose thresholds could be reset; attach masks first")
     rules = select_all(matrices)
+    units = reset_units(matrices)
     thresholds: dict[str, float] = {}
     counts = []
     for name, _, _, mask, weight in matrices:
@@ -30,9 +34,15 @@ def reset_thresholds(model: nn.Module) -> dict[str, MatrixReset]:
             rule = rounded(rules[name], mask)
             thresholds[name] = rule.threshold
             counts.append(take_over(mask, rule, weight))
+        elif isinstance(mask, UnitMask):
+            thresholds[name] = float(mask.units.threshold)
+            counts.append(changes(*(mask.spread.expand(kept, weight) for kept in units[mask.units])))
+        elif isinstance(mask, TwoOfFour):
+            before = mask.kept.clone()
+            mask.reselect(weight)
+            counts.append(changes(before, before, mask.kept))
         else:
-            zeros = weight.numel() - mask.kept.count_nonzero()
-            counts.append(torch.stack([zeros, zeros, torch.zeros_like(zeros)]))
+            counts.append(changes(mask.kept, mask.kept, mask.kept))
     numbers = torch.stack(counts).tolist()  # one transfer, so that nothing waits for a GPU matrix by matrix
     return {
         name: MatrixReset(mask.placement.modality, weight.numel(), zeros, before, flips, thresholds.get(name))
@@ -51,18 +61,14 @@ def first_thresholds(model: nn.Module) -> None:
 
 
 def select_all(matrices: Sequence[MaskedMatrix]) -> dict[str, Rule]:
-    """The rule of every matrix in training, by name."""
-    names, ranked = zip(*rankings(matrices), strict=True)
-    selected = zip(names, select_each(ranked), strict=True)
+    """The rule of every matrix whose entries are ranked one by one, by name."""
+    ranked = rankings(matrices)
+    selected = zip([names for names, _ in ranked], select_each([ranking for _, ranking in ranked]), strict=True)
     return {name: rule for members, rules in selected for name, rule in zip(members, rules, strict=True)}
 
 
 def rankings(matrices: Sequence[MaskedMatrix]) -> list[tuple[list[str], Ranking]]:
-    """What a reset ranks: of each group, the names of its matrices in training, and their scores and weights.
-
-    Raises:
-        InputError: no matrix is in training.
-    """
+    """What a reset ranks: of each group, the names of its matrices in training, and their scores and weights."""
     groups: dict[int, list[MaskedMatrix]] = {}
     for matrix in matrices:
         groups.setdefault(matrix.mask.placement.group, []).append(matrix)
@@ -75,9 +81,23 @@ def rankings(matrices: Sequence[MaskedMatrix]) -> list[tuple[list[str], Ranking]
             names, scores, weights = (list(column) for column in zip(*live, strict=True))
             zeros = live_zeros(place.share, [w.numel() for w in weights], fixed, place.tie_break, reset=True)
             ranked.append((names, Ranking(scores, zeros, weights, place.tie_break)))
-    if not ranked:
-        raise InputError("the model has no masks in training whose thresholds could be reset; attach masks first")
     return ranked
+
+
+def reset_units(matrices: Sequence[MaskedMatrix]) -> dict[Units, tuple[Tensor, Tensor, Tensor]]:
+    """Re-select the units in training; for each group which are kept before, by the latest selection, and now."""
+    groups = list(dict.fromkeys(m.mask.units for m in matrices if isinstance(m.mask, UnitMask)))
+    ranked = [
+        Ranking([units.score], count_zeros(units.placement.share, units.score.numel()), [units.norm])
+        for units in groups
+    ]
+    found = {}
+    for units, (rule,) in zip(groups, select_each(ranked), strict=True):
+        before, selected = units.kept, unpack(units.selected, units.score.shape)
+        units.follow(rule)
+        units.selected.copy_(pack(units.kept))
+        found[units] = (before, selected, units.kept)
+    return found
 
 
 def live_zeros(
@@ -105,13 +125,17 @@ def take_over(mask: BinaryMask, rule: Rule, weight: Tensor) -> Tensor:
     """Let `mask` follow `rule`, and bring the mask that it remembers from the latest selection up to date.
 
     Returns:
-        int64 (3,) on the mask's device: the zeros of the live mask before, the zeros after, and the entries whose mask
-        is not what the latest selection left.
+        What `changes` counts, on the mask's device.
     """
-    before = mask.mask(weight)
+    before, selected = mask.mask(weight), unpack(mask.selected, weight.shape)
     mask.follow(rule)
     after = mask.mask(weight)
-    changed = unpack(mask.selected, weight.shape) ^ after
     mask.selected.copy_(pack(after))
-    entries = weight.numel()
-    return torch.stack([entries - before.count_nonzero(), entries - after.count_nonzero(), changed.count_nonzero()])
+    return changes(before, selected, after)
+
+
+def changes(before: Tensor, selected: Tensor, after: Tensor) -> Tensor:
+    """int64 (3,): zeros before a reset, zeros after it, and entries that are not as the latest selection left them."""
+    entries = after.numel()
+    zeros = [entries - before.count_nonzero(), entries - after.count_nonzero()]
+    return torch.stack([*zeros, (selected ^ after).count_nonzero()])

@@ -6,7 +6,7 @@ from typing import Any, Optional
 import torch
 
 from cdvqa.errors import InputError
-from cdvqa.sparsity import Sparsity, Subnetwork, attach_fixed_masks
+from cdvqa.sparsity import NetworkFile, Sparsity, attach_fixed_masks
 from cdvqa.stages.stage import VQAStage
 
 
@@ -23,11 +23,13 @@ class FurtherFineTune(VQAStage):
         known = [field.name for field in fields(Sparsity)]
         if unknown := sorted(set(sparsity or {}) - set(known)):
             raise InputError(f"--model.sparsity.{unknown[0]}: unknown; a subnetwork has {', '.join(known)}")
+        if (sparsity or {}).get("pattern") == 124:  # 2:4 without quotes, which YAML reads in base 60
+            sparsity = {**(sparsity or {}), "pattern": "2:4"}
         self.asked_sparsity = sparsity
         super().__init__(*args, **kwargs)
 
-    def shape_model(self, network: Subnetwork | None) -> None:
-        if network is not None and not network.masks:
+    def shape_model(self, network: NetworkFile | None) -> None:
+        if network is not None and not network.shapes:
             raise InputError(f"{self.start}: this network has no masks; stage 3 starts from a stage-2 run")
         attach_fixed_masks(self.backbone, network.masks if network is not None else self._unknown_masks())
 

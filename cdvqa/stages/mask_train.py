@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_info
 from torch import nn
 
-from cdvqa.sparsity import Sparsity, Subnetwork, attach_fixed_masks, attach_masks, one_shot_masks
+from cdvqa.sparsity import NetworkFile, Sparsity, attach_fixed_masks, attach_masks, one_shot_masks
 from cdvqa.sparsity.attach import check_levels
 from cdvqa.sparsity.criteria import Criterion, Gradients, Magnitude
 from cdvqa.sparsity.masks.matrices import masked_matrices
@@ -36,7 +36,7 @@ class MaskTrain(VQAStage):
         if plan.method == "mask" and plan.scores == "two_level":
             check_levels(plan.alpha, plan.threshold, self.protocol.tie_break)
 
-    def shape_model(self, network: Subnetwork | None) -> None:
+    def shape_model(self, network: NetworkFile | None) -> None:
         plan, groups = self.sparsity, self.backbone.matrices()
         assert plan is not None
         self.backbone.requires_grad_(False)
@@ -48,6 +48,8 @@ class MaskTrain(VQAStage):
         options: dict[str, Any] = {
             "assignment": plan.make_assignment(),
             "overall": plan.overall,
+            "pattern": plan.pattern,
+            "structures": self.backbone.structures(),
             "criterion": criterion,
             "gradients": self.gradients(criterion.batches),
             "tie_break": self.protocol.tie_break,

@@ -144,6 +144,7 @@ def row_of(point: Point) -> dict[str, Any]:
         "overall": plan.get("overall", 0),
         "assignment": plan.get("assignment", "uniform") if plan else "",
         "criterion": plan.get("criterion", "magnitude") if plan else "",
+        "pattern": plan.get("pattern", "unstructured") if plan else "",
         **shares,
     }
 

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 from transformers import EncoderDecoderCache
 
 from cdvqa.backbones.backbone import Backbone, LoadReport
-from cdvqa.backbones.huggingface import BERT_ATTENTION, BERT_LAYER
+from cdvqa.backbones.huggingface import BERT_ATTENTION, BERT_LAYER, bert_layer, heads, neurons
 from cdvqa.backbones.mplug.checkpoint import load_authors, load_folder, read_config, save_folder
 from cdvqa.backbones.mplug.config import MplugConfig
 from cdvqa.backbones.mplug.decoder import Decoder, LanguageModelHead
@@ -24,6 +24,7 @@ from cdvqa.data.batch import VQABatch
 from cdvqa.data.visual.source import ImageFormat
 from cdvqa.errors import InputError
 from cdvqa.objectives import Output, SequenceOutput
+from cdvqa.sparsity.patterns import Structure
 
 CROSS_ATTENTION = tuple(f"crossattention.{part}" for part in BERT_ATTENTION)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -170,6 +171,18 @@ class Mplug(Backbone):
             "language": [f"text.{name}.weight" for name in language],
             "cross": [f"{layer}.{part}.weight" for layer in fusion + decoder for part in BERT_LAYER + CROSS_ATTENTION],
         }
+
+    def structures(self) -> list[Structure]:
+        config, found = self.config, []
+        for i in range(config.vision.layers):
+            mlp = f"vision.encoder.layers.{i}.mlp"
+            found.append(neurons(f"{mlp}.fc1", f"{mlp}.fc2", 4 * config.vision.width))
+        for i in range(config.text_encoder_layers):
+            found += bert_layer(f"text.layer.{i}", config)
+        fusion = [f"fusion.layer.{i}" for i in config.fusion_indices]
+        for layer in fusion + [f"decoder.layer.{i}" for i in range(config.text_decode_layers)]:
+            found += [*bert_layer(layer, config), heads(f"{layer}.crossattention", config.num_attention_heads)]
+        return found
 
     def dead(self) -> list[str]:
         layers = tuple(f"fusion.layer.{i}.crossattention." for i in self.fusion.connected)

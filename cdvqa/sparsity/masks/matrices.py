@@ -6,6 +6,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from cdvqa.sparsity.masks.mask import BinaryMask, FixedMask
+from cdvqa.sparsity.masks.units import TwoOfFour, UnitMask
+
+TrainedMask = BinaryMask | UnitMask | TwoOfFour
 
 
 class MaskedMatrix(NamedTuple):
@@ -14,7 +17,7 @@ class MaskedMatrix(NamedTuple):
     name: str
     module: nn.Module
     tensor: str
-    mask: BinaryMask | FixedMask
+    mask: TrainedMask | FixedMask
     weight: Tensor
 
 
@@ -26,7 +29,7 @@ def masked_matrices(model: nn.Module) -> list[MaskedMatrix]:
         lists: Any = module.parametrizations if parametrize.is_parametrized(module) else {}
         for tensor, parametrizations in lists.items():
             mask = parametrizations[0]
-            if isinstance(mask, BinaryMask | FixedMask):
+            if isinstance(mask, TrainedMask | FixedMask):
                 name = f"{path}.{tensor}".removeprefix(".")
                 found.append(MaskedMatrix(name, module, tensor, mask, parametrizations.original))
     return sorted(found, key=lambda matrix: matrix.mask.placement.order)
@@ -37,12 +40,12 @@ def masks(model: nn.Module) -> dict[str, Tensor]:
     return {matrix.name: matrix.mask.mask(matrix.weight) for matrix in masked_matrices(model)}
 
 
-def binary_masks(model: nn.Module) -> dict[str, BinaryMask]:
+def binary_masks(model: nn.Module) -> dict[str, TrainedMask]:
     """The masks in training by parameter name, in the order of attachment; those of dead matrices are left out."""
     return {
         matrix.name: matrix.mask
         for matrix in masked_matrices(model)
-        if isinstance(matrix.mask, BinaryMask) and matrix.mask.score.requires_grad
+        if isinstance(matrix.mask, TrainedMask) and matrix.mask.score.requires_grad
     }
 
 

@@ -46,7 +46,8 @@ def runs_table(lines: Iterable[Mapping[str, Any]]) -> tuple[pd.DataFrame, list[s
 
     - data, backbone, run, seed, identity, stage, selection, settings (those of the identity), line (the record).
     - pipeline; stage1, stage2 and stage3: the objective of each stage, `omp` for one-shot pruning.
-    - method: `full`, `mask` or `omp`. assignment, criterion, scores, language, vision, cross, pooler: the sparsity.
+    - method: `full`, `mask` or `omp`. assignment, criterion, scores, pattern, language, vision, cross, pooler: the
+      sparsity.
     - overall: the overall share of zeros, to three digits. module: the module that alone is pruned, or `all`.
     - sparsity: the share of zeros of what is pruned, so that of the module if it is one.
     - kept, full: parameters of masked matrices and classifier that are not zero, and all of them.
@@ -88,6 +89,7 @@ def row_of(line: Mapping[str, Any]) -> dict[str, Any]:
         **{f"stage{number}": stages[number - 1] if number <= len(stages) else "" for number in (1, 2, 3)},
         "method": method,
         **{name: short(plan.get(name)) for name in ("assignment", "criterion", "scores")},
+        "pattern": plan.get("pattern", "unstructured") if plan else "",  # records before patterns have none
         **{name: NAN if plan.get(name) is None else float(plan[name]) for name in (*MODULES, "pooler")},
         "overall": round(level, 3),
         "module": alone or ("all" if plan else ""),
@@ -197,6 +199,7 @@ def plain_label(row: Mapping[str, Any]) -> str:
     parts = [" + ".join([name, step, *([f"{row['stage3']} ft"] if row["stage3"] else [])])]
     parts += [f"{row['module']} alone"] if row["module"] != "all" else []
     parts += [row["assignment"]] if row["assignment"] != "uniform" and row["module"] == "all" else []
+    parts += [row["pattern"]] if row["pattern"] not in ("", "unstructured") else []
     parts += [f"{row['criterion']} start"] if row["criterion"] not in ("", "magnitude") else []
     return ", ".join(parts)
 

@@ -14,7 +14,7 @@ from cdvqa.studies.sweep.shares import shares_of
 
 STAGES = ("stage1", "stage2", "stage3")
 GRID = {"data", "backbone", "configs", "pipeline", "method", "sparsity", "assignment", "shares", "criterion",
-        "settings", "seeds", *STAGES}  # fmt: skip
+        "pattern", "settings", "seeds", *STAGES}  # fmt: skip
 STUDY = {"about", "cost", "runs", "claims", "figure"}
 # Objectives in a pipeline: one for each stage that trains; one-shot pruning trains nothing.
 OBJECTIVES = {"full": (1, 1), "mask": (2, 3), "omp": (1, 2)}
@@ -178,7 +178,10 @@ def overlays(data: str, backbone: str, size: str | None = None) -> tuple[str, ..
 def sparsity_of(chosen: Mapping[str, Any], method: str) -> dict[str, Any]:
     """The options of `model.sparsity` that a combination gives."""
     shares = chosen.get("shares") or {}
-    given = {"overall": chosen.get("sparsity"), **{name: chosen.get(name) for name in ("assignment", "criterion")}}
+    given = {
+        "overall": chosen.get("sparsity"),
+        **{name: chosen.get(name) for name in ("assignment", "criterion", "pattern")},
+    }
     given = {name: value for name, value in (given | dict(shares)).items() if value is not None}
     if method == "full" and given:
         raise InputError(f"{', '.join(given)}: a full model has no sparsity")
