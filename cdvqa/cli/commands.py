@@ -19,6 +19,7 @@ COMMANDS = {
     "prepare": ("cdvqa.tools.prepare:run", "make an embedded world; get features or questions ready"),
     "check": ("cdvqa.tools.check:run", "list every file a config needs, and whether it is there and sound"),
     "info": ("cdvqa.tools.info:run", "count a config's masked matrices and kept parameters, without weights or data"),
+    "export": ("cdvqa.tools.export:run", "write a run's network as one small file"),
     "sweep": ("cdvqa.studies.sweep.command:run", "run every run of a study, here or on a SLURM cluster"),
     "search": ("cdvqa.studies.search.command:run", "find the share of zeros of each modality at an overall sparsity"),
     "report": ("cdvqa.studies.report.command:run", "tables, figures and verdicts of runs, or of a study"),

@@ -1,5 +1,6 @@
 """A pruned model by itself: weights, masks and what is needed to use them."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,10 @@ class Subnetwork:
         """Copy a model with masks attached, as its masks are now; the model is left as it is."""
         return cls(dense_state(model), {name: mask.cpu() for name, mask in masks(model).items()}, metadata)
 
-    def save(self, path: str | Path, precision: Precision | None = None) -> None:
+    def save(self, path: str | Path, precision: Precision | None = None, whole: Collection[str] = ()) -> None:
         """Write the file, whole or not at all; arguments and errors are those of `write_network`."""
         with write_atomically(path) as temporary:
-            write_network(temporary, self.state, self.masks, self.metadata, precision)
+            write_network(temporary, self.state, self.masks, self.metadata, precision, whole)
 
     @classmethod
     def load(cls, path: str | Path) -> "Subnetwork":

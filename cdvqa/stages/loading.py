@@ -11,6 +11,7 @@ from cdvqa.errors import InputError
 from cdvqa.objectives import Objective, make_objective
 from cdvqa.objectives.state import class_path
 from cdvqa.sparsity import NetworkFile, Subnetwork
+from cdvqa.sparsity.shrink import shrink
 
 OWN = "objective."  # begins the names of an objective's tensors in a network file
 
@@ -47,7 +48,8 @@ def fill_network(
 ) -> None:
     """Fill backbone and objective from a network.
 
-    A head of another kind starts fresh, and so does the part of another objective; either is logged.
+    A head of another kind starts fresh, and so does the part of another objective; either is logged. Where heads and
+    neurons of the network were taken out, the backbone gets its sizes.
 
     Args:
         backbone, objective: what to fill.
@@ -58,7 +60,12 @@ def fill_network(
     Raises:
         InputError: nothing may start fresh, and something would; or a tensor is missing, damaged or of another shape.
     """
-    theirs, targets = network.metadata, backbone.state_dict()
+    theirs = network.metadata
+    if left := theirs.get("left"):
+        if not evaluates:
+            raise InputError(f"{network.path}: heads and neurons were taken out; a training starts from the whole run")
+        shrink(backbone, backbone.structures(), left)
+    targets = backbone.state_dict()
     own = {f"{OWN}{name}": value for name, value in objective.state_dict().items()}
     unused = {name for name in network.names if not name.startswith(OWN)} - targets.keys()
     fresh = []

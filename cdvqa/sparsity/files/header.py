@@ -81,8 +81,10 @@ class Header:
     def check(self, stored: Mapping[str, tuple[str, list[int]]]) -> None:
         """Raise InputError unless the tensors `stored` (type and shape by key) are those that the header names."""
         dense = {f"dense/{name}" for name in self.tensors if name not in self.shapes}
-        scaled = {name for name in self.shapes if stored.get(f"kept/{name}", ("",))[0] == "I8"}
         expected = dense | {f"{kind}/{name}" for kind in ("kept", "mask") for name in self.shapes}
+        # int8 values of a masked matrix have scales; a tensor without a mask may be of integers, or have them.
+        scaled = {name for name in self.shapes if stored.get(f"kept/{name}", ("",))[0] == "I8"}
+        scaled |= {name for name in self.tensors if name not in self.shapes and f"scale/{name}" in stored}
         expected |= {f"scale/{name}" for name in scaled}
         for there in (stored, *([self.checksums] if self.checksums is not None else [])):
             if wrong := expected ^ there.keys():
@@ -105,8 +107,10 @@ class Header:
                 self.refuse(f"the mask of {name:.60} is not of one bit for each of {size} weights")
             if kept[0] not in (*FLOATS.values(), "I8") or len(kept[1]) != 1:
                 self.refuse(f"the kept values of {name:.60} are no list of numbers")
-            if name in scaled and not (shape and stored[f"scale/{name}"] == ("BF16", [shape[0]])):
-                self.refuse(f"the scales of {name:.60} are not one for each row")
+        for name in scaled:
+            kind, sizes = ("I8", list(self.shapes[name])) if name in self.shapes else stored[f"dense/{name}"]
+            if not (kind == "I8" and sizes and stored[f"scale/{name}"] == ("BF16", [sizes[0]])):
+                self.refuse(f"the scales of {name:.60} are not one for each row of int8")
 
     def refuse(self, reason: str) -> NoReturn:
         """Raise InputError for a broken file."""

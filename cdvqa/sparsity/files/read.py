@@ -62,18 +62,18 @@ class NetworkFile:
             name: its plain parameter name.
             out: where to write it, a tensor of its shape; a new one of the stored type where null, fp32 of int8.
         """
+        scale = self._sound(f"scale/{name}").float() if f"scale/{name}" in self._stored else None
         if name not in self.shapes:
             value = self._sound(f"dense/{name}")
-            return value.clone() if out is None else out.copy_(value)
-        kept, bits, scale = self._sound(f"kept/{name}"), self._bits(name), None
-        if kept.dtype == torch.int8:
-            scale = self._sound(f"scale/{name}").float()
+            value = value.clone() if scale is None else scaled(value.float(), scale)
+            return value if out is None else out.copy_(value)
+        kept, bits = self._sound(f"kept/{name}"), self._bits(name)
         dtype = kept.dtype if scale is None else torch.float32
         fits = out is not None and out.dtype == dtype and out.device.type == "cpu" and out.is_contiguous()
         dense = out if fits and out is not None else torch.empty(self.shapes[name], dtype=dtype, device="cpu")
         expand(dense.view(-1), bits, kept)
         if scale is not None:
-            dense.view(len(scale), math.prod(dense.shape[1:])).mul_(scale[:, None])
+            scaled(dense, scale)
         return dense if out is None or dense is out else out.copy_(dense)
 
     def mask(self, name: str) -> Tensor:
@@ -147,6 +147,12 @@ class NetworkFile:
         if len(content) != length:
             self._header.refuse(f"{key:.60} is not of {length} bytes")
         return np.frombuffer(content, np.uint8)
+
+
+def scaled(matrix: Tensor, scale: Tensor) -> Tensor:
+    """Multiply each row by its scale, in place."""
+    matrix.view(len(scale), math.prod(matrix.shape[1:])).mul_(scale[:, None])
+    return matrix
 
 
 def expand(out: Tensor, bits: NDArray[np.uint8], kept: Tensor) -> None:

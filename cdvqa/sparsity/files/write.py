@@ -2,7 +2,7 @@
 
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ def write_network(
     masks: Mapping[str, Tensor],
     metadata: Mapping[str, Any],
     precision: Precision | None = None,
+    whole: Collection[str] = (),
 ) -> None:
     """Write a network file.
 
@@ -37,6 +38,7 @@ def write_network(
         metadata: what JSON can hold.
         precision: the type of the kept values; their own where null. int8 has a scale for each row, and tensors without
             a mask are fp16 then.
+        whole: matrices without a mask that become int8 as well.
 
     Raises:
         ValueError: a pruned entry is not zero.
@@ -47,7 +49,10 @@ def write_network(
     for name, value in state.items():
         value = value.detach().cpu().contiguous()
         if name not in masks:
-            stored[f"dense/{name}"] = converted(name, value, precision)
+            if precision == "int8" and name in whole:
+                stored[f"dense/{name}"], stored[f"scale/{name}"] = quantised(value)
+            else:
+                stored[f"dense/{name}"] = converted(name, value, precision)
             continue
         mask = masks[name].cpu()
         if value.masked_select(mask).count_nonzero() < value.count_nonzero():

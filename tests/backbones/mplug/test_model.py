@@ -9,6 +9,7 @@ from cdvqa.backbones import Mplug
 from cdvqa.data.batch import AnswerSequences
 from cdvqa.errors import InputError
 from cdvqa.objectives import CE
+from tests.backbones.shrinking import shrunk, size, with_zeros
 
 PROJECTION = 768 * 512  # CLIP's last matrix: in the authors' model, but nothing reads it
 
@@ -148,3 +149,11 @@ def test_an_answer_does_not_see_the_others_to_its_question(model, batch):
             *(getattr(sequences, name)[i : i + 1] for name in ("ids", "mask", "question", "weight", "prior"))
         )
         torch.testing.assert_close(model(alone).sequence.logits[0], together[i])
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_a_smaller_network_gives_the_same_answers(model, batch, share):
+    full, masks = with_zeros(model, share)
+    small = shrunk(full, masks)
+    torch.testing.assert_close(small(batch).sequence.logits, full(batch).sequence.logits, rtol=0, atol=1e-9)
+    assert size(small) < size(full)

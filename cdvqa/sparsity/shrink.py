@@ -1,0 +1,109 @@
+"""Taking out what the masks have emptied: heads and neurons go, the matrices get smaller, the answers stay."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from cdvqa.errors import InputError
+from cdvqa.sparsity.masks.matrices import owner
+from cdvqa.sparsity.patterns import Structure
+
+NUMBER, WIDTHS = "num_attention_heads", ("head_size", "all_head_size")  # what transformers' attentions know of heads
+
+
+def left_over(structures: Sequence[Structure], masks: Mapping[str, Tensor]) -> dict[str, list[int]]:
+    """The heads and neurons that still reach the output, by structure; structures that lost none are left out.
+
+    A unit whose columns of the last matrix are all zero adds nothing, whatever its rows hold. An attention that has
+    lost all heads keeps the first one, with its zeros: transformers' code has no attention without any.
+
+    Args:
+        structures: of the backbone.
+        masks: bool by matrix name, True = kept; a matrix without one is whole.
+    """
+    found = {}
+    for structure in structures:
+        name, axis = structure.parts[-1]
+        if name not in masks:
+            continue
+        columns = masks[name].movedim(axis, 0)
+        used = columns.reshape(structure.number, -1).any(1).nonzero().flatten().tolist()
+        if not used and len(structure.parts) > 2:
+            used = [0]
+        if len(used) < structure.number:
+            found[structure.name] = used
+    return found
+
+
+def places_kept(
+    structures: Sequence[Structure], left: Mapping[str, Sequence[int]], shapes: Mapping[str, Sequence[int]]
+) -> Iterator[tuple[str, int, Tensor]]:
+    """The rows (axis 0) or columns (1) that each matrix keeps, as (name, axis, indices).
+
+    Args:
+        structures: of the backbone.
+        left: the heads or neurons to keep, by structure's name, as `left_over` finds them.
+        shapes: of the matrices.
+
+    Raises:
+        InputError: a structure that the model has not, or a unit that the structure has not.
+    """
+    known = {structure.name: structure for structure in structures}
+    for name, units in left.items():
+        structure = known.get(name)
+        if structure is None or any(unit not in range(structure.number) for unit in units):
+            raise InputError(f"{name}: this backbone has no such heads or neurons")
+        for matrix, axis in structure.parts:
+            size = shapes[matrix][axis] // structure.number
+            places = [unit * size + place for unit in units for place in range(size)]
+            yield matrix, axis, torch.tensor(places, dtype=torch.long)
+
+
+def shrink_tensors(
+    tensors: Mapping[str, Tensor], structures: Sequence[Structure], left: Mapping[str, Sequence[int]]
+) -> dict[str, Tensor]:
+    """Tensors by parameter name (weights, or masks) without the rows, columns and biases of what is not left."""
+    small = dict(tensors)
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    for name, axis, places in places_kept(structures, left, shapes):
+        small[name] = small[name].index_select(axis, places)
+        bias = f"{name.removesuffix('.weight')}.bias"
+        if axis == 0 and bias in small:
+            small[bias] = small[bias].index_select(0, places)
+    return small
+
+
+@torch.no_grad()
+def shrink(model: nn.Module, structures: Sequence[Structure], left: Mapping[str, Sequence[int]]) -> None:
+    """Make a model's matrices smaller, in place; if what goes was empty, its answers stay.
+
+    Args:
+        model: without masks attached.
+        structures: of the backbone.
+        left: the heads or neurons to keep, by structure's name.
+    """
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    for name, axis, places in places_kept(structures, left, shapes):
+        keep(cast(nn.Linear, owner(model, name)[0]), axis, places)
+    for structure in structures:
+        first = structure.parts[0].name
+        attention = model.get_submodule(first.removesuffix(".weight").rpartition(".")[0])
+        if structure.name in left and hasattr(attention, NUMBER):
+            setattr(attention, NUMBER, len(left[structure.name]))
+            for attribute in WIDTHS:
+                if hasattr(attention, attribute):
+                    setattr(attention, attribute, model.get_parameter(first).shape[0])
+
+
+def keep(layer: nn.Linear, axis: int, places: Tensor) -> None:
+    """Keep these rows (axis 0, with their biases) or columns (axis 1) of a linear layer."""
+    places = places.to(layer.weight.device)
+    layer.weight = nn.Parameter(layer.weight.index_select(axis, places), layer.weight.requires_grad)
+    if axis == 1:
+        layer.in_features = len(places)
+        return
+    layer.out_features = len(places)
+    if layer.bias is not None:
+        layer.bias = nn.Parameter(layer.bias.index_select(0, places), layer.bias.requires_grad)

@@ -1,0 +1,65 @@
+"""`cdvqa export`: a finished run's network as one small file."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, Optional
+
+from cdvqa.backbones import Backbone
+from cdvqa.cli.inspect import ConfigInspector
+from cdvqa.cli.parsing import OneLineParser
+from cdvqa.errors import InputError
+from cdvqa.runs.folder import run_of
+from cdvqa.sparsity import Subnetwork
+from cdvqa.sparsity.shrink import left_over, shrink_tensors
+
+MEGABYTE = 1e6
+
+
+def run(args: list[str]) -> None:
+    """Run `cdvqa export` with command-line arguments."""
+    parser = OneLineParser(prog="cdvqa export", description=export.__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("network", help="A finished run's folder, such as logs/scenes/lxmert/stage2_…/seed0.")
+    parser.add_function_arguments(export, skip={"network"}, as_group=False)
+    print(export(**parser.instantiate_classes(parser.parse_args(args[1:]))))
+
+
+def export(network: str, dtype: Literal["fp32", "fp16", "bf16", "int8"] = "fp32", output: Optional[Path] = None) -> str:
+    """Write a run's network as one small file, without heads and neurons that its masks have emptied.
+
+    `cdvqa test --config RUN/config.yaml --ckpt_path FILE` evaluates it.
+
+    Args:
+        network: a finished run's folder.
+        dtype: of the kept values; int8 has a scale for each row.
+        output: the file; <run's folder>/export/<dtype>.safetensors where null.
+
+    Returns:
+        What was written: bytes, and their ratio to all parameters in fp32.
+    """
+    source = run_of(Path(network))
+    if source is None:
+        raise InputError(f"{network}: no run folder")
+    if not source.finished:
+        raise InputError(f"{source.folder}: this run is not finished; finish it with --ckpt_path last first")
+    whole = Subnetwork.load(source.result())
+    small = without_empty(whole, ConfigInspector(["--config", str(source.config)]).model.backbone)
+    small.metadata["identity"] = source.read()["identity"]
+    path = output or source.folder / "export" / f"{dtype}.safetensors"
+    small.save(path, dtype, whole.masks)
+    dense = sum(tensor.numel() for tensor in whole.state.values()) * 4
+    size, left = path.stat().st_size, sum(tensor.numel() for tensor in small.state.values())
+    removed = f"; {1 - 4 * left / dense:.1%} of the parameters were taken out as empty heads and neurons"
+    return (
+        f"written: {path}: {size / MEGABYTE:,.2f} MB, {size / dense:.3f} of all parameters in fp32"
+        f"{removed if 4 * left < dense else ''}"
+    )
+
+
+def without_empty(network: Subnetwork, backbone: Backbone) -> Subnetwork:
+    """The network without empty heads and neurons, and without masks that keep everything."""
+    structures = backbone.structures()
+    left = left_over(structures, network.masks)
+    masks = shrink_tensors(network.masks, structures, left)
+    masks = {name: mask for name, mask in masks.items() if not mask.all()}
+    metadata = network.metadata | ({"left": left} if left else {})
+    return replace(network, state=shrink_tensors(network.state, structures, left), masks=masks, metadata=metadata)
