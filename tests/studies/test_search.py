@@ -130,6 +130,14 @@ def test_a_study_without_mask_training_is_refused(cdvqa: Callable[..., int], stu
     assert "tiny_study: no mask training at a given sparsity to search for" in capsys.readouterr().err
 
 
+def test_auto_is_refused_for_a_pattern(cdvqa: Callable[..., int], study: Callable[..., Path], capsys: Any):
+    """Its curves are of single weights."""
+    grid = {"method": "mask", "pipeline": "bce+bce", "sparsity": 0.5, "pattern": "structured"}
+    assert main(["search", str(study([grid]))]) == 2
+    assert "auto measures unstructured masks; use --method grid or random" in capsys.readouterr().err
+    assert not Path("logs").exists() and not Path("docs").exists()
+
+
 def test_a_search_of_runs_that_are_selected_on_test_is_refused(
     cdvqa: Callable[..., int], study: Callable[..., Path], capsys: Any
 ):

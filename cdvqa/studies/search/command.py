@@ -72,7 +72,7 @@ def search_point(
         at_once: how many at a time.
 
     Raises:
-        InputError: the runs are selected on test, so they have no development accuracy.
+        InputError: the runs are selected on test, so they have no development accuracy; or `auto` cannot measure them.
         Stopped: no trial of a step could be trained.
     """
     overall, seed = point.sparsity["overall"], point.seeds[0]
@@ -82,6 +82,8 @@ def search_point(
             f"{point}: selected on test; a search judges by the development split: give another model.selection"
         )
     config = ConfigInspector(list(job.args))
+    if method == "auto" and config.model.sparsity.pattern != "unstructured":
+        raise InputError(f"{point}: auto measures unstructured masks; use --method grid or random for this pattern")
     searching = METHODS[method](overall, config.model.backbone.counts(), seed)
     results: dict[Trial, Outcome] = {}
     while trials := searching.next(results):
