@@ -35,7 +35,7 @@ from cdvqa.data.visual.features import RegionFeatures, write_features
 from cdvqa.data.visual.images import ImageFolder
 from cdvqa.data.visual.source import ImageFormat
 from cdvqa.errors import InputError
-from cdvqa.sparsity import Subnetwork
+from cdvqa.sparsity import NetworkFile, Subnetwork
 from tests.conversion.python2 import dumps_python2
 from tests.conversion.sources.foreign import mmf_entry, mmf_info, write_hdf5, write_npz, write_own
 from tests.data.toy import dump, split
@@ -197,6 +197,14 @@ def networks(folder: Path):
     return [(folder / name).read_bytes() for name in ("half.safetensors", "few.safetensors")]
 
 
+def decode(path: Path) -> None:
+    """Read all tensors and masks; checksums would refuse nearly every damaged one before it is decoded."""
+    file = NetworkFile(path)
+    file._header.checksums = None
+    file.verify()
+    _ = file.masks
+
+
 def pictures(folder: Path):
     (folder / "in").mkdir()
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 9, 3), dtype=np.uint8))
@@ -231,6 +239,10 @@ READERS: dict[str, tuple[Callable[[Path], list[bytes]], Callable[[Path, bytes], 
     "network files": (
         networks,
         in_file("in.safetensors", lambda folder: Subnetwork.load(folder / "in.safetensors")),
+    ),
+    "network files, checksums left out": (
+        networks,
+        in_file("in.safetensors", lambda folder: decode(folder / "in.safetensors")),
     ),
     "images": (pictures, in_file("in/1.png", lambda folder: ImageFolder(folder / "in", FORMAT).read([1]))),
 }
