@@ -51,8 +51,11 @@ def places_kept(
         InputError: a structure that the model has not, or a unit that the structure has not.
     """
     known = {structure.name: structure for structure in structures}
+    if not isinstance(left, Mapping):
+        raise InputError("what is left of heads and neurons: expected a mapping")
     for name, units in left.items():
         structure = known.get(name)
+        units = units if isinstance(units, Sequence) else [-1]
         if structure is None or any(unit not in range(structure.number) for unit in units):
             raise InputError(f"{name}: this backbone has no such heads or neurons")
         for matrix, axis in structure.parts:

@@ -26,12 +26,12 @@ def run(args: list[str]) -> None:
 def export(network: str, dtype: Literal["fp32", "fp16", "bf16", "int8"] = "fp32", output: Optional[Path] = None) -> str:
     """Write a run's network as one small file, without heads and neurons that its masks have emptied.
 
-    `cdvqa test --config RUN/config.yaml --ckpt_path FILE` evaluates it.
+    `cdvqa test --config RUN/config.yaml --ckpt_path FILE` evaluates it, and writes its results beside it.
 
     Args:
         network: a finished run's folder.
         dtype: of the kept values; int8 has a scale for each row.
-        output: the file; <run's folder>/export/<dtype>.safetensors where null.
+        output: the file; <run's folder>/export/<dtype>/subnetwork.safetensors where null.
 
     Returns:
         What was written: bytes, and their ratio to all parameters in fp32.
@@ -41,10 +41,12 @@ def export(network: str, dtype: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
         raise InputError(f"{network}: no run folder")
     if not source.finished:
         raise InputError(f"{source.folder}: this run is not finished; finish it with --ckpt_path last first")
+    if output and output.exists():
+        raise InputError(f"--output {output}: it is there already; name a new file")
     whole = Subnetwork.load(source.result())
     small = without_empty(whole, ConfigInspector(["--config", str(source.config)]).model.backbone)
     small.metadata["identity"] = source.read()["identity"]
-    path = output or source.folder / "export" / f"{dtype}.safetensors"
+    path = output or source.folder / "export" / dtype / "subnetwork.safetensors"
     small.save(path, dtype, whole.masks)
     dense = sum(tensor.numel() for tensor in whole.state.values()) * 4
     size, left = path.stat().st_size, sum(tensor.numel() for tensor in small.state.values())

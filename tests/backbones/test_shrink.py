@@ -57,7 +57,7 @@ def test_only_what_is_empty_is_taken_out(pattern):
 def test_units_that_are_not_there_are_named():
     model = BACKBONES["lxmert"]()
     name = model.structures()[0].name
-    for left in ({"nowhere: heads": [0]}, {name: [4]}):
+    for left in ({"nowhere: heads": [0]}, {name: [4]}, {name: 3}, {name: "0"}):
         with pytest.raises(InputError, match="this backbone has no such heads or neurons"):
             shrink(model, model.structures(), left)
     assert left_over(model.structures(), {}) == {}

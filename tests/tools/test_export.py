@@ -30,16 +30,17 @@ def test_an_exported_network_answers_as_its_run(cdvqa, capsys, pattern, share):
     for dtype in ("fp32", "fp16", "bf16", "int8"):
         capsys.readouterr()
         assert main(["export", str(run), f"--dtype={dtype}"]) == 0
-        path = run / "export" / f"{dtype}.safetensors"
+        path = run / "export" / dtype / "subnetwork.safetensors"
         assert str(path) in capsys.readouterr().out
         sizes[dtype] = path.stat().st_size - int.from_bytes(path.read_bytes()[:8], "little")
         evaluate = ["test", "--config", str(run / "config.yaml"), "--ckpt_path", str(path)]
         assert main(evaluate) == 0
-        same = sum(row["answer"] == other["answer"] for row, other in zip(answers(run), expected, strict=True))
+        same = sum(row["answer"] == other["answer"] for row, other in zip(answers(path.parent), expected, strict=True))
         assert same == 70 if dtype == "fp32" else same >= 60
+        assert answers(run) == expected  # the run's own results stay
     # What is beside the header, which is most of so small a file.
     assert sizes["int8"] < sizes["fp16"] == sizes["bf16"] < sizes["fp32"]
-    file = NetworkFile(run / "export" / "fp32.safetensors")
+    file = NetworkFile(run / "export" / "fp32" / "subnetwork.safetensors")
     assert file.metadata["identity"] == json.loads((run / "run.json").read_text())["identity"]
     if pattern == "structured":
         assert not file.shapes and file.metadata["left"]
@@ -55,6 +56,10 @@ def test_what_cannot_be_exported_is_told(cdvqa, capsys, tmp_path):
     assert f"{tmp_path}: no run folder" in capsys.readouterr().err
     assert cdvqa("fit", "stage1_bce.yaml", *SHORT) == 0
     run = the_run("stage1_bce")
+    before = (run / "model.safetensors").read_bytes()
+    assert main(["export", str(run), f"--output={run / 'model.safetensors'}", "--dtype=int8"]) == 2
+    assert "it is there already; name a new file" in capsys.readouterr().err
+    assert (run / "model.safetensors").read_bytes() == before
     record = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps(record | {"finished": None}))
     assert main(["export", str(run)]) == 2
