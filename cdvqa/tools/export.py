@@ -58,10 +58,15 @@ def export(network: str, dtype: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
 
 
 def without_empty(network: Subnetwork, backbone: Backbone) -> Subnetwork:
-    """The network without empty heads and neurons, and without masks that keep everything."""
+    """The network without empty heads and neurons.
+
+    Where some are taken out, so are masks that keep everything. Otherwise a further training still needs every mask.
+    """
     structures = backbone.structures()
     left = left_over(structures, network.masks)
+    if not left:
+        return network
     masks = shrink_tensors(network.masks, structures, left)
     masks = {name: mask for name, mask in masks.items() if not mask.all()}
-    metadata = network.metadata | ({"left": left} if left else {})
-    return replace(network, state=shrink_tensors(network.state, structures, left), masks=masks, metadata=metadata)
+    state = shrink_tensors(network.state, structures, left)
+    return replace(network, state=state, masks=masks, metadata=network.metadata | {"left": left})

@@ -51,6 +51,23 @@ def test_an_exported_network_answers_as_its_run(cdvqa, capsys, pattern, share):
         assert all(torch.equal(file.read(name), value) for name, value in whole.state.items())
 
 
+def test_a_further_training_starts_from_an_exported_network(cdvqa, capsys):
+    """Masks of modules without zeros are part of it; where heads were taken out, it is refused."""
+    alone = ["modality", "--model.sparsity.language=0.5", "--model.sparsity.vision=0", "--model.sparsity.cross=0"]
+    assert cdvqa("fit", "stage1_bce.yaml", *SHORT) == 0
+    for options, status in (
+        ([f"--model.sparsity.assignment={alone[0]}", *alone[1:]], 0),
+        (["--model.sparsity.pattern=structured"], 2),
+    ):
+        before = set(Path("logs").rglob("subnetwork.safetensors"))
+        assert cdvqa("fit", "stage2_bce.yaml", *SHORT, *options) == 0
+        (whole,) = set(Path("logs").rglob("subnetwork.safetensors")) - before
+        assert main(["export", str(whole.parent)]) == 0
+        start = whole.parent / "export" / "fp32" / "subnetwork.safetensors"
+        assert cdvqa("fit", "stage3_bce.yaml", *SHORT, f"--model.init_from={start}") == status
+    assert "heads and neurons were taken out; a training starts from the whole run" in capsys.readouterr().err
+
+
 def test_what_cannot_be_exported_is_told(cdvqa, capsys, tmp_path):
     assert main(["export", str(tmp_path)]) == 2
     assert f"{tmp_path}: no run folder" in capsys.readouterr().err
