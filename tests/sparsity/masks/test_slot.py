@@ -276,6 +276,13 @@ def test_two_processes_are_bit_equal_to_the_plain_way(tmp_path):
         subprocess.Popen([*command, str(rank)], cwd=root, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for rank in range(2)
     ]
-    outcomes = [process.communicate(timeout=180) for process in processes]
+    try:
+        for process in processes:
+            process.wait(timeout=180)
+    finally:  # one that waits for the other tells nothing; what the other printed does
+        for process in processes:
+            process.kill()
+        outcomes = [process.communicate() for process in processes]
+        print(*(text for outcome in outcomes for text in outcome))
     assert [process.returncode for process in processes] == [0, 0], outcomes
     assert outcomes[0][0] == outcomes[1][0] and "bit-equal after 8 steps" in outcomes[0][0]
