@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, Optional
+from typing import Optional
 
 from cdvqa.backbones import Backbone
 from cdvqa.cli.inspect import ConfigInspector
@@ -10,6 +10,7 @@ from cdvqa.cli.parsing import OneLineParser
 from cdvqa.errors import InputError
 from cdvqa.runs.folder import run_of
 from cdvqa.sparsity import Subnetwork
+from cdvqa.sparsity.files.write import Precision
 from cdvqa.sparsity.shrink import left_over, shrink_tensors
 
 MEGABYTE = 1e6
@@ -23,7 +24,7 @@ def run(args: list[str]) -> None:
     print(export(**parser.instantiate_classes(parser.parse_args(args[1:]))))
 
 
-def export(network: str, dtype: Literal["fp32", "fp16", "bf16", "int8"] = "fp32", output: Optional[Path] = None) -> str:
+def export(network: str, dtype: Precision = "fp32", output: Optional[Path] = None) -> str:
     """Write a run's network as one small file, without heads and neurons that its masks have emptied.
 
     `cdvqa test --config RUN/config.yaml --ckpt_path FILE` evaluates it, and writes its results beside it.

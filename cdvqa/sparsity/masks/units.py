@@ -23,12 +23,6 @@ class Spread:
     size: int
     axis: int | None = None
 
-    def units(self, weight: Tensor) -> tuple[int, ...]:
-        """Number of units of a matrix; of blocks, their rows and columns."""
-        if self.axis is None:
-            return (-(-weight.shape[0] // self.size), weight.shape[1])
-        return (weight.shape[self.axis] // self.size,)
-
     def expand(self, values: Tensor, weight: Tensor) -> Tensor:
         """A value per unit as a value per weight, in the shape of `weight`; differentiable."""
         wide = values.repeat_interleave(self.size, 0)
