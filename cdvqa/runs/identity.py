@@ -177,8 +177,12 @@ def source_identity(path: Path, seed: int) -> dict[str, Any]:
 
 def digest_of(settings: Mapping[str, Any]) -> str:
     """SHA-256, in 64 hex digits, of the settings that are not as in the baseline."""
-    own = {name: value for name, value in settings.items() if text(value) != text(BASELINE.get(name))}
-    return hashlib.sha256(text(own).encode()).hexdigest()
+    return hashlib.sha256(text(own_settings(settings)).encode()).hexdigest()
+
+
+def own_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that are not as in the baseline, which older records may lack altogether."""
+    return {name: value for name, value in settings.items() if text(value) != text(BASELINE.get(name))}
 
 
 def text(value: Any) -> str:

@@ -196,6 +196,17 @@ def test_results_of_other_settings_do_not_count(records: Path):
         shares_at(0.7)
 
 
+def test_a_setting_that_older_records_lack_is_as_in_the_baseline(records: Path):
+    """Else the results of an older cdvqa do not count, and a study takes the shares of another sparsity."""
+    (records / "fig8.jsonl").unlink()
+    write(records / "fig8.jsonl", [(0.9, 0.95, 0.8, 0, 50.0)], day=2)
+    newer = (records / "fig8.jsonl").read_bytes()
+    newer = newer.replace(b'"settings":{', b'"settings":{"model.sparsity.pattern":"unstructured",')
+    (records / "fig8.jsonl").write_bytes(newer)
+    write(records / "fig8.jsonl", [(0.5, 0.6, 0.2, 0, 50.0)])
+    assert shares_at(0.5) == (0.6, 0.2)
+
+
 def test_the_best_shares_are_a_run_of_fig8(records: Path):
     """So that nothing is trained twice."""
     best = [point for point in read_study("fig9", records=records).points if "language" in point.sparsity]

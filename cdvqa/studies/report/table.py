@@ -12,7 +12,7 @@ import pandas as pd
 
 from cdvqa.errors import InputError
 from cdvqa.runs.folder import DIGITS, Run, percent
-from cdvqa.runs.identity import differing
+from cdvqa.runs.identity import differing, own_settings
 from cdvqa.studies.sweep.records import line_of
 
 RUN = ["data", "backbone", "run"]  # the columns that the seeds of a run share
@@ -221,7 +221,7 @@ def training_settings(row: Mapping[str, Any], by_identity: Mapping[str, Mapping[
         parent = above | {name: value for name, value in parent.items() if name != "identity"}
     elif row["stage"] == 3:  # a subnetwork without a record here; its identity depends on the sparsity
         parent = {name: value for name, value in parent.items() if name != "identity"}
-    return own | {f"parent.{name}": value for name, value in parent.items()}
+    return own | {f"parent.{name}": value for name, value in own_settings(parent).items()}
 
 
 def described(settings: Mapping[str, Any], names: Iterable[str]) -> list[str]:

@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from cdvqa.errors import InputError
+from cdvqa.runs.identity import own_settings
 from cdvqa.sparsity import MODALITIES, solve_budget
 from cdvqa.studies.sweep.records import read_lines
 
@@ -114,8 +115,9 @@ def assignment_of(line: Mapping[str, Any]) -> str | None:
 
 
 def settings_of(line: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's settings, whatever its shares of zeros."""
-    return {name: value for name, value in line["settings"].items() if not name.startswith("model.sparsity.zeros.")}
+    """A run's settings that are not as in the baseline, whatever its shares of zeros."""
+    own = own_settings(line["settings"])
+    return {name: value for name, value in own.items() if not name.startswith("model.sparsity.zeros.")}
 
 
 @cache
