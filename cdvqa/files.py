@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,6 +38,24 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def write_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`, which must not exist; rename it on success, remove it on any error.
+
+    Raises:
+        Stopped: the disk is full.
+    """
+    temporary = path.with_name(f"{path.name}.{_HOST}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        with naming_full_disk(path):
+            temporary.mkdir(parents=True)
+            yield temporary
+            temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def remove_leftovers(path: Path) -> None:

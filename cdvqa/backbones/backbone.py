@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from tokenizers import Tokenizer
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
 
 from cdvqa.data.batch import VQABatch
 from cdvqa.data.visual.source import ImageFormat
@@ -116,6 +117,18 @@ class Backbone(nn.Module, ABC):
     def dead(self) -> list[str]:
         """Those of `matrices` that cannot reach the answer, here none; they are frozen and never get a gradient."""
         return []
+
+    @property
+    def encoder(self) -> PreTrainedModel | None:
+        """The part of it that is a model of transformers, and of which the classifier reads the pooled output."""
+        return None
+
+    def unused(self) -> list[str]:
+        """What the names of parameters begin with that no answer needs; here none, and exported networks have none."""
+        return []
+
+    def skip_unused(self) -> None:
+        """Compute only what reaches the answer, in place and for good: the same answers, no training. Here all does."""
 
     def layers(self) -> Iterable[nn.Module]:
         """The layers whose activations make up most of a training step's memory, here none."""

@@ -5,7 +5,7 @@ from itertools import chain
 from typing import Any, Optional
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import LxmertConfig, LxmertModel
 
 from cdvqa.backbones.backbone import LoadReport
@@ -115,12 +115,24 @@ class Lxmert(Classification):
         return found
 
     def dead(self) -> list[str]:
-        last = f"lxmert.encoder.x_layers.{self.config.num_hidden_layers['cross_encoder'] - 1}."
-        return [name for name in self.matrices()["cross"] if name.startswith(tuple(last + part for part in DEAD))]
+        return [name for name in self.matrices()["cross"] if name.startswith(tuple(self.unused()))]
+
+    def unused(self) -> list[str]:
+        last = self.config.num_hidden_layers["cross_encoder"] - 1
+        return [f"lxmert.encoder.x_layers.{last}.{part}." for part in DEAD]
+
+    def skip_unused(self) -> None:
+        """The last cross-modality layer computes the first position of the language stream alone."""
+        layers = self.lxmert.encoder.x_layers
+        layers[-1] = FirstPosition(layers[-1])
 
     def layers(self) -> Iterable[nn.Module]:
         encoder = self.lxmert.encoder
         return chain(encoder.layer, encoder.r_layers, encoder.x_layers)
+
+    @property
+    def encoder(self) -> LxmertModel:
+        return self.lxmert
 
     def load_pretrained(self) -> LoadReport | None:
         if self.pretrained is None:
@@ -141,3 +153,30 @@ class Lxmert(Classification):
         last = self.lxmert.encoder.x_layers[-1]
         for part in DEAD:
             getattr(last, part).requires_grad_(False)
+
+
+class FirstPosition(nn.Module):
+    """LXMERT's last cross-modality layer without what the pooler does not read.
+
+    All positions of the language stream attend to the regions, and the first one to them; the regions pass through.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.visual_attention, self.lang_self_att = layer.visual_attention, layer.lang_self_att
+        self.lang_inter, self.lang_output = layer.lang_inter, layer.lang_output
+
+    def forward(
+        self,
+        language: Tensor,
+        language_mask: Tensor,
+        regions: Tensor,
+        region_mask: Tensor | None,
+        output_attentions: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """As the whole layer's, with (B, 1, H) of the language stream; masks are added to the attentions' scores."""
+        (language,) = self.visual_attention(language, regions, ctx_att_mask=region_mask)
+        first = language[:, :1]
+        (context,) = self.lang_self_att.self(first, language, language_mask)
+        first = self.lang_self_att.output(context, first)
+        return self.lang_output(self.lang_inter(first), first), regions

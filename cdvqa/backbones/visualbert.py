@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any, Optional
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import VisualBertConfig, VisualBertModel
 
 from cdvqa.backbones.backbone import LoadReport
@@ -84,8 +84,17 @@ class VisualBert(Classification):
         layers = range(self.config.num_hidden_layers)
         return [s for i in layers for s in bert_layer(f"visual_bert.encoder.layer.{i}", self.config)]
 
+    def skip_unused(self) -> None:
+        """The last layer computes the first position alone."""
+        layers = self.visual_bert.encoder.layer
+        layers[-1] = FirstPosition(layers[-1])
+
     def layers(self) -> Iterable[nn.Module]:
         return self.visual_bert.encoder.layer
+
+    @property
+    def encoder(self) -> VisualBertModel:
+        return self.visual_bert
 
     def load_pretrained(self) -> LoadReport | None:
         if self.pretrained is None:
@@ -104,3 +113,25 @@ class VisualBert(Classification):
             "layers": self.config.num_hidden_layers,
             "answers": self.num_answers,
         }
+
+
+class FirstPosition(nn.Module):
+    """VisualBERT's last layer for the position that the pooler reads: it attends to all others."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(
+        self, hidden_states: Tensor, attention_mask: Tensor | None = None, output_attentions: bool = False
+    ) -> tuple[Tensor]:
+        """As the whole layer's, but (B, 1, H); the mask (B, 1, 1, N) is added to the attention's scores."""
+        attention, first = self.layer.attention.self, hidden_states[:, :1]
+
+        def heads(states: Tensor) -> Tensor:
+            return states.unflatten(2, (-1, attention.attention_head_size)).transpose(1, 2)
+
+        query, key, value = attention.query(first), attention.key(hidden_states), attention.value(hidden_states)
+        context = nn.functional.scaled_dot_product_attention(heads(query), heads(key), heads(value), attention_mask)
+        first = self.layer.attention.output(context.transpose(1, 2).flatten(2), first)
+        return (self.layer.feed_forward_chunk(first),)

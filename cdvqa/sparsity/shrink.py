@@ -1,6 +1,7 @@
 """Taking out what the masks have emptied: heads and neurons go, the matrices get smaller, the answers stay."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from cdvqa.errors import InputError
 from cdvqa.sparsity.masks.matrices import owner
 from cdvqa.sparsity.patterns import Structure
+from cdvqa.sparsity.subnetwork import Subnetwork
 
 NUMBER, WIDTHS = "num_attention_heads", ("head_size", "all_head_size")  # what transformers' attentions know of heads
 
@@ -76,6 +78,26 @@ def shrink_tensors(
         if axis == 0 and bias in small:
             small[bias] = small[bias].index_select(0, places)
     return small
+
+
+def without_unused(network: Subnetwork, structures: Sequence[Structure], unused: Sequence[str]) -> Subnetwork:
+    """A network without empty heads and neurons, and without the parameters that no answer needs.
+
+    Where some are taken out, so are masks that keep everything. Otherwise a further training still needs every mask.
+
+    Args:
+        network: whole.
+        structures: of the backbone.
+        unused: what the names of parameters begin with that no answer needs.
+    """
+    gone, left = tuple(unused), left_over(structures, network.masks)
+    if not left and not gone:
+        return network
+    masks = shrink_tensors(network.masks, structures, left)
+    masks = {name: mask for name, mask in masks.items() if not name.startswith(gone) and not mask.all()}
+    state = shrink_tensors(network.state, structures, left)
+    state = {name: value for name, value in state.items() if not name.startswith(gone)}
+    return replace(network, state=state, masks=masks, metadata=network.metadata | {"left": left, "reduced": True})
 
 
 @torch.no_grad()

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any, cast
 
-from pytorch_lightning.utilities import rank_zero_info
 from torch import nn
 
 from cdvqa.backbones import Backbone
@@ -45,11 +44,11 @@ def take_network(backbone: Backbone, objective: Objective, metadata: dict[str, A
 
 def fill_network(
     backbone: Backbone, objective: Objective, network: NetworkFile, ours: dict[str, Any], evaluates: bool
-) -> None:
+) -> list[str]:
     """Fill backbone and objective from a network.
 
-    A head of another kind starts fresh, and so does the part of another objective; either is logged. Where heads and
-    neurons of the network were taken out, the backbone gets its sizes.
+    A head of another kind starts fresh, and so does the part of another objective. Where parts of the network were
+    taken out, the backbone loses them too.
 
     Args:
         backbone, objective: what to fill.
@@ -57,15 +56,22 @@ def fill_network(
         ours: metadata of this model.
         evaluates: whether the network is evaluated as it is, so that nothing may start fresh.
 
+    Returns:
+        What starts fresh, in words.
+
     Raises:
         InputError: nothing may start fresh, and something would; or a tensor is missing, damaged or of another shape.
     """
     theirs = network.metadata
-    if left := theirs.get("left"):
-        if not evaluates:
-            raise InputError(f"{network.path}: heads and neurons were taken out; a training starts from the whole run")
+    left, reduced = theirs.get("left"), theirs.get("reduced")
+    if (left or reduced) and not evaluates:
+        raise InputError(f"{network.path}: parts that no answer needs were taken out; a training starts from its run")
+    if left:
         shrink(backbone, backbone.structures(), left)
     targets = backbone.state_dict()
+    if reduced:
+        gone = tuple(backbone.unused())
+        targets = {name: value for name, value in targets.items() if not name.startswith(gone)}
     own = {f"{OWN}{name}": value for name, value in objective.state_dict().items()}
     unused = {name for name in network.names if not name.startswith(OWN)} - targets.keys()
     fresh = []
@@ -86,4 +92,4 @@ def fill_network(
     if unused:
         raise InputError(f"{network.path}: the model here has no {min(unused)}; it seems to be of another model")
     network.fill(targets)
-    rank_zero_info(f"weights: {network.path}" + "".join(f"; {part} starts fresh" for part in fresh))
+    return fresh

@@ -174,7 +174,8 @@ class VQAStage(pl.LightningModule):
         network = NetworkFile(path)
         self._check(path, network.metadata)
         evaluates = self.evaluates is not None
-        fill_network(self.backbone, self.objective, network, self.metadata(), evaluates)
+        fresh = fill_network(self.backbone, self.objective, network, self.metadata(), evaluates)
+        rank_zero_info(f"weights: {path}" + "".join(f"; {part} starts fresh" for part in fresh))
         load_objective(self.objective, path.parent, evaluates)
         return network
 

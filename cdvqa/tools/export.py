@@ -1,19 +1,31 @@
-"""`cdvqa export`: a finished run's network as one small file."""
+"""`cdvqa export`: a finished run's network as a small file, or in the formats of other libraries."""
 
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Optional
+from typing import Literal, Optional, get_args
 
-from cdvqa.backbones import Backbone
+from jsonargparse.typing import PositiveInt
+
 from cdvqa.cli.inspect import ConfigInspector
 from cdvqa.cli.parsing import OneLineParser
 from cdvqa.errors import InputError
-from cdvqa.runs.folder import run_of
+from cdvqa.inference.graph import GraphType, trace, write_onnx, write_openvino
+from cdvqa.runs.folder import Run, run_of
 from cdvqa.sparsity import Subnetwork
 from cdvqa.sparsity.files.write import Precision
-from cdvqa.sparsity.shrink import left_over, shrink_tensors
+from cdvqa.sparsity.shrink import without_unused
+from cdvqa.tools.forms import example, metadata_of, table
+from cdvqa.tools.huggingface import write_huggingface
+from cdvqa.tools.network import load
 
-MEGABYTE = 1e6
+Target = Literal["subnetwork", "huggingface", "onnx", "openvino"]
+# What each format can hold, and its name in the run's folder.
+FORMATS: dict[Target, tuple[tuple[Precision, ...], str]] = {
+    "subnetwork": (get_args(Precision), "subnetwork.safetensors"),
+    "huggingface": (("fp32", "fp16", "bf16"), "huggingface"),
+    "onnx": (get_args(GraphType), "network.onnx"),
+    "openvino": (("fp32", "fp16"), "openvino/network.xml"),
+}
 
 
 def run(args: list[str]) -> None:
@@ -24,50 +36,81 @@ def run(args: list[str]) -> None:
     print(export(**parser.instantiate_classes(parser.parse_args(args[1:]))))
 
 
-def export(network: str, dtype: Precision = "fp32", output: Optional[Path] = None) -> str:
-    """Write a run's network as one small file, without heads and neurons that its masks have emptied.
+def export(
+    network: str,
+    to: Target = "subnetwork",
+    dtype: Precision = "fp32",
+    output: Optional[Path] = None,
+    measure: bool = True,
+    questions: Optional[PositiveInt] = None,
+) -> str:
+    """Write a run's network without what no answer needs: as one small file, for transformers, ONNX or OpenVINO.
 
-    `cdvqa test --config RUN/config.yaml --ckpt_path FILE` evaluates it, and writes its results beside it.
+    `cdvqa test --config RUN/config.yaml --ckpt_path FILE` evaluates the small file, and writes its results beside it.
 
     Args:
         network: a finished run's folder.
+        to: subnetwork (cdvqa's own file), onnx, openvino, or huggingface (a folder with the encoder at its full size
+            and zeros in place).
         dtype: of the kept values; int8 has a scale for each row.
-        output: the file; <run's folder>/export/<dtype>/subnetwork.safetensors where null.
+        output: the file, or the folder of huggingface; in <run's folder>/export/<dtype>/ where null.
+        measure: print size, accuracy, latency and memory of the network in each form, measured now on this machine.
+        questions: measure accuracy on the first ones of each test split; on all where null.
 
     Returns:
-        What was written: bytes, and their ratio to all parameters in fp32.
+        What was written, and the table.
     """
+    types, name = FORMATS[to]
+    if dtype not in types:
+        raise InputError(f"--dtype {dtype}: {to} takes {', '.join(types)}")
     source = run_of(Path(network))
     if source is None:
         raise InputError(f"{network}: no run folder")
     if not source.finished:
         raise InputError(f"{source.folder}: this run is not finished; finish it with --ckpt_path last first")
-    if output and output.exists():
-        raise InputError(f"--output {output}: it is there already; name a new file")
+    path = output or source.folder / "export" / dtype / name
+    if path.exists() and (output or path.is_dir()):
+        raise InputError(f"{path}: it is there already; {'name a new one' if output else 'remove it first'}")
+    written = write_small(source, path, dtype) if to == "subnetwork" else write_other(source, path, to, dtype)
+    if not measure:
+        return written
+    return f"{written}\n\n{table(source, partial(write_small, source, dtype=dtype), dtype, questions)}"
+
+
+def write_small(source: Run, path: Path, dtype: Precision) -> str:
+    """Write cdvqa's own file; return what was written: bytes, and their ratio to all parameters in fp32."""
     whole = Subnetwork.load(source.result())
-    small = without_empty(whole, ConfigInspector(["--config", str(source.config)]).model.backbone)
+    backbone = ConfigInspector(["--config", str(source.config)]).model.backbone
+    small = without_unused(whole, backbone.structures(), backbone.unused())
     small.metadata["identity"] = source.read()["identity"]
-    path = output or source.folder / "export" / dtype / "subnetwork.safetensors"
     small.save(path, dtype, whole.masks)
-    dense = sum(tensor.numel() for tensor in whole.state.values()) * 4
-    size, left = path.stat().st_size, sum(tensor.numel() for tensor in small.state.values())
-    removed = f"; {1 - 4 * left / dense:.1%} of the parameters were taken out as empty heads and neurons"
+    dense = sum(parameter.numel() for parameter in backbone.parameters())
+    before, after = (sum(tensor.numel() for tensor in kept.state.values()) for kept in (whole, small))
+    size, removed = path.stat().st_size, f"; without the {(before - after) / dense:.1%} that no answer needs"
     return (
-        f"written: {path}: {size / MEGABYTE:,.2f} MB, {size / dense:.3f} of all parameters in fp32"
-        f"{removed if 4 * left < dense else ''}"
+        f"written: {path}: {size / 1e6:,.2f} MB, {size / dense / 4:.3f} of all parameters in fp32"
+        f"{removed if after < before else ''}"
     )
 
 
-def without_empty(network: Subnetwork, backbone: Backbone) -> Subnetwork:
-    """The network without empty heads and neurons.
-
-    Where some are taken out, so are masks that keep everything. Otherwise a further training still needs every mask.
-    """
-    structures = backbone.structures()
-    left = left_over(structures, network.masks)
-    if not left:
-        return network
-    masks = shrink_tensors(network.masks, structures, left)
-    masks = {name: mask for name, mask in masks.items() if not mask.all()}
-    state = shrink_tensors(network.state, structures, left)
-    return replace(network, state=state, masks=masks, metadata=network.metadata | {"left": left})
+def write_other(source: Run, path: Path, to: Target, dtype: Precision) -> str:
+    """Write a format of another library; return what was written."""
+    network = load(source.folder, exact=to != "huggingface")
+    if to == "huggingface":
+        write_huggingface(network, path, dtype)
+        return f"written: {path}: AutoModel opens it; its README.md has the lines that answer a question"
+    if network.scorer is None:
+        raise InputError(f"{network.backbone.name} says its answers word by word, which no graph does; use subnetwork")
+    program = trace(network.scorer, example(network))
+    program.model.metadata_props.update(metadata_of(network))
+    if to == "onnx":
+        write_onnx(program, path, dtype)  # type: ignore[arg-type]  # FORMATS has been asked
+    else:
+        onnx = path.with_suffix(".onnx")
+        try:
+            write_onnx(program, onnx)
+            write_openvino(onnx, path, dtype)  # type: ignore[arg-type]
+        finally:
+            onnx.unlink(missing_ok=True)
+    size = sum(file.stat().st_size for file in path.parent.glob(f"{path.stem}.*"))
+    return f"written: {path}: {size / 1e6:,.2f} MB"

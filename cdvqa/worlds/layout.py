@@ -1,8 +1,6 @@
 """The folder of an embedded world: VQA-CP v2 files, one HDF5 of features, drawn images, and a vocabulary."""
 
-import os
 import re
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -12,6 +10,7 @@ from typing import Any, Literal
 import orjson
 
 from cdvqa.errors import InputError
+from cdvqa.files import write_folder
 
 SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MARKER = "world.json"
@@ -36,18 +35,11 @@ def build_world(output: Path, identity: dict[str, Any], build: Callable[[Path], 
         _check_existing(output, identity)
         print(f"{output} already holds this world; kept as it is")
         return
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f"{output.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
     start = time.perf_counter()
-    try:
+    with write_folder(output) as temporary:
         build(temporary)
         sizes = _file_sizes(temporary)
         write_json(temporary / MARKER, {**identity, "files": sizes})
-        temporary.rename(output)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     print(f"{output}: made, {sum(sizes.values()):,} bytes, {time.perf_counter() - start:.1f} s")
 
 

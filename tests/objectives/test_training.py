@@ -107,7 +107,7 @@ def counted(run: Path) -> int:
 
 def test_a_head_is_trained_and_saved_and_another_one_starts_fresh(cdvqa: Command, monkeypatch: pytest.MonkeyPatch):
     margin, said = f"--model.objective={TOYS}.Margin", list[str]()
-    monkeypatch.setattr("cdvqa.stages.loading.rank_zero_info", said.append)
+    monkeypatch.setattr("cdvqa.stages.stage.rank_zero_info", said.append)
     assert cdvqa("fit", "stage1_bce.yaml", margin, "--trainer.max_epochs=0", "--trainer.default_root_dir=start") == 0
     (start,) = Path("start").rglob("model.safetensors")
     assert cdvqa("fit", "stage1_bce.yaml", margin, *SHORT) == 0

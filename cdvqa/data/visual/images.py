@@ -17,6 +17,40 @@ from cdvqa.data.visual.source import ImageFormat
 from cdvqa.errors import InputError
 
 
+class ImagePixels:
+    """Single pictures as a backbone takes them, without a folder.
+
+    Args:
+        image_format: side of the square, mean and standard deviation of the channels.
+    """
+
+    def __init__(self, image_format: ImageFormat) -> None:
+        self.side = image_format.side
+        # (3, 256): what each value of a channel becomes
+        mean, std = (np.array(values)[:, None] for values in (image_format.mean, image_format.std))
+        self._values = ((np.arange(256) / 255 - mean) / std).astype(np.float32)
+
+    def read(self, picture: str | Path | Image.Image) -> NDArray[np.float32]:
+        """(3, S, S) of a file, or of a picture in memory.
+
+        Raises:
+            InputError: the file cannot be read as a picture.
+        """
+        whole = picture.convert("RGB") if isinstance(picture, Image.Image) else upright(Path(picture))
+        return self.fill(self.square(whole), np.empty((3, self.side, self.side), np.float32))
+
+    def square(self, picture: Image.Image) -> Image.Image:
+        """The picture squeezed to a square."""
+        return picture.resize((self.side, self.side), Image.Resampling.BICUBIC)
+
+    def fill(self, square: Image.Image, out: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Write the normalised pixels of a square picture into `out` (3, S, S), and return it."""
+        pixels = np.asarray(square)
+        for channel, values in enumerate(self._values):
+            np.take(values, pixels[..., channel], out=out[channel], mode="clip")  # "raise" makes a copy
+        return out
+
+
 class ImageFolder:
     """A folder of JPEG, PNG or WebP files, and the folders in it, named by image id.
 
@@ -45,10 +79,7 @@ class ImageFolder:
             raise InputError(f"{path}: no image in it; {wanted}")
         self.image_id: NDArray[np.int64] = np.array(list(self._files), np.int64)
         self.bytes = sum(file.bytes for file in self._files.values())
-        self._side = image_format.side
-        # (3, 256): what each value of a channel becomes
-        mean, std = (np.array(values)[:, None] for values in (image_format.mean, image_format.std))
-        self._values = ((np.arange(256) / 255 - mean) / std).astype(np.float32)
+        self._pixels = ImagePixels(image_format)
         self._look: Look | None = None
         self._seed = 0
 
@@ -58,7 +89,7 @@ class ImageFolder:
     @property
     def image_shape(self) -> tuple[int, ...]:
         """(3, S, S)."""
-        return 3, self._side, self._side
+        return 3, self._pixels.side, self._pixels.side
 
     def augmented(self, look: Look, seed: int) -> ImageFolder:
         """The same folder with random changes to its pictures.
@@ -96,9 +127,8 @@ class ImageFolder:
         pictures = np.empty((len(numbers), *self.image_shape), np.float32) if out is None else out
         seeds = questions.view(np.uint64).tolist()  # a seed cannot be negative
         for picture, image, seed in zip(pictures, numbers.tolist(), seeds, strict=True):
-            pixels = np.asarray(self._square(upright(self.path / self._files[image].name), (self._seed, epoch, seed)))
-            for channel, values in enumerate(self._values):
-                np.take(values, pixels[..., channel], out=picture[channel], mode="clip")  # "raise" makes a copy
+            square = self._square(upright(self.path / self._files[image].name), (self._seed, epoch, seed))
+            self._pixels.fill(square, picture)
         return pictures
 
     def fields(
@@ -120,9 +150,10 @@ class ImageFolder:
     def fingerprint(self) -> dict[str, Any]:
         """`extractor`, which says how large the pictures are; `files`, their number, and `ids_sha256` of their ids."""
         ids = hashlib.sha256(np.sort(self.image_id).tobytes()).hexdigest()
-        return {"extractor": f"images, {self._side} x {self._side} pixels", "files": len(self), "ids_sha256": ids}
+        size = f"{self._pixels.side} x {self._pixels.side} pixels"
+        return {"extractor": f"images, {size}", "files": len(self), "ids_sha256": ids}
 
     def _square(self, picture: Image.Image, draw: tuple[int, int, int]) -> Image.Image:
         if self._look is not None:
-            return self._look(picture, self._side, np.random.default_rng(draw))
-        return picture.resize((self._side, self._side), Image.Resampling.BICUBIC)
+            return self._look(picture, self._pixels.side, np.random.default_rng(draw))
+        return self._pixels.square(picture)

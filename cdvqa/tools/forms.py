@@ -1,0 +1,178 @@
+"""The forms of a network, measured side by side: bytes, accuracy, latency, memory."""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import orjson
+import torch
+from tabulate import tabulate
+from torch import Tensor
+
+from cdvqa.data import VQADataModule
+from cdvqa.data.batch import VQABatch
+from cdvqa.inference.graph import trace, write_onnx, write_openvino
+from cdvqa.inference.runtimes import onnx_runtime, openvino_runtime
+from cdvqa.inference.scorer import inputs_of
+from cdvqa.inference.timing import instructions, latencies, peak_memory
+from cdvqa.metrics import SplitAccuracy
+from cdvqa.runs.folder import Run
+from cdvqa.tools.network import Network, load
+
+BATCHES = (1, 8, 64)
+Answering = Callable[[VQABatch], list[str]]
+
+
+class Form(NamedTuple):
+    """A network as a file and a runtime.
+
+    Attributes:
+        name: of both.
+        size: of the file in bytes.
+        make: makes what answers a batch; it can be pickled.
+    """
+
+    name: str
+    size: int
+    make: Callable[[], Answering]
+
+
+def example(network: Network) -> dict[str, Tensor]:
+    """Inputs to trace a network with: two questions of three words about four regions."""
+    width = network.backbone.description["visual_feat_dim"]
+    assert isinstance(width, int)
+    ids, regions = torch.ones(2, 3, dtype=torch.int64), torch.rand(2, 4, width)
+    return inputs_of(VQABatch(ids[:, 0], ids, region_features=regions, boxes=torch.rand(2, 4, 4)))
+
+
+def metadata_of(network: Network) -> dict[str, str]:
+    """What a graph says of itself, as text: the answer of each score, how questions are cut, the tokeniser's digest."""
+    answers = orjson.dumps(network.metadata["answers"]).decode()
+    return {"answers": answers} | {name: str(network.metadata[name]) for name in ("text_format", "tokenizer")}
+
+
+def answers_of_torch(source: Path, exact: bool) -> Answering:
+    """Answers by torch."""
+    return load(source, exact).answers
+
+
+def answers_of_graph(kind: str, path: Path, answers: Sequence[str], threads: int) -> Answering:
+    """Answers by onnxruntime or OpenVINO."""
+    runtime = {"onnx": onnx_runtime, "openvino": openvino_runtime}[kind](path, threads)
+    return lambda batch: [answers[index] for index in runtime(batch).argmax(1).tolist()]
+
+
+def forms(source: Run, small_file: Path) -> list[Form]:
+    """The network at its full size and without what no answer needs, in each form that this machine can run.
+
+    Args:
+        source: the finished run.
+        small_file: of the network, with its config in the same folder, where the graphs are put too.
+    """
+    network, threads = load(source.folder, exact=False), torch.get_num_threads()
+    size = 4 * sum(parameter.numel() for parameter in network.backbone.parameters())
+    dense = Form("dense fp32, torch", size, partial(answers_of_torch, source.folder, False))
+    small = Form(f"{small_file.stem}, torch", small_file.stat().st_size, partial(answers_of_torch, small_file, True))
+    if network.scorer is None or not all(find_spec(name) for name in ("onnxruntime", "onnxscript")):
+        return [dense, small]
+    answers, found = network.metadata["answers"], {}
+    for name, kept in (("dense", network), ("subnetwork", load(source.folder))):
+        assert kept.scorer is not None
+        program = trace(kept.scorer, example(kept))
+        for dtype in ("fp32", "int8"):
+            path = small_file.with_name(f"{name}-{dtype}.onnx")
+            write_onnx(program, path, dtype)
+            make = partial(answers_of_graph, "onnx", path, answers, threads)
+            found[path.stem] = Form(f"{name} {dtype}, onnxruntime", path.stat().st_size, make)
+    graphs = [found[name] for name in ("dense-int8", "subnetwork-fp32", "subnetwork-int8")]
+    if find_spec("openvino"):
+        path = small_file.with_name("subnetwork.xml")
+        write_openvino(small_file.with_name("subnetwork-fp32.onnx"), path)
+        make = partial(answers_of_graph, "openvino", path, answers, threads)
+        graphs.append(Form("subnetwork fp32, openvino", path.with_suffix(".bin").stat().st_size, make))
+    return [dense, graphs[0], small, *graphs[1:]]
+
+
+def table(source: Run, save: Callable[[Path], object], dtype: str, questions: int | None) -> str:
+    """Markdown: a row for each form, with accuracies on the test splits, latencies and peak memory, measured now.
+
+    Args:
+        source: the finished run.
+        save: writes its network in cdvqa's own format.
+        dtype: in which it does.
+        questions: of each test split to measure accuracy on; None: all.
+    """
+    data = load(source.folder).data
+    data.setup("test")
+    data.eval_batch_size = BATCHES[-1]
+    batches = [first(next(iter(data.test_dataloader()[-1])), number) for number in BATCHES]
+    with TemporaryDirectory() as temporary:
+        small = Path(temporary) / f"subnetwork {dtype}.safetensors"
+        shutil.copy(source.config, small.with_name("config.yaml"))
+        save(small)
+        found = forms(source, small)
+        answering = {form.name: form.make() for form in found}
+        taken = latencies(answering, batches)
+        memory = {form.name: peak_memory(form.make, batches) for form in found}
+    accuracy, same = evaluate(answering, data, questions)
+    rows = [
+        [
+            form.name,
+            f"{form.size / 1e6:,.2f}",
+            f"{form.size / found[0].size:.3f}",
+            *(f"{value:.2f}" for value in accuracy[form.name]),
+            f"{same[form.name]:.2%}",
+            *(f"{value:.1f}" for value in taken[form.name]),
+            *(f"{value / 1e6:,.0f}" for value in memory[form.name] or ()),
+        ]
+        for form in found
+    ]
+    heads = ["network, runtime", "MB", "of dense", *data.splits, "same answers"]
+    heads += [f"ms, batch {number}" for number in BATCHES] + [f"peak MB, batch {number}" for number in BATCHES]
+    threads, processor = torch.get_num_threads(), ", ".join(instructions()) or "unknown"
+    return (
+        f"{tabulate(rows, heads, 'github', disable_numparse=True, colalign=['left'] + ['right'] * (len(rows[0]) - 1))}"
+        f"\n\nMeasured now, {threads} thread{'s' * (threads > 1)}; instructions of the processor: {processor}. "
+        "Latencies are medians of interleaved repeats; peak memory is beyond a process that has only its libraries."
+    )
+
+
+def evaluate(
+    answering: Mapping[str, Answering], data: VQADataModule, questions: int | None
+) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """The accuracy of each form on each test split, and the share of its answers that are the first form's.
+
+    Args:
+        answering: by the form's name.
+        data: set up for the test.
+        questions: of each split, the first ones; None: all.
+    """
+    accuracy: dict[str, list[float]] = {name: [] for name in answering}
+    same: dict[str, list[bool]] = {name: [] for name in answering}
+    for loader in data.test_dataloader():
+        scores = {name: SplitAccuracy(data.question_types, data.answer_types) for name in answering}
+        left = len(loader.dataset) if questions is None else questions
+        for batch in loader:
+            batch, left = first(batch, left), left - len(batch)
+            reference: list[str] | None = None
+            for name, answer in answering.items():
+                with torch.inference_mode():
+                    answers = answer(batch)
+                reference = reference or answers
+                scores[name].update(batch, answers)
+                same[name] += [one == other for one, other in zip(answers, reference, strict=True)]
+            if left <= 0:
+                break
+        for name in answering:
+            accuracy[name].append(scores[name].results("test")["test"]["all"])
+    return accuracy, {name: sum(equal) / len(equal) for name, equal in same.items()}
+
+
+def first(batch: VQABatch, number: int) -> VQABatch:
+    """The first questions of a batch."""
+    kept: dict[str, Any] = {n: value[:number] for n, value in vars(batch).items() if isinstance(value, Tensor | list)}
+    return VQABatch(**kept)

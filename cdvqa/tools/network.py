@@ -1,0 +1,222 @@
+"""A finished network that answers single questions: what `ask` and `serve` use, and notebooks as `cdvqa.load`."""
+
+import time
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cdvqa.backbones import Backbone
+from cdvqa.cli.inspect import ConfigInspector
+from cdvqa.data import VQADataModule
+from cdvqa.data.answers.prior import QuestionTypePrior
+from cdvqa.data.batch import VQABatch
+from cdvqa.data.questions.text import load_tokenizer, tokenise, tokenizer_digest
+from cdvqa.data.visual.images import ImagePixels
+from cdvqa.errors import InputError
+from cdvqa.inference.runtimes import Runtime, torch_runtime
+from cdvqa.inference.scorer import Scorer
+from cdvqa.objectives import Objective
+from cdvqa.objectives.state import class_path, load_objective
+from cdvqa.runs.folder import network_file, run_of
+from cdvqa.sparsity import NetworkFile
+from cdvqa.sparsity.shrink import left_over, shrink
+from cdvqa.stages.loading import fill_network
+
+
+class Answer(NamedTuple):
+    """An answer of the vocabulary and its share of the softmax over all scores; a generated one has none."""
+
+    text: str
+    share: float | None
+
+
+@dataclass
+class Reply:
+    """What a network says to one question.
+
+    Attributes:
+        answers: the best ones, best first.
+        question_type: the longest known question type that the question begins with; empty if there is none.
+        prior: the likeliest answers of that type in training, as shares; empty where the training data are not here.
+        milliseconds: from the question's text and its features or pixels to the answers.
+    """
+
+    answers: list[Answer]
+    question_type: str
+    prior: list[Answer]
+    milliseconds: float
+
+
+@dataclass
+class Network:
+    """A finished network with what it needs to read questions.
+
+    Attributes:
+        path: its file.
+        metadata: what the file says of the network.
+        backbone, objective: filled in.
+        data: where its questions, features and training data were; nothing of it has been read.
+        exact: whether what no answer needs is left out.
+        scorer: it as one function of tensors; None for a generative backbone.
+        runtime: what computes the scores.
+    """
+
+    path: Path
+    metadata: dict[str, Any]
+    backbone: Backbone
+    objective: Objective
+    data: VQADataModule
+    exact: bool = True
+    scorer: Scorer | None = field(init=False, default=None)
+    runtime: Runtime | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        if not self.backbone.generates:
+            self.scorer = Scorer(self.backbone, self.objective, self.exact)
+            self.runtime = torch_runtime(self.scorer)
+
+    @property
+    def name(self) -> str:
+        """The run's folder and seed, or the file."""
+        run = run_of(self.path)
+        return f"{run.folder.parent.name}/{run.folder.name}" if run else str(self.path)
+
+    def ask(
+        self,
+        question: str,
+        image: str | Path | Image.Image | None = None,
+        features: np.ndarray | Tensor | None = None,
+        boxes: np.ndarray | Tensor | None = None,
+        image_id: int | None = None,
+        top: int = 5,
+    ) -> Reply:
+        """Answer one question.
+
+        Args:
+            question: its text.
+            image: a picture, or its file, for a backbone that sees pixels.
+            features: regions (R, F), for a backbone that takes them.
+            boxes: of the regions (R, 4), x1/w, y1/h, x2/w, y2/h; the whole image each where None.
+            image_id: an image of the run's own data, in place of the three above.
+            top: how many answers to give.
+
+        Raises:
+            InputError: the question is empty, or the backbone cannot see what it is given.
+        """
+        if not question.strip():
+            raise InputError("the question is empty")
+        begin = time.perf_counter()
+        batch = self.batch(question, self.view(image, features, boxes, image_id))
+        with torch.inference_mode():
+            if self.runtime is None:
+                answers = [Answer(self.backbone.answer(batch)[0], None)]
+            else:
+                shares = self.runtime(batch)[0].softmax(0)
+                answers = self.best(shares, top)
+        milliseconds = 1000 * (time.perf_counter() - begin)
+        kind = question_type(question, self.prior.question_types) if self.prior else ""
+        prior = self.best(torch.from_numpy(self.prior.row(kind)), top) if self.prior and kind else []
+        return Reply(answers, kind, prior, milliseconds)
+
+    def answers(self, batch: VQABatch) -> list[str]:
+        """The answer of each question of a batch."""
+        if self.runtime is None:
+            return self.backbone.answer(batch.widened())
+        return [self.metadata["answers"][index] for index in self.runtime(batch).argmax(1).tolist()]
+
+    def best(self, shares: Tensor, number: int) -> list[Answer]:
+        """The answers with the largest of these shares (A,); those of 0 are left out."""
+        values, indices = shares.topk(min(number, len(shares)))
+        pairs = zip(indices.tolist(), values.tolist(), strict=True)
+        return [Answer(self.metadata["answers"][index], value) for index, value in pairs if value > 0]
+
+    def batch(self, question: str, view: dict[str, Any]) -> VQABatch:
+        """One question as a batch; `view` are the batch's fields of the image."""
+        assert self.backbone.tokenizer is not None
+        ids, mask = tokenise([question], self.backbone.tokenizer, self.metadata["text_format"]).batch(np.arange(1))
+        words = torch.from_numpy(ids), None if mask is None else torch.from_numpy(mask)
+        return VQABatch(torch.zeros(1, dtype=torch.int64), *words, **view).widened()
+
+    def view(
+        self,
+        image: str | Path | Image.Image | None,
+        features: np.ndarray | Tensor | None,
+        boxes: np.ndarray | Tensor | None,
+        image_id: int | None,
+    ) -> dict[str, Tensor]:
+        """What the backbone sees, as fields of a batch; arguments and errors are those of `ask`."""
+        if sum(given is not None for given in (image, features, image_id)) != 1:
+            raise InputError("give one of an image, region features or an image id")
+        if image_id is not None:
+            found = self.data.visual.fields(np.array([image_id]), np.array([0]), 0, None)
+            return {name: torch.from_numpy(value) for name, value in found.items()}
+        pixels = self.backbone.image_format
+        if features is not None:
+            if pixels is not None:
+                raise InputError(f"{self.backbone.name} sees the image itself; give a picture")
+            regions = torch.as_tensor(features, dtype=torch.float32)[None]
+            width = self.backbone.description["visual_feat_dim"]
+            if regions.ndim != 3 or regions.shape[2] != width:
+                raise InputError(f"region features are {list(regions.shape[1:])}; {self.name} takes (R, {width})")
+            whole = torch.tensor([0.0, 0.0, 1.0, 1.0]).expand(regions.shape[1], 4)
+            given = whole if boxes is None else torch.as_tensor(boxes, dtype=torch.float32)
+            return {"region_features": regions, "boxes": given[None]}
+        if pixels is None:
+            extractor = self.metadata["features"].get("extractor") or "another program"
+            raise InputError(
+                f"{self.name} sees region features of {extractor}, which cdvqa cannot extract from a picture; "
+                "give --image_id, or the features"
+            )
+        assert image is not None
+        return {"image": torch.from_numpy(ImagePixels(pixels).read(image))[None]}
+
+    @cached_property
+    def prior(self) -> QuestionTypePrior | None:
+        """Answers of the training questions by question type; None where the training data are not here."""
+        try:
+            return self.data.prepare().prior
+        except InputError:
+            return None
+
+
+def load(source: str | Path, exact: bool = True) -> Network:
+    """A finished network, ready to answer.
+
+    Args:
+        source: a run's folder, a network file with its run, or a folder that `cdvqa push` wrote.
+        exact: leave out what no answer needs, empty heads and neurons among it; the answers stay the same.
+
+    Raises:
+        InputError: no such network, an interrupted run, no config beside it, or a tokeniser that is not its own.
+    """
+    path = network_file(str(source), "NETWORK")
+    file, run = NetworkFile(path), run_of(path)
+    config = run.config if run else path.parent / "config.yaml"
+    if run and not run.finished:
+        raise InputError(f"{run.folder}: this run is not finished; finish it with --ckpt_path last first")
+    if not config.is_file():
+        raise InputError(f"{path}: no config.yaml of its run beside it")
+    inspector = ConfigInspector(["--config", str(config)], device="cpu")
+    stage, data = inspector.model, inspector.datamodule
+    backbone, objective = stage.backbone, stage.objective
+    backbone.answers, backbone.tokenizer = file.metadata["answers"], load_tokenizer(data.tokenizer_source)
+    if tokenizer_digest(backbone.tokenizer) != file.metadata["tokenizer"]:
+        raise InputError(f"{data.tokenizer_source}: not the tokeniser that {path} was trained with")
+    ours = {"head": stage.head, "objective": class_path(objective)}
+    fill_network(backbone, objective, file, ours, evaluates=True)
+    load_objective(objective, path.parent, evaluates=True)
+    if exact and "left" not in file.metadata:
+        shrink(backbone, backbone.structures(), left_over(backbone.structures(), file.masks))
+    return Network(path, file.metadata, backbone.eval().requires_grad_(False), objective, data, exact)
+
+
+def question_type(question: str, known: list[str]) -> str:
+    """The longest of these question types that the question's words begin with; empty if there is none."""
+    words = " ".join(question.lower().split()) + " "
+    return max((kind for kind in known if words.startswith(f"{kind} ")), key=len, default="")
