@@ -1,8 +1,7 @@
-"""fit, validate, test and predict: assembles stage, data and trainer from YAML, and nothing else."""
+"""fit, validate and test: assembles stage, data and trainer from YAML, and nothing else."""
 
 import sys
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
 
@@ -51,7 +50,6 @@ from cdvqa.runs.lineage import (
 from cdvqa.runs.lock import RunLock
 from cdvqa.runs.loggers import EventLog, MetricsLog
 from cdvqa.stages import VQAStage
-from cdvqa.stages.compatibility import read_metadata
 
 TRAINER = {
     "default_root_dir": "logs",
@@ -208,12 +206,6 @@ class VQACLI(LightningCLI):
 
     before_validate = before_test
 
-    def before_predict(self) -> None:
-        """As in a test; questions are read as the network wants them, so what it says of itself is read before them."""
-        self.before_test()
-        network = read_metadata(self._checkpoint() or self.model.evaluates)
-        self.datamodule.needs = replace(self.model.needs, network=network)
-
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
         kwargs["ckpt_path"] = self._checkpoint()
@@ -340,7 +332,7 @@ class VQACLI(LightningCLI):
 
 
 def run(args: list[str]) -> None:
-    """Run `fit`, `validate`, `test` or `predict` with the given command-line arguments."""
+    """Run `fit`, `validate` or `test` with the given command-line arguments."""
     with ExitStack() as held:
         VQACLI(args, held=held)
 

@@ -1,16 +1,30 @@
 """What computes a network's scores: torch, compiled torch, sparse rows, onnxruntime; and which is fastest here."""
 
-from collections.abc import Callable
+import copy
+import hashlib
+import platform
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from cdvqa.data.batch import VQABatch
-from cdvqa.inference.graph import onnx_session, openvino_session
+from cdvqa.errors import InputError
+from cdvqa.files import read_json, write_json
+from cdvqa.inference.graph import GraphType, onnx_session, openvino_session, trace, write_onnx
 from cdvqa.inference.scorer import Scorer, inputs_of
+from cdvqa.inference.timing import latencies
 
 Runtime = Callable[[VQABatch], Tensor]
+RuntimeName = Literal["torch", "auto"]
+RuntimeType = Literal["fp32", "int8"]
 SPARSE = 0.95  # share of zeros of a matrix from which sparse rows are tried
+CHECKED = 256  # questions on which a runtime must give torch's answers
 
 
 def torch_runtime(scorer: Scorer) -> Runtime:
@@ -30,6 +44,12 @@ def openvino_runtime(path: Path, threads: int) -> Runtime:
     return lambda batch: session(inputs_of(batch))
 
 
+def compiled_runtime(scorer: Scorer) -> Runtime:
+    """Scores by torch.compile, for any number of questions and word pieces."""
+    compiled = torch.compile(scorer, dynamic=True)
+    return lambda batch: compiled(**inputs_of(batch))  # type: ignore[no-any-return]
+
+
 class SparseRows(nn.Module):
     """A linear layer whose weight is stored by its rows' non-zeros (CSR).
 
@@ -39,22 +59,118 @@ class SparseRows(nn.Module):
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
-        self.weight = layer.weight.detach().to_sparse_csr()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch calls its sparse tensors a beta
+            self.weight = layer.weight.detach().to_sparse_csr()
         self.bias = layer.bias
 
     def forward(self, states: Tensor) -> Tensor:
         """(…, out) of (…, in)."""
-        product = self.weight @ states.flatten(0, -2).t()
-        product = product.t().unflatten(0, states.shape[:-1])
+        product = (self.weight @ states.flatten(0, -2).t()).t().unflatten(0, states.shape[:-1])
         return product if self.bias is None else product + self.bias
 
 
-def with_sparse_rows(scorer: Scorer) -> int:
-    """Replace, in place, every linear layer of which `SPARSE` or more is zero; return how many there are."""
-    replaced = 0
-    for module in list(scorer.modules()):
+def with_sparse_rows(scorer: Scorer) -> Scorer | None:
+    """A copy whose linear layers with at least `SPARSE` zeros are stored by rows; None where there is no such layer."""
+    sparse, replaced = copy.deepcopy(scorer), 0
+    for module in list(sparse.modules()):
         for name, layer in list(module.named_children()):
             if isinstance(layer, nn.Linear) and (layer.weight == 0).float().mean() >= SPARSE:
                 setattr(module, name, SparseRows(layer))
                 replaced += 1
-    return replaced
+    return sparse if replaced else None
+
+
+def fastest(scorer: Scorer, dtype: RuntimeType, network: Path, questions: Sequence[VQABatch]) -> tuple[Runtime, str]:
+    """The runtime that answers fastest on this machine, among those that answer as torch does.
+
+    What was timed is kept in `runtimes/` beside the network, by machine and network, with its graph.
+
+    Args:
+        scorer: of the network, on the CPU.
+        dtype: fp32; int8 takes onnxruntime, and is not asked to give torch's answers.
+        network: its file.
+        questions: the first batch is what is timed; all are the check.
+
+    Returns:
+        The runtime, and what was picked and why, in a line.
+
+    Raises:
+        InputError: int8 without onnxruntime, or a backbone that is no graph.
+    """
+    threads, size = torch.get_num_threads(), len(questions[0])
+    folder = network.parent / "runtimes" / digest(network)
+    makers = candidates(scorer, dtype, folder, threads)
+    if dtype == "int8":
+        return makers["onnxruntime int8"](), "onnxruntime int8, as --dtype asks; its answers may differ"
+    stored = folder / f"{machine()}-{threads}-threads.json"
+    times: dict[str, dict[str, float]] = read_json(stored) if stored.is_file() else {}
+    known = times.get(str(size), {})
+    if not known or not known.keys() <= makers.keys():
+        made = {name: runtime for name, make in makers.items() if (runtime := equal(make, scorer, questions))}
+        known = {name: taken[0] for name, taken in latencies(made, questions[:1]).items()}
+        write_json(stored, times | {str(size): known})
+    best = min(known, key=lambda name: known[name])
+    listed = ", ".join(f"{name} {milliseconds:.1f}" for name, milliseconds in known.items())
+    return makers[best](), f"{best} is fastest here for {size} questions (ms: {listed})"
+
+
+def candidates(scorer: Scorer, dtype: RuntimeType, folder: Path, threads: int) -> dict[str, Callable[[], Runtime]]:
+    """What could compute the scores on this machine, by name; making one may take its time."""
+
+    def by_onnx(dtype: GraphType) -> Runtime:
+        path = folder / f"{dtype}.onnx"
+        if not path.is_file():
+            write_onnx(trace(scorer, example(scorer)), path, dtype)
+        return onnx_runtime(path, threads)
+
+    if dtype == "int8":
+        return {"onnxruntime int8": partial(by_onnx, "int8")}
+    found: dict[str, Callable[[], Runtime]] = {
+        "torch": partial(torch_runtime, scorer),
+        "compiled": partial(compiled_runtime, scorer),
+    }
+    if (sparse := with_sparse_rows(scorer)) is not None:
+        found["sparse rows"] = partial(torch_runtime, sparse)
+    if all(find_spec(name) for name in ("onnxruntime", "onnxscript")):
+        found["onnxruntime"] = partial(by_onnx, "fp32")
+    return found
+
+
+def equal(make: Callable[[], Runtime], scorer: Scorer, questions: Sequence[VQABatch]) -> Runtime | None:
+    """The runtime if it can be made here and all of its answers are torch's; else None."""
+    expected = torch_runtime(scorer)
+    try:
+        runtime = make()
+        with torch.inference_mode():
+            same = all(torch.equal(runtime(batch).argmax(1), expected(batch).argmax(1)) for batch in questions)
+    except InputError:
+        return None
+    except Exception as error:  # each compiler behind torch raises its own kind
+        if "compil" not in type(error).__module__ + str(error).lower():
+            raise
+        return None
+    return runtime if same else None
+
+
+def example(scorer: Scorer) -> dict[str, Tensor]:
+    """Inputs to trace a network with: two questions of three words about four regions."""
+    width = scorer.backbone.description["visual_feat_dim"]
+    assert isinstance(width, int)
+    ids, regions = torch.ones(2, 3, dtype=torch.int64), torch.rand(2, 4, width)
+    return inputs_of(VQABatch(ids[:, 0], ids, region_features=regions, boxes=torch.rand(2, 4, 4)))
+
+
+def digest(network: Path) -> str:
+    """The first digits of the file's SHA-256."""
+    with network.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:8]
+
+
+def machine() -> str:
+    """A name for this machine that changes with its processor."""
+    try:
+        processor = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if "flags" in line)
+    except (OSError, StopIteration):
+        processor = platform.processor()
+    return f"{platform.node()}-{hashlib.sha256(processor.encode()).hexdigest()[:6]}"

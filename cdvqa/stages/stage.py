@@ -17,6 +17,7 @@ from cdvqa.data.datasets import make_data_set
 from cdvqa.data.handshake import DataFacts, DataNeeds
 from cdvqa.distributed.processes import all_rows, map_nested
 from cdvqa.errors import InputError
+from cdvqa.inference.runtimes import Runtime
 from cdvqa.metrics import SplitAccuracy, set_means
 from cdvqa.objectives import Loss, find_objective
 from cdvqa.objectives.state import class_path, load_objective
@@ -122,6 +123,7 @@ class VQAStage(pl.LightningModule):
         self.resumes = False  # a checkpoint will fill in every tensor, so nothing need be read
         self.evaluates: Path | None = None  # a finished network to evaluate as it is
         self.evaluated: dict[str, Any] = {}  # what that network says of itself
+        self.runtime: Runtime | None = None  # what answers in place of the backbone
         self.counted = 0  # questions that counted in the latest batch
         self.report: dict[str, Tensor] = {}  # what the latest batch says of the training; a callback logs it
         self.configured = False
@@ -271,7 +273,7 @@ class VQAStage(pl.LightningModule):
         """The answer of each question: the one that the objective scores highest, or a generative backbone's own."""
         if self.backbone.generates:
             return self.backbone.answer(batch)
-        scores = self.objective.scores(self.backbone(batch))
+        scores = self.runtime(batch) if self.runtime else self.objective.scores(self.backbone(batch))
         return [self.facts.answers[index] for index in scores.argmax(dim=1).tolist()]
 
     def validation_step(self, batch: VQABatch, batch_idx: int) -> None:

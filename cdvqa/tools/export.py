@@ -10,11 +10,12 @@ from cdvqa.cli.inspect import ConfigInspector
 from cdvqa.cli.parsing import OneLineParser
 from cdvqa.errors import InputError
 from cdvqa.inference.graph import GraphType, trace, write_onnx, write_openvino
+from cdvqa.inference.runtimes import example
 from cdvqa.runs.folder import Run, run_of
 from cdvqa.sparsity import Subnetwork
 from cdvqa.sparsity.files.write import Precision
 from cdvqa.sparsity.shrink import without_unused
-from cdvqa.tools.forms import example, metadata_of, table
+from cdvqa.tools.forms import metadata_of, table
 from cdvqa.tools.huggingface import write_huggingface
 from cdvqa.tools.network import load
 
@@ -101,7 +102,7 @@ def write_other(source: Run, path: Path, to: Target, dtype: Precision) -> str:
         return f"written: {path}: AutoModel opens it; its README.md has the lines that answer a question"
     if network.scorer is None:
         raise InputError(f"{network.backbone.name} says its answers word by word, which no graph does; use subnetwork")
-    program = trace(network.scorer, example(network))
+    program = trace(network.scorer, example(network.scorer))
     program.model.metadata_props.update(metadata_of(network))
     if to == "onnx":
         write_onnx(program, path, dtype)  # type: ignore[arg-type]  # FORMATS has been asked

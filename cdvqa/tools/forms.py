@@ -16,8 +16,7 @@ from torch import Tensor
 from cdvqa.data import VQADataModule
 from cdvqa.data.batch import VQABatch
 from cdvqa.inference.graph import trace, write_onnx, write_openvino
-from cdvqa.inference.runtimes import onnx_runtime, openvino_runtime
-from cdvqa.inference.scorer import inputs_of
+from cdvqa.inference.runtimes import example, onnx_runtime, openvino_runtime
 from cdvqa.inference.timing import instructions, latencies, peak_memory
 from cdvqa.metrics import SplitAccuracy
 from cdvqa.runs.folder import Run
@@ -39,14 +38,6 @@ class Form(NamedTuple):
     name: str
     size: int
     make: Callable[[], Answering]
-
-
-def example(network: Network) -> dict[str, Tensor]:
-    """Inputs to trace a network with: two questions of three words about four regions."""
-    width = network.backbone.description["visual_feat_dim"]
-    assert isinstance(width, int)
-    ids, regions = torch.ones(2, 3, dtype=torch.int64), torch.rand(2, 4, width)
-    return inputs_of(VQABatch(ids[:, 0], ids, region_features=regions, boxes=torch.rand(2, 4, 4)))
 
 
 def metadata_of(network: Network) -> dict[str, str]:
@@ -82,7 +73,7 @@ def forms(source: Run, small_file: Path) -> list[Form]:
     answers, found = network.metadata["answers"], {}
     for name, kept in (("dense", network), ("subnetwork", load(source.folder))):
         assert kept.scorer is not None
-        program = trace(kept.scorer, example(kept))
+        program = trace(kept.scorer, example(kept.scorer))
         for dtype in ("fp32", "int8"):
             path = small_file.with_name(f"{name}-{dtype}.onnx")
             write_onnx(program, path, dtype)

@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from cdvqa.data.batch import VQABatch
 from cdvqa.data.questions.text import load_tokenizer, tokenise, tokenizer_digest
 from cdvqa.data.visual.images import ImagePixels
 from cdvqa.errors import InputError
-from cdvqa.inference.runtimes import Runtime, torch_runtime
+from cdvqa.inference.runtimes import CHECKED, Runtime, RuntimeType, fastest, torch_runtime
 from cdvqa.inference.scorer import Scorer
 from cdvqa.objectives import Objective
 from cdvqa.objectives.state import class_path, load_objective
@@ -123,6 +124,20 @@ class Network:
         kind = question_type(question, self.prior.question_types) if self.prior else ""
         prior = self.best(torch.from_numpy(self.prior.row(kind)), top) if self.prior and kind else []
         return Reply(answers, kind, prior, milliseconds)
+
+    def take_runtime(self, dtype: RuntimeType, batch_size: int) -> str:
+        """Answer with the fastest runtime from now on; return which it is, and why. See `fastest`.
+
+        Raises:
+            InputError: the run's test questions, on which runtimes are checked, are not here.
+        """
+        if self.scorer is None:
+            return f"torch; {self.backbone.name} says its answers word by word"
+        self.data.eval_batch_size = batch_size
+        self.data.setup("test")
+        batches = islice(self.data.test_dataloader()[-1], -(-CHECKED // batch_size))
+        self.runtime, said = fastest(self.scorer, dtype, self.path, list(batches))
+        return said
 
     def answers(self, batch: VQABatch) -> list[str]:
         """The answer of each question of a batch."""

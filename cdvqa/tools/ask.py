@@ -1,0 +1,76 @@
+"""`cdvqa ask`: one question to one network, or to two side by side."""
+
+from pathlib import Path
+from typing import Optional
+
+from jsonargparse.typing import PositiveInt
+
+from cdvqa.cli.parsing import OneLineParser
+from cdvqa.errors import InputError
+from cdvqa.inference.runtimes import RuntimeName, RuntimeType
+from cdvqa.tools.network import Answer, Network, Reply, load
+
+
+def run(args: list[str]) -> None:
+    """Run `cdvqa ask` with command-line arguments."""
+    parser = OneLineParser(prog="cdvqa ask", description=ask.__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("network", help="A finished run's folder or network file, or a folder that cdvqa push wrote.")
+    parser.add_function_arguments(ask, skip={"network"}, as_group=False)
+    print(ask(**parser.instantiate_classes(parser.parse_args(args[1:]))))
+
+
+def ask(
+    network: str,
+    question: str,
+    image: Optional[Path] = None,
+    image_id: Optional[int] = None,
+    features: Optional[Path] = None,
+    beside: Optional[str] = None,
+    top: PositiveInt = 5,
+    runtime: RuntimeName = "torch",
+    dtype: RuntimeType = "fp32",
+) -> str:
+    """Answer a question about an image.
+
+    Args:
+        network: a finished run's folder, a network file, or a folder that `cdvqa push` wrote.
+        question: its text.
+        image: a picture, for a backbone that sees pixels.
+        image_id: an image of the run's data, or of `features`.
+        features: HDF5 file of region features; that of the run where null.
+        beside: another network to ask the same.
+        top: how many answers to show.
+        runtime: torch, or auto: the fastest here that answers as torch does.
+        dtype: fp32, or with `--runtime auto` int8, whose answers may differ.
+
+    Returns:
+        The answers with their shares, the question type and its prior, and the time it took.
+    """
+    if (image is None) == (image_id is None):
+        raise InputError("give one of --image FILE and --image_id N")
+    if dtype == "int8" and runtime != "auto":
+        raise InputError("--dtype int8 needs --runtime auto")
+    replies = []
+    for source in filter(None, (network, beside)):
+        loaded = load(source)
+        if features is not None:
+            loaded.data.features_file = features
+        said = loaded.take_runtime(dtype, 1) if runtime == "auto" else ""
+        loaded.ask(question, image, image_id=image_id)  # what is read or compiled once is not timed
+        replies.append(described(loaded, loaded.ask(question, image, image_id=image_id, top=top), said))
+    return "\n\n".join(replies)
+
+
+def described(network: Network, reply: Reply, said: str) -> str:
+    """A reply in a few lines."""
+    lines = [network.name, f"  answer: {listed(reply.answers)}"]
+    if reply.question_type:
+        lines.append(f"  prior of {reply.question_type!r}: {listed(reply.prior)}")
+        if reply.prior and reply.prior[0].text == reply.answers[0].text:
+            lines.append("  the answer is the most frequent one of its type")
+    return "\n".join([*lines, f"  {reply.milliseconds:.1f} ms", *([f"  runtime: {said}"] if said else [])])
+
+
+def listed(answers: list[Answer]) -> str:
+    """`yes 98.1 %, no 1.7 %`."""
+    return ", ".join(text if share is None else f"{text} {share:.1%}" for text, share in answers)
