@@ -147,6 +147,10 @@ class Backbone(nn.Module, ABC):
         """
         return None
 
+    def from_scratch(self) -> dict[str, Any]:
+        """Arguments that make a model of the same sizes without pre-trained files, in place of its own; here none."""
+        return {}
+
     @property
     @abstractmethod
     def description(self) -> dict[str, object]:

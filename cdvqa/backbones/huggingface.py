@@ -17,6 +17,7 @@ Config = TypeVar("Config", bound=PreTrainedConfig)
 Model = TypeVar("Model", bound=PreTrainedModel)
 BERT_ATTENTION = ("self.query", "self.key", "self.value", "output.dense")
 BERT_LAYER = (*(f"attention.{part}" for part in BERT_ATTENTION), "intermediate.dense", "output.dense")
+DERIVED = {"transformers_version", "model_type", "architectures", "dtype"}  # not of the model's shape
 REMEDY = "give a folder that holds config.json and model.safetensors with --model.backbone.pretrained FOLDER"
 ENOUGH = 0.95  # a checkpoint that fills less than this share is another model's
 
@@ -61,6 +62,11 @@ def architecture(
             raise InputError(f"{pretrained}: no config.json in this folder; is it in Hugging Face's format?")
         return config_class.from_pretrained(pretrained)
     return config_class(**(published | (config or {})))
+
+
+def sizes_of(config: PreTrainedConfig) -> dict[str, Any]:
+    """The `config` argument of a model from scratch that has this configuration."""
+    return {name: value for name, value in config.to_diff_dict().items() if name not in DERIVED}
 
 
 def load_from_hub(model_class: type[Model], source: str, config: PreTrainedConfig) -> tuple[Model, LoadReport]:

@@ -18,6 +18,7 @@ from cdvqa.backbones.huggingface import (
     heads,
     load_from_hub,
     neurons,
+    sizes_of,
 )
 from cdvqa.backbones.padding import masked_mean, trim_padding
 from cdvqa.data.batch import VQABatch
@@ -141,6 +142,9 @@ class Lxmert(Classification):
         self._freeze_dead_branch()
         self.warm_start(self.pretrained)
         return report
+
+    def from_scratch(self) -> dict[str, Any]:
+        return {"pretrained": None, "config": sizes_of(self.config)}
 
     @property
     def description(self) -> dict[str, object]:

@@ -1,6 +1,6 @@
 """Bottom-up and top-down attention, UpDn (Anderson et al., 2018): the recurrent baseline."""
 
-from typing import Optional, cast
+from typing import Any, Optional, cast
 
 import torch
 from torch import Tensor, nn
@@ -104,6 +104,9 @@ class UpDn(Classification):
         missing = sorted(pieces.keys() - vectors.keys())
         each = len(self.embeddings) * self.embedding_size
         return LoadReport(source, each * len(vectors), each * self.vocab_size, missing, [])
+
+    def from_scratch(self) -> dict[str, Any]:
+        return {"glove": None}
 
     @property
     def description(self) -> dict[str, object]:

@@ -8,7 +8,7 @@ from transformers import VisualBertConfig, VisualBertModel
 
 from cdvqa.backbones.backbone import LoadReport
 from cdvqa.backbones.head import Classification, answer_head
-from cdvqa.backbones.huggingface import BERT_LAYER, architecture, bert_layer, load_from_hub
+from cdvqa.backbones.huggingface import BERT_LAYER, architecture, bert_layer, load_from_hub, sizes_of
 from cdvqa.backbones.padding import masked_mean, trim_padding
 from cdvqa.data.batch import VQABatch
 from cdvqa.objectives import Output
@@ -102,6 +102,9 @@ class VisualBert(Classification):
         self.visual_bert, report = load_from_hub(VisualBertModel, self.pretrained, self.config)
         self.warm_start(self.pretrained)
         return report
+
+    def from_scratch(self) -> dict[str, Any]:
+        return {"pretrained": None, "config": sizes_of(self.config)}
 
     @property
     def description(self) -> dict[str, object]:

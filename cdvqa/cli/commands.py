@@ -24,6 +24,7 @@ COMMANDS = {
         "cdvqa.tools.export:run",
         "write a run's network as a small file, or for ONNX, OpenVINO or Hugging Face",
     ),
+    "push": ("cdvqa.tools.push:run", "write a network with its model card into a folder, or upload it to the hub"),
     "sweep": ("cdvqa.studies.sweep.command:run", "run every run of a study, here or on a SLURM cluster"),
     "search": ("cdvqa.studies.search.command:run", "find the share of zeros of each modality at an overall sparsity"),
     "report": ("cdvqa.studies.report.command:run", "tables, figures and verdicts of runs, or of a study"),

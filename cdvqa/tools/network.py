@@ -20,6 +20,7 @@ from cdvqa.data.batch import VQABatch
 from cdvqa.data.questions.text import load_tokenizer, tokenise, tokenizer_digest
 from cdvqa.data.visual.images import ImagePixels
 from cdvqa.errors import InputError
+from cdvqa.files import read_json
 from cdvqa.inference.runtimes import CHECKED, Runtime, RuntimeType, fastest, torch_runtime
 from cdvqa.inference.scorer import Scorer
 from cdvqa.objectives import Objective
@@ -28,6 +29,9 @@ from cdvqa.runs.folder import network_file, run_of
 from cdvqa.sparsity import NetworkFile
 from cdvqa.sparsity.shrink import left_over, shrink
 from cdvqa.stages.loading import fill_network
+
+# What `cdvqa push` puts beside a network, so that it needs no data.
+TOKENIZER, PRIOR = "tokenizer.json", "prior.json"
 
 
 class Answer(NamedTuple):
@@ -194,6 +198,10 @@ class Network:
     @cached_property
     def prior(self) -> QuestionTypePrior | None:
         """Answers of the training questions by question type; None where the training data are not here."""
+        kept = self.path.with_name(PRIOR)
+        if kept.is_file():
+            content = read_json(kept)
+            return QuestionTypePrior(content["question_types"], np.asarray(content["table"], np.float32))
         try:
             return self.data.prepare().prior
         except InputError:
@@ -220,9 +228,11 @@ def load(source: str | Path, exact: bool = True) -> Network:
     inspector = ConfigInspector(["--config", str(config)], device="cpu")
     stage, data = inspector.model, inspector.datamodule
     backbone, objective = stage.backbone, stage.objective
-    backbone.answers, backbone.tokenizer = file.metadata["answers"], load_tokenizer(data.tokenizer_source)
+    kept = path.with_name(TOKENIZER)
+    source = str(kept) if kept.is_file() else data.tokenizer_source
+    backbone.answers, backbone.tokenizer = file.metadata["answers"], load_tokenizer(source)
     if tokenizer_digest(backbone.tokenizer) != file.metadata["tokenizer"]:
-        raise InputError(f"{data.tokenizer_source}: not the tokeniser that {path} was trained with")
+        raise InputError(f"{source}: not the tokeniser that {path} was trained with")
     ours = {"head": stage.head, "objective": class_path(objective)}
     fill_network(backbone, objective, file, ours, evaluates=True)
     load_objective(objective, path.parent, evaluates=True)

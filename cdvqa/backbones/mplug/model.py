@@ -237,6 +237,9 @@ class Mplug(Backbone):
         """Write a folder that `pretrained` can name."""
         save_folder(self, asdict(self.config), folder)
 
+    def from_scratch(self) -> dict[str, Any]:
+        return {"pretrained": None, "config": asdict(self.config)}
+
     @property
     def description(self) -> dict[str, object]:
         fields = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads")
