@@ -40,7 +40,7 @@ study: $(VENV)/ready ## a figure or table of the paper, such as STUDY=table1; SI
 	$(PYTHON) -m cdvqa sweep $(STUDY) $(SIZE:%=--size %) --jobs $(JOBS)
 	$(PYTHON) -m cdvqa report --study $(STUDY) $(SIZE:%=--size %) --records docs/study/$(STUDY)$(SIZE:%=-%).jsonl
 
-BENCHMARKS := data threshold mask_step scaling sweep
+BENCHMARKS := data threshold mask_step scaling sweep subnetwork
 benchmarks: $(VENV)/ready ## compare cdvqa with baselines and limits: docs/benchmarks.md
 	for topic in $(BENCHMARKS); do $(PYTHON) -m benchmarks.$$topic || exit 1; done
 	$(PYTHON) -m benchmarks.page

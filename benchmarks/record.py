@@ -15,10 +15,10 @@ from typing import Any, Literal
 import torch
 
 from cdvqa.files import write_json
+from cdvqa.inference.timing import instructions
 
 FOLDER = Path(__file__).parent.parent / "docs" / "benchmarks"
 COMPARISONS = {"<=": operator.le, ">=": operator.ge}
-INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_vpopcntdq", "amx_int8", "amx_bf16")
 
 
 @dataclass(frozen=True)
@@ -121,13 +121,12 @@ def machine() -> dict[str, Any]:
     """The processor, the cores in use, memory, relevant instruction sets, and the GPU if there is one."""
     processor = _first_value("/proc/cpuinfo", "model name") or platform.processor() or platform.machine()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    flags = _first_value("/proc/cpuinfo", "flags").split()
     return {
         "cpu": processor,
         "cores": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads(),
         "memory_gib": round(memory, 1),
-        "instruction_sets": [name for name in INSTRUCTION_SETS if name in flags],
+        "instruction_sets": instructions(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
 

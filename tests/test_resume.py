@@ -100,6 +100,21 @@ def test_two_killed_processes_resume_to_the_same_end(cdvqa: Command, scenes: Pat
     assert differences(whole, folder) == []
 
 
+@pytest.mark.parametrize("pattern", ["structured", "2:4"])
+def test_two_killed_processes_resume_to_the_same_patterned_masks(cdvqa: Command, scenes: Path, pattern: str):
+    """The scores of units are sums of gradients over both processes, and 2:4 keeps its masks between resets."""
+    assert cdvqa("fit", "stage1_bce.yaml", "--trainer.max_epochs=1") == 0
+    args = ["fit", "--config", "stage2_bce.yaml", *overlay(scenes), "--model.global_batch=16"]
+    args += [f"--model.sparsity.pattern={pattern}", "--model.sparsity.reset_every=3", "--model.lr=0.01"]
+    args += ["--trainer.strategy=ddp", "--trainer.devices=2", "--checkpoint_every_n_steps=4"]
+    assert fork(args, 2)[0] == 0
+    folder = the_run(f"stage2_bce+bce_mask_uniform_s50_{pattern}")
+    whole = folder.rename("whole")
+    assert fork(args, 2, kill_when=lambda: logged(folder / "metrics.csv", 9))[0] == -signal.SIGKILL
+    assert fork([*args, "--ckpt_path=last"], 2)[0] == 0
+    assert differences(whole, folder) == []
+
+
 def test_what_is_killed_before_its_first_checkpoint_starts_anew(
     cdvqa: Command, scenes: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -70,12 +70,12 @@ class SparseRows(nn.Module):
         return product if self.bias is None else product + self.bias
 
 
-def with_sparse_rows(scorer: Scorer) -> Scorer | None:
-    """A copy whose linear layers with at least `SPARSE` zeros are stored by rows; None where there is no such layer."""
+def with_sparse_rows(scorer: Scorer, zeros: float = SPARSE) -> Scorer | None:
+    """A copy whose linear layers with this share of zeros or more are stored by rows; None if there is none."""
     sparse, replaced = copy.deepcopy(scorer), 0
     for module in list(sparse.modules()):
         for name, layer in list(module.named_children()):
-            if isinstance(layer, nn.Linear) and (layer.weight == 0).float().mean() >= SPARSE:
+            if isinstance(layer, nn.Linear) and (layer.weight == 0).float().mean() >= zeros:
                 setattr(module, name, SparseRows(layer))
                 replaced += 1
     return sparse if replaced else None

@@ -27,9 +27,7 @@ OTHERS = (
     "VQA-CP v2 and VQA-VS divide the questions of VQA v2 again. Weights that were pre-trained on VQA v2, Visual Genome "
     "or COCO may have seen images or answers of their test splits."
 )
-WORLDS = (
-    "The small models of the embedded worlds were pre-trained on balanced questions about images of their own."
-)
+WORLDS = "The small models of the embedded worlds were pre-trained on balanced questions about images of their own."
 
 
 def run(args: list[str]) -> None:
