@@ -16,7 +16,7 @@ help: ## list the targets
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "cdvqa needs Python 3.11 or newer")'
 	$(PYTHON3) -m venv $(VENV)
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,easyvqa,lmdb,export,openvino]'
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,easyvqa,lmdb,export,openvino,serve]'
 	touch $@
 
 BACKBONE ?= lxmert

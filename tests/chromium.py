@@ -58,9 +58,9 @@ class Page:
         os.close(self._in)
         os.close(self._out)
 
-    def open(self, file: Path) -> None:
-        """Load a file and wait until it is complete."""
-        self._call("Page.navigate", url=file.resolve().as_uri())
+    def open(self, page: Path | str) -> None:
+        """Load a file or an address and wait until it is complete."""
+        self._call("Page.navigate", url=page if isinstance(page, str) else page.resolve().as_uri())
         while self._read().get("method") != "Page.loadEventFired":
             pass
 

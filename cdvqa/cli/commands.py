@@ -20,6 +20,7 @@ COMMANDS = {
     "check": ("cdvqa.tools.check:run", "list every file a config needs, and whether it is there and sound"),
     "info": ("cdvqa.tools.info:run", "count a config's masked matrices and kept parameters, without weights or data"),
     "ask": ("cdvqa.tools.ask:run", "ask a network, or two side by side, one question about an image"),
+    "serve": ("cdvqa.tools.serve:run", "a local page that answers questions with networks, side by side"),
     "export": (
         "cdvqa.tools.export:run",
         "write a run's network as a small file, or for ONNX, OpenVINO or Hugging Face",

@@ -20,8 +20,8 @@ GraphType = Literal["fp32", "fp16", "int8"]
 QUANTISED = ["MatMul", "Gemm"]  # embeddings stay as they are: their rows are looked up, not multiplied
 
 
-def library(name: str) -> Any:
-    """An optional library, imported now.
+def library(name: str, extra: str = "export") -> Any:
+    """An optional library, imported now; `extra` is the set of optional packages that installs it.
 
     Raises:
         InputError: it is not installed.
@@ -29,7 +29,7 @@ def library(name: str) -> Any:
     try:
         return import_module(name)
     except ImportError as error:
-        raise InputError(f"{name.partition('.')[0]} is not installed; pip install 'cdvqa[export]'") from error
+        raise InputError(f"{name.partition('.')[0]} is not installed; pip install 'cdvqa[{extra}]'") from error
 
 
 def trace(scorer: Scorer, inputs: Tensors) -> Any:

@@ -5,6 +5,7 @@ import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,22 +77,24 @@ def by_image_id(folder: Path, files: list[ImageFile]) -> dict[int, ImageFile]:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
-    """An image whose head has been read.
+def opened(source: Path | BytesIO) -> Iterator[Image.Image]:
+    """An image, of a file or in memory, whose head has been read.
 
     Raises:
         InputError: it cannot be read, now or inside the context, or has more than 8 bits a pixel of grey.
     """
+    file = isinstance(source, Path)
+    name, remedy = (source, "fetch it again or remove it") if file else ("the picture", "choose another")
     try:
-        with Image.open(path, formats=("JPEG", "PNG", "WEBP")) as image:
+        with Image.open(source, formats=("JPEG", "PNG", "WEBP")) as image:
             if image.mode.startswith(("I", "F")):  # as RGB, all but its darkest parts would be white
-                raise InputError(f"{path}: has more than 8 bits a pixel of grey; store it with 8")
+                raise InputError(f"{name}: has more than 8 bits a pixel of grey; store it with 8")
             yield image
     except InputError:
         raise
     except Exception as error:  # decoders raise whatever damaged bytes lead to
         reason = "no JPEG, PNG or WebP" if isinstance(error, UnidentifiedImageError) else f"{error!s:.200}"
-        raise InputError(f"{path}: not a readable image ({reason}); fetch it again or remove it") from None
+        raise InputError(f"{name}: not a readable image ({reason}); {remedy}") from None
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
@@ -99,13 +102,19 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     return image.size[::-1] if _orientation(image) >= 5 else image.size
 
 
-def upright(path: Path) -> Image.Image:
+def upright(source: Path | BytesIO, most: int | None = None) -> Image.Image:
     """An image in RGB, turned as its EXIF orientation says.
 
+    Args:
+        source: its file, or its content.
+        most: pixels; those of an image that has more are not decoded.
+
     Raises:
-        InputError: see `opened`.
+        InputError: see `opened`; the image has too many pixels.
     """
-    with opened(path) as image:
+    with opened(source) as image:
+        if most is not None and image.width * image.height > most:
+            raise InputError(f"an image of {image.width} x {image.height} pixels; send one of at most {most:,}")
         turn = _TURNS.get(_orientation(image))
         return (image if turn is None else image.transpose(turn)).convert("RGB")
 
