@@ -21,11 +21,9 @@ COMMANDS = {
     "info": ("cdvqa.tools.info:run", "count a config's masked matrices and kept parameters, without weights or data"),
     "ask": ("cdvqa.tools.ask:run", "ask a network, or two side by side, one question about an image"),
     "serve": ("cdvqa.tools.serve:run", "a local page that answers questions with networks, side by side"),
-    "export": (
-        "cdvqa.tools.export:run",
-        "write a run's network as a small file, or for ONNX, OpenVINO or Hugging Face",
-    ),
+    "export": ("cdvqa.tools.export:run", "write a network as a small file, or for ONNX, OpenVINO or Hugging Face"),
     "push": ("cdvqa.tools.push:run", "write a network with its model card into a folder, or upload it to the hub"),
+    "compare": ("cdvqa.tools.compare:run", "compare two networks: settings, masks, answers, size and speed"),
     "sweep": ("cdvqa.studies.sweep.command:run", "run every run of a study, here or on a SLURM cluster"),
     "search": ("cdvqa.studies.search.command:run", "find the share of zeros of each modality at an overall sparsity"),
     "report": ("cdvqa.studies.report.command:run", "tables, figures and verdicts of runs, or of a study"),

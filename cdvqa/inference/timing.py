@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from cdvqa.data.batch import VQABatch
 
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp", "i8mm")
 Answering = Callable[[VQABatch], object]
+Asked = TypeVar("Asked")
 STATUS = Path("/proc/self/status")
 
 
@@ -26,13 +28,13 @@ def instructions() -> list[str]:
 
 
 def latencies(
-    runtimes: Mapping[str, Answering], batches: Sequence[VQABatch], repeats: int = 7
+    runtimes: Mapping[str, Callable[[Asked], object]], batches: Sequence[Asked], repeats: int = 7
 ) -> dict[str, list[float]]:
     """Milliseconds that each runtime takes for each batch: medians of interleaved repeats, after one that is left out.
 
     Args:
         runtimes: by name.
-        batches: such as of 1, 8 and 64 questions.
+        batches: such as of 1, 8 and 64 questions; what each runtime is called with.
         repeats: of each.
     """
     taken: dict[str, list[list[float]]] = {name: [[] for _ in batches] for name in runtimes}

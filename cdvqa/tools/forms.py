@@ -98,9 +98,7 @@ def table(source: Run, save: Callable[[Path], object], dtype: str, questions: in
         questions: of each test split to measure accuracy on; None: all.
     """
     data = load(source.folder).data
-    data.setup("test")
-    data.eval_batch_size = BATCHES[-1]
-    batches = [first(next(iter(data.test_dataloader()[-1])), number) for number in BATCHES]
+    batches = test_batches(data, BATCHES)
     with TemporaryDirectory() as temporary:
         small = Path(temporary) / f"subnetwork {dtype}.safetensors"
         shutil.copy(source.config, small.with_name("config.yaml"))
@@ -130,6 +128,22 @@ def table(source: Run, save: Callable[[Path], object], dtype: str, questions: in
         f"\n\nMeasured now, {threads} thread{'s' * (threads > 1)}; instructions of the processor: {processor}. "
         "Latencies are medians of interleaved repeats; peak memory is beyond a process that has only its libraries."
     )
+
+
+def test_batches(data: VQADataModule, numbers: Sequence[int]) -> list[VQABatch]:
+    """Batches of the first questions of the last test split.
+
+    Args:
+        data: is set up for the test, with batches of the last number.
+        numbers: of questions in each batch, rising.
+
+    Raises:
+        InputError: the data are not here.
+    """
+    data.setup("test")
+    data.eval_batch_size = numbers[-1]
+    batch = next(iter(data.test_dataloader()[-1]))
+    return [first(batch, number) for number in numbers]
 
 
 def evaluate(

@@ -25,7 +25,7 @@ from cdvqa.inference.runtimes import CHECKED, Runtime, RuntimeType, fastest, tor
 from cdvqa.inference.scorer import Scorer
 from cdvqa.objectives import Objective
 from cdvqa.objectives.state import class_path, load_objective
-from cdvqa.runs.folder import network_file, run_of
+from cdvqa.runs.folder import Run, network_file, run_of
 from cdvqa.sparsity import NetworkFile
 from cdvqa.sparsity.shrink import left_over, shrink
 from cdvqa.stages.loading import fill_network
@@ -219,7 +219,7 @@ def load(source: str | Path, exact: bool = True) -> Network:
         InputError: no such network, an interrupted run, no config beside it, or a tokeniser that is not its own.
     """
     path = network_file(str(source), "NETWORK")
-    file, run = NetworkFile(path), run_of(path)
+    file, run = NetworkFile(path), run_of(path) or exported_by(path)
     config = run.config if run else path.parent / "config.yaml"
     if run and not run.finished:
         raise InputError(f"{run.folder}: this run is not finished; finish it with --ckpt_path last first")
@@ -239,6 +239,12 @@ def load(source: str | Path, exact: bool = True) -> Network:
     if exact and "left" not in file.metadata:
         shrink(backbone, backbone.structures(), left_over(backbone.structures(), file.masks))
     return Network(path, file.metadata, backbone.eval().requires_grad_(False), objective, data, exact)
+
+
+def exported_by(path: Path) -> Run | None:
+    """The run whose `export/<dtype>/` a network file lies in."""
+    folder = path.absolute().parent
+    return run_of(folder.parent.parent) if folder.parent.name == "export" else None
 
 
 def question_type(question: str, known: list[str]) -> str:

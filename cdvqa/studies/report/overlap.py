@@ -1,6 +1,6 @@
 """How much the masks of subnetworks have in common, by modality."""
 
-import json
+import math
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
 from cdvqa.cli.inspect import ConfigInspector
 from cdvqa.errors import InputError
+from cdvqa.sparsity import NetworkFile
 from cdvqa.studies.report.table import folders_of
 
 MOST_RUNS = 12  # of a data set and backbone, each with all seeds: LXMERT-base's masks have 25 MB a seed
@@ -26,6 +26,49 @@ NOTE = (
 )
 
 
+@dataclass(frozen=True)
+class Overlap:
+    """Two sets of the same weights, such as the zeros of two masks.
+
+    Attributes:
+        weights: how many there are.
+        first, second: how many are in each set.
+        both: how many are in both.
+    """
+
+    weights: int
+    first: int
+    second: int
+    both: int
+
+    @property
+    def index(self) -> float:
+        """Jaccard index: the share of the weights in either set that are in both; 1 where both sets are empty."""
+        return jaccard(self.first, self.second, self.both)
+
+    @property
+    def by_chance(self) -> float:
+        """The index that random sets of these sizes would have."""
+        return jaccard(self.first, self.second, self.first * self.second / self.weights)
+
+    @property
+    def agreement(self) -> float:
+        """The share of all weights that are in both sets or in neither."""
+        return (self.weights - self.first - self.second + 2 * self.both) / self.weights
+
+    @property
+    def complement(self) -> "Overlap":
+        """Of the weights that are not in the sets."""
+        neither = self.weights - self.first - self.second + self.both
+        return Overlap(self.weights, self.weights - self.first, self.weights - self.second, neither)
+
+
+def jaccard(first: int, second: int, both: float) -> float:
+    """Jaccard index of sets of these sizes that have `both` in common."""
+    either = first + second - both
+    return both / either if either else 1.0
+
+
 @dataclass
 class Masks:
     """Bit-packed masks, 1 = kept, by modality; `sizes` are their numbers of weights."""
@@ -33,18 +76,16 @@ class Masks:
     bits: dict[str, NDArray[np.uint8]]
     sizes: dict[str, int]
 
-    def overlap(self, other: "Masks") -> dict[str, tuple[float, float]]:
-        """Jaccard index of the zeros by modality, and what it would be by chance, where both masks have zeros."""
+    def zeros(self, other: "Masks") -> dict[str, Overlap]:
+        """The zeros of this mask and of another one by modality, where both have as many weights."""
         found = {}
         for modality, ours in self.bits.items():
             theirs = other.bits.get(modality)
             if theirs is None or len(theirs) != len(ours):
                 continue
             kept = [int(np.bitwise_count(bits).sum()) for bits in (ours, theirs, ours | theirs)]
-            first, second, both = (self.sizes[modality] - number for number in kept)  # zeros
-            if first and second:
-                by_chance = first * second / self.sizes[modality]
-                found[modality] = (both / (first + second - both), by_chance / (first + second - by_chance))
+            size = self.sizes[modality]
+            found[modality] = Overlap(size, *(size - number for number in kept))
         return found
 
 
@@ -101,35 +142,40 @@ def read_all(runs: pd.DataFrame, logs: Path, problems: list[str]) -> dict[tuple[
 
 
 def read_masks(path: Path, modalities: Mapping[str, list[str]]) -> Masks:
-    """The masks of a subnetwork, without its weights.
+    """The masks of a network, without its weights; a matrix without a mask is whole.
 
     Args:
-        path: the subnetwork file.
-        modalities: names of the masked matrices by modality.
+        path: the network's file.
+        modalities: names of the matrices that can be masked by modality.
 
     Raises:
-        InputError: the file is broken, or lacks a matrix.
+        InputError: the file is broken, lacks a matrix, or has lost the parts that no answer needs.
     """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            shapes = json.loads(file.metadata()["shapes"])
-            bits = {
-                modality: np.concatenate([file.get_tensor(f"mask/{name}") for name in names])
-                for modality, names in modalities.items()
-                if names
-            }
-            sizes = {modality: sum(int(np.prod(shapes[name])) for name in modalities[modality]) for modality in bits}
-            return Masks(bits, sizes)
-    except (SafetensorError, OSError, LookupError, ValueError, TypeError) as error:
-        raise InputError(f"{path}: no subnetwork file of these matrices ({error})") from error
+    file = NetworkFile(path)
+    if file.metadata.get("left") or file.metadata.get("reduced"):
+        raise InputError(f"{path}: heads, neurons or unused parts were taken out of its matrices; name its run instead")
+    names = {modality: group for modality, group in modalities.items() if group}
+    if missing := {name for group in names.values() for name in group} - set(file.names):
+        raise InputError(f"{path}: holds no {min(missing)}; it seems to be of another model")
+    bits = {modality: np.concatenate([packed(file, name) for name in group]) for modality, group in names.items()}
+    return Masks(bits, {m: sum(math.prod(file.shape(name)) for name in group) for m, group in names.items()})
+
+
+def packed(file: NetworkFile, name: str) -> NDArray[np.uint8]:
+    """The mask of a matrix, eight weights a byte, row by row."""
+    return np.packbits(file.mask(name).numpy() if name in file.shapes else np.ones(file.shape(name), np.bool_))
 
 
 def measured(pairs: list[tuple[Masks, Masks]]) -> dict[str, str]:
-    """Overlap by modality: its mean, over several pairs its standard deviation, and what it would be by chance."""
+    """Overlap of the zeros by modality, where both masks have some.
+
+    Its mean, over several pairs its standard deviation, and in brackets what it would be by chance.
+    """
     found: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
     for one, other in pairs:
-        for modality, overlap in one.overlap(other).items():
-            found[modality].append(overlap)
+        for modality, zeros in one.zeros(other).items():
+            if zeros.first and zeros.second:
+                found[modality].append((zeros.index, zeros.by_chance))
     cells = {}
     for modality, overlaps in found.items():
         indices, chances = map(list, zip(*overlaps, strict=True))

@@ -239,6 +239,18 @@ def resampled_sums(rows: Floats, generator: np.random.Generator) -> Floats:
     return np.concatenate(drawn)
 
 
+def interval_of_mean(values: Floats) -> tuple[float, float]:
+    """The 95 % interval of the mean of values (N,) over resampled questions.
+
+    Scores are thirds, so there are few different values. How often each is drawn decides the mean, and a multinomial
+    draws that at once: 10,000 draws of 220,000 questions take milliseconds instead of half a minute.
+    """
+    levels, counts = np.unique(values, return_counts=True)
+    drawn = np.random.default_rng(0).multinomial(len(values), counts / len(values), DRAWS)
+    low, high = np.percentile(drawn @ levels / len(values), INTERVAL)
+    return float(low), float(high)
+
+
 def resample_seeds(differences: Floats) -> Floats:
     """The mean difference over resampled seeds: (10,000,); none with one seed, of which no interval can be given."""
     number = len(differences)

@@ -1,0 +1,196 @@
+"""How far two networks give the same answers to the test questions, and which of them is right."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cdvqa.data.questions.official import Questions
+from cdvqa.errors import InputError
+from cdvqa.files import read_json
+from cdvqa.metrics import vqa_score
+from cdvqa.runs.folder import Run, read_results, run_of
+from cdvqa.studies.report.verdicts import interval_of_mean
+from cdvqa.tools.network import Network
+
+HUMANS = 3  # human answers that are shown
+Answers = Mapping[int, str]  # by question id
+Rows = list[dict[str, Any]]
+
+
+def compare_answers(networks: Sequence[Network], examples: int) -> tuple[Rows, Rows, list[str]]:
+    """Compare the answers of two networks, as their predictions/ has them.
+
+    Args:
+        networks: A and B.
+        examples: changed answers of each test split, at most.
+
+    Returns:
+        A row for each test split and for each test set inside one, accuracies in percent; rows of changed answers,
+        those whose score changes first; and a line on all that cannot be compared.
+
+    Raises:
+        InputError: a file of answers is broken.
+    """
+    a, b = networks
+    if a.data.name != b.data.name:
+        return [], [], [f"Not compared: A answers questions of {a.data.name}, B of {b.data.name}."]
+    rows, changed, notes = Rows(), Rows(), vocabularies(a, b)
+    tests = [split for split in a.data.data_set.splits() if split not in ("train", "dev")]
+    answered = [split for split in tests if any(predictions(network, split).is_file() for network in networks)]
+    for letter, network in zip("AB", networks, strict=True):
+        if missing := [split for split in answered or tests if not predictions(network, split).is_file()]:
+            notes.append(f"{letter} has no answers to {', '.join(missing)}: `{test_command(network)}` writes them.")
+            answered = [split for split in answered if split not in missing]
+    questions: dict[str, Questions] = {}
+    try:
+        prepared = a.data.prepare() if answered else None
+        questions = {split: prepared.split(split).questions for split in answered if prepared}
+    except InputError as error:
+        notes.append(f"Accuracies are those of results.json, without interval and single questions: {error}.")
+    for split in answered:
+        said = [read_answers(network, split) for network in networks]
+        if said[0].keys() != said[1].keys() or not said[0]:
+            notes.append(f"{split}: A and B do not answer the same questions; test both on all of them.")
+            continue
+        if not questions:
+            rows.append(as_tested(split, said, networks))
+            continue
+        known = np.flatnonzero(np.isin(questions[split].question_id, list(said[0])))
+        if len(known) < len(said[0]):
+            notes.append(f"{split}: not compared: some answered questions are not in {a.data.root}.")
+            continue
+        asked = questions[split].select(known)
+        scores = np.array([score(one, asked) for one in said])
+        sets = {split: set(said[0]), **a.data.data_set.read_subsets(a.data.root, split)}
+        for name, members in sets.items():
+            inside = np.isin(asked.question_id, list(members))
+            if inside.any():
+                rows.append(measured(name, [answers_to(asked, one)[inside] for one in said], scores[:, inside]))
+                notes += doubts(rows[-1], networks)
+        changed += changes(split, asked, said, scores)[:examples]
+    return rows, changed, notes
+
+
+def vocabularies(a: Network, b: Network) -> list[str]:
+    """A line on answers that only one of the two networks can give, if there are any."""
+    ours, theirs = (set(network.metadata["answers"]) for network in (a, b))
+    if ours == theirs:
+        return []
+    return [f"The vocabularies differ: {len(ours - theirs)} answers are only in A's, {len(theirs - ours)} only in B's."]
+
+
+def predictions(network: Network, split: str) -> Path:
+    """Where a network's answers are: beside its file."""
+    return Run(network.path.parent).predictions(split)
+
+
+def test_command(network: Network) -> str:
+    """The command that writes a network's answers."""
+    run = run_of(network.path)
+    if run and run.folder == network.path.parent:
+        return f"cdvqa test --config {run.config}"
+    config = run.config if run else network.path.with_name("config.yaml")
+    return f"cdvqa test --config {config} --ckpt_path {network.path}"
+
+
+def read_answers(network: Network, split: str) -> Answers:
+    """A network's answers to a test split."""
+    path = predictions(network, split)
+    try:
+        return {row["question_id"]: row["answer"] for row in read_json(path)}
+    except (ValueError, LookupError, TypeError) as error:
+        raise InputError(f"{path}: no list of answers ({error}); `{test_command(network)}` writes it") from error
+
+
+def answers_to(asked: Questions, said: Answers) -> NDArray[np.object_]:
+    """The answers (N,) in the order of the questions."""
+    return np.array([said[number] for number in asked.question_id.tolist()], object)
+
+
+def score(said: Answers, asked: Questions) -> list[float]:
+    """The score of each question's answer, by the paper's rule."""
+    humans = asked.annotations.answers
+    return [vqa_score(answer, humans[row]) for row, answer in enumerate(answers_to(asked, said))]
+
+
+def measured(name: str, said: Sequence[NDArray[np.object_]], scores: NDArray[np.float64]) -> dict[str, Any]:
+    """The row of a test set.
+
+    Args:
+        name: of the set.
+        said: answers (N,) of A and of B.
+        scores: (2, N) of both.
+    """
+    accuracy = 100 * scores.mean(1)
+    return {
+        "test set": name,
+        "questions": scores.shape[1],
+        "accuracy of A": float(accuracy[0]),
+        "accuracy of B": float(accuracy[1]),
+        "difference": float(accuracy[1] - accuracy[0]),
+        "95 % interval": list(interval_of_mean(100 * (scores[1] - scores[0]))),
+        "equal answers": float((said[0] == said[1]).mean()),
+    }
+
+
+def as_tested(split: str, said: Sequence[Answers], networks: Sequence[Network]) -> dict[str, Any]:
+    """The row of a split whose questions are not here, with the accuracies of results.json."""
+    accuracy = [tested_accuracy(network, split) for network in networks]
+    return {
+        "test set": split,
+        "questions": len(said[0]),
+        "accuracy of A": accuracy[0],
+        "accuracy of B": accuracy[1],
+        "difference": None if accuracy[0] is None or accuracy[1] is None else accuracy[1] - accuracy[0],
+        "95 % interval": None,
+        "equal answers": sum(said[1][number] == answer for number, answer in said[0].items()) / len(said[0]),
+    }
+
+
+def tested_accuracy(network: Network, name: str) -> float | None:
+    """The accuracy of a test set in results.json, in percent; None where it has none."""
+    run = Run(network.path.parent)
+    try:
+        accuracy = read_results(run).get("splits", {}).get(name, {}).get("all")
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"{run.results}: cannot be read ({error}); `{test_command(network)}` writes it") from error
+    return None if accuracy is None else float(accuracy)
+
+
+def doubts(row: Mapping[str, Any], networks: Sequence[Network]) -> list[str]:
+    """A line for each network whose results.json has another accuracy than its answers have here."""
+    found = []
+    for letter, network in zip("AB", networks, strict=True):
+        tested, here = tested_accuracy(network, row["test set"]), row[f"accuracy of {letter}"]
+        if tested is not None and abs(tested - here) > 1e-6:
+            found.append(
+                f"{row['test set']}: results.json of {letter} says {tested:.2f}, but its answers score {here:.2f} on "
+                f"the questions that are here; `{test_command(network)}` tests it again."
+            )
+    return found
+
+
+def changes(split: str, asked: Questions, said: Sequence[Answers], scores: NDArray[np.float64]) -> Rows:
+    """A row for each question that A and B answer differently; those whose score changes come first."""
+    ours, theirs = (answers_to(asked, one) for one in said)
+    order = sorted(np.flatnonzero(ours != theirs).tolist(), key=lambda row: scores[0, row] == scores[1, row])
+    return [
+        {
+            "test split": split,
+            "question": asked.text[row],
+            "question id": int(asked.question_id[row]),
+            "image id": int(asked.image_id[row]),
+            "answer of A": ours[row],
+            "answer of B": theirs[row],
+            "score of A": float(scores[0, row]),
+            "score of B": float(scores[1, row]),
+            "human answers": ", ".join(
+                f"{answer} ({number})" for answer, number in Counter(asked.annotations.answers[row]).most_common(HUMANS)
+            ),
+        }
+        for row in order
+    ]

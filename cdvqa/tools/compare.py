@@ -1,0 +1,208 @@
+"""`cdvqa compare`: two networks side by side."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Optional
+
+import orjson
+import torch
+from jsonargparse.typing import NonNegativeInt
+from tabulate import tabulate
+
+from cdvqa.cli.parsing import OneLineParser
+from cdvqa.errors import InputError
+from cdvqa.files import write_json
+from cdvqa.inference.timing import latencies
+from cdvqa.runs.folder import DIGITS, run_of
+from cdvqa.runs.identity import differences, text
+from cdvqa.studies.report.overlap import Overlap, read_masks
+from cdvqa.studies.report.verdicts import DRAWS
+from cdvqa.tools.agreement import compare_answers
+from cdvqa.tools.forms import test_batches
+from cdvqa.tools.network import Network, load
+
+BATCHES = (1, 8)
+COUNTS = ("weights", "zeros of A", "zeros of B", "questions", "kept", "full", "bytes")
+FORMATS = {
+    **dict.fromkeys(COUNTS, ","),
+    **dict.fromkeys(("share of A", "share of B", "agreement", "equal answers"), ".2%"),
+    **dict.fromkeys(("Jaccard of kept", "by chance"), ".3f"),
+    **dict.fromkeys(("accuracy of A", "accuracy of B"), ".2f"),
+    **dict.fromkeys(("difference", "95 % interval"), "+.2f"),
+    **dict.fromkeys(("score of A", "score of B"), ".2f"),
+    **{f"ms, batch {number}": ".1f" for number in BATCHES},
+}
+
+
+class Section(NamedTuple):
+    """A part of the comparison.
+
+    Attributes:
+        name: of it in the JSON file.
+        title: its heading.
+        rows: of its table; JSON-able values by column.
+        notes: what a reader has to know, and what is left out.
+    """
+
+    name: str
+    title: str
+    rows: list[dict[str, Any]]
+    notes: list[str]
+
+    @property
+    def markdown(self) -> str:
+        """Heading, table and notes."""
+        table = [{name: cell(name, value) for name, value in row.items()} for row in self.rows]
+        shown = [tabulate(table, "keys", "github", disable_numparse=True)] if table else []
+        return "\n\n".join([f"## {self.title}", *shown, *self.notes])
+
+
+def cell(column: str, value: Any) -> str:
+    """A value of a table as text."""
+    if value is None:
+        return "-"
+    if column in FORMATS:
+        return " … ".join(format(one, FORMATS[column]) for one in (value if isinstance(value, list) else [value]))
+    plain = value if isinstance(value, str) else text(value)
+    return " ".join(plain.split()).replace("|", "\\|")
+
+
+def run(args: list[str]) -> None:
+    """Run `cdvqa compare` with command-line arguments."""
+    parser = OneLineParser(prog="cdvqa compare", description=compare.__doc__.splitlines()[0])  # type: ignore[union-attr]
+    for name in ("a", "b"):
+        parser.add_argument(name, metavar=name.upper(), help="A finished run's folder, or a network file with its run.")
+    parser.add_function_arguments(compare, skip={"a", "b"}, as_group=False)
+    print(compare(**parser.instantiate_classes(parser.parse_args(args[1:]))))
+
+
+def compare(a: str, b: str, json: Optional[Path] = None, examples: NonNegativeInt = 10) -> str:
+    """Compare two networks: settings, masks, answers, size and speed, as Markdown.
+
+    Args:
+        a: a finished run's folder, or a network file with its run.
+        b: another one.
+        json: a file to write the same content to.
+        examples: changed answers to show of each test split, at most.
+
+    Returns:
+        The report.
+
+    Raises:
+        InputError: one of the two is no network, its run is not finished, or its answers are broken.
+    """
+    if json and json.is_dir():
+        raise InputError(f"--json {json}: is a folder; name a file")
+    networks = [load(a), load(b)]
+    answers, changed, notes = compare_answers(networks, examples)
+    if any(row["95 % interval"] for row in answers):
+        notes.append(
+            f"Accuracy in percent; difference: B less A, in points, with the interval of {DRAWS:,} draws of questions."
+        )
+    few = [f"At most {examples} of each split; those whose score changes come first."] if changed else []
+    sections = [
+        Section("networks", "Networks", [overview(*pair) for pair in zip("AB", networks, strict=True)], []),
+        compare_settings(networks),
+        compare_masks(*networks),
+        Section("answers", "Answers", answers, notes),
+        Section("changed", "Changed answers", changed, few or ["None is shown."]),
+        compare_speed(networks),
+    ]
+    if json:
+        write_json(json, {part.name: {"rows": part.rows, "notes": part.notes} for part in sections})
+    return "\n\n".join(["# Comparison of A and B", *(part.markdown for part in sections)])
+
+
+def record_of(network: Network) -> dict[str, Any]:
+    """The run.json of a network's run; empty where it has no run."""
+    run = run_of(network.path)
+    return run.read() if run else {}
+
+
+def overview(letter: str, network: Network) -> dict[str, Any]:
+    """What a network is."""
+    record, metadata = record_of(network), network.metadata
+    return {
+        "network": letter,
+        "file": str(network.path),
+        "data": network.data.name,
+        "backbone": network.backbone.name,
+        "pipeline": "+".join(metadata["pipeline"]),
+        "seed": record.get("seed"),
+        "identity": short(record.get("identity", metadata.get("identity"))),
+        "selected on": metadata["selection"],
+    }
+
+
+def short(value: Any) -> Any:
+    """A JSON-able value with the first digits of every SHA-256 in it."""
+    return orjson.loads(re.sub(rf"\b([0-9a-f]{{{DIGITS}}})[0-9a-f]{{{64 - DIGITS}}}\b", r"\1", text(value)))
+
+
+def compare_settings(networks: Sequence[Network]) -> Section:
+    """The settings that differ, and the seed; a parent is named by the first digits of its identity."""
+    records, name, title = [record_of(network) for network in networks], "settings", "Settings that differ"
+    for letter, record in zip("AB", records, strict=True):
+        if not record:
+            return Section(name, title, [], [f"{letter} is in no run folder: its settings are unknown."])
+    there, here = ({**record["settings"], "seed_everything": record["seed"]} for record in records)
+    found = differences(there, here).items()
+    rows = [{"setting": field, "A": short(theirs), "B": short(ours)} for field, (theirs, ours) in found]
+    return Section(name, title, rows, ["-: not set, or not read."] if rows else ["None."])
+
+
+def compare_masks(a: Network, b: Network) -> Section:
+    """The overlap of the masks by modality, and of all matrices that can be masked."""
+    name, title, groups = "masks", "Masks", a.backbone.matrices()
+    shapes = [{field: size for field, size in n.metadata["backbone"].items() if field != "answers"} for n in (a, b)]
+    if shapes[0] != shapes[1]:
+        return Section(name, title, [], ["Not compared: the backbones differ."])
+    if not groups:
+        return Section(name, title, [], [f"Not compared: {a.backbone.name} has no matrices to mask."])
+    try:
+        zeros = read_masks(a.path, groups).zeros(read_masks(b.path, groups))
+    except InputError as error:
+        return Section(name, title, [], [f"The overlap is not available: {error}."])
+    parts = zeros.values()
+    zeros["all"] = Overlap(*(sum(getattr(p, field) for p in parts) for field in ("weights", "first", "second", "both")))
+    rows = [
+        {
+            "modality": modality,
+            "weights": part.weights,
+            "zeros of A": part.first,
+            "share of A": part.first / part.weights,
+            "zeros of B": part.second,
+            "share of B": part.second / part.weights,
+            "agreement": part.agreement,
+            "Jaccard of kept": part.complement.index,
+            "by chance": part.complement.by_chance,
+        }
+        for modality, part in zeros.items()
+    ]
+    note = "Agreement: weights that both keep or both prune. By chance: of random masks with as many zeros."
+    return Section(name, title, rows, [note])
+
+
+def compare_speed(networks: Sequence[Network]) -> Section:
+    """Parameters, bytes, and milliseconds for a batch of test questions, measured now and by turns."""
+    threads = torch.get_num_threads()
+    notes = [
+        "Parameters are those of the matrices that can be masked and of the classifier.",
+        f"Latency: medians of interleaved repeats on test questions, {threads} thread{'s' * (threads > 1)}.",
+    ]
+    taken: dict[str, list[float]] = {}
+    try:
+        batches = [test_batches(network.data, BATCHES) for network in networks]
+        # A pair for each number of questions: the two may see images or regions, and cut questions in other ways.
+        runtimes = {"A": lambda pair: networks[0].answers(pair[0]), "B": lambda pair: networks[1].answers(pair[1])}
+        taken = latencies(runtimes, list(zip(*batches, strict=True)))
+    except InputError as error:
+        notes[1:] = [f"Latency is not measured: {error}."]
+    rows = []
+    for letter, network in zip("AB", networks, strict=True):
+        parameters = record_of(network).get("parameters", {})
+        row = {"network": letter, "kept": parameters.get("kept"), "full": parameters.get("full")}
+        times = {f"ms, batch {number}": time for number, time in zip(BATCHES, taken.get(letter, []), strict=False)}
+        rows.append({**row, "bytes": network.path.stat().st_size, **times})
+    return Section("speed", "Size and speed", rows, notes)
