@@ -158,13 +158,17 @@ def scaled(matrix: Tensor, scale: Tensor) -> Tensor:
 def expand(out: Tensor, bits: NDArray[np.uint8], kept: Tensor) -> None:
     """Write kept values to the weights (1-D) whose bit is 1, and 0 to the others.
 
-    By positions, piece by piece: `masked_scatter` takes twice as long, as it has to guess every bit.
+    By positions, piece by piece: `masked_scatter` has to guess every bit, and numpy's assignment takes a third of the
+    time of torch's `index_copy`.
     """
-    start = 0
-    for piece, of_piece in zip(out.split(PIECE), pieces(bits), strict=True):
-        positions = np.flatnonzero(np.unpackbits(of_piece, count=len(piece)))
-        values = kept[start : start + len(positions)].to(out.dtype)
-        piece.zero_().index_copy_(0, torch.from_numpy(positions), values)
+    if kept.dtype == torch.bfloat16:  # which numpy has not; it is copied, not computed with
+        out, kept = out.view(torch.int16), kept.view(torch.int16)
+    weights, values, start = out.numpy(), kept.numpy(), 0
+    for number, of_piece in enumerate(pieces(bits)):
+        piece = weights[number * PIECE : (number + 1) * PIECE]
+        (positions,) = np.unpackbits(of_piece, count=len(piece)).view(np.bool_).nonzero()
+        piece.fill(0)
+        piece[positions] = values[start : start + len(positions)]
         start += len(positions)
 
 
