@@ -19,6 +19,8 @@ from torch import Tensor
 from benchmarks.mask_step import ANSWERS, random_batch
 from benchmarks.record import Record, interleave, write
 from cdvqa.backbones import Lxmert
+from cdvqa.deploy.forms import evaluate, forms
+from cdvqa.deploy.network import load
 from cdvqa.inference.graph import trace, write_onnx
 from cdvqa.inference.runtimes import Runtime, example, onnx_runtime, torch_runtime, with_sparse_rows
 from cdvqa.inference.scorer import Scorer
@@ -28,8 +30,6 @@ from cdvqa.sparsity import NetworkFile
 from cdvqa.sparsity.files.write import Precision, write_network
 from cdvqa.sparsity.patterns import patterned_masks
 from cdvqa.sparsity.shrink import left_over, shrink
-from cdvqa.tools.forms import evaluate, forms
-from cdvqa.tools.network import load
 
 LEVELS = (0.3, 0.5, 0.7, 0.9)
 BITS: dict[Precision, tuple[int, str]] = {"fp32": (32, "<= 1.02"), "fp16": (16, "<= 1.02"), "int8": (8, "<= 1.03")}

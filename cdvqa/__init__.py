@@ -14,9 +14,9 @@ def load(source: str | Path) -> Any:
         source: a run's folder, a network file with its run, or a folder that `cdvqa push` wrote.
 
     Returns:
-        A `cdvqa.tools.network.Network`.
+        A `cdvqa.deploy.network.Network`.
 
     Raises:
         cdvqa.errors.InputError: no such network, an interrupted run, or no config beside it.
     """
-    return import_module("cdvqa.tools.network").load(source)  # torch is imported only now
+    return import_module("cdvqa.deploy.network").load(source)  # torch is imported only now

@@ -19,7 +19,7 @@ def test_from_export_to_a_pushed_folder(cdvqa, scenes, tmp_path, capsys, monkeyp
     """The pipeline of `make demo`, then export, ask, serve, compare and push."""
     from starlette.testclient import TestClient
 
-    from cdvqa.tools.serve import Panel, application
+    from cdvqa.deploy.serve import Panel, application
 
     for command, config in (("fit", "stage1_lmh.yaml"), ("fit", "stage2_lmh.yaml"), ("test", "stage2_lmh.yaml")):
         assert cdvqa(command, config, *SHORT) == 0

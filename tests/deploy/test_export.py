@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from cdvqa.cli import main
+from cdvqa.deploy.network import load
 from cdvqa.inference.runtimes import onnx_runtime, openvino_runtime
 from cdvqa.sparsity import NetworkFile, Subnetwork
-from cdvqa.tools.network import load
 from tests.conftest import the_run
 
 SHORT = ["--model.objective=bce", "--trainer.max_epochs=1"]

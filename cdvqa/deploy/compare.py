@@ -11,6 +11,9 @@ from jsonargparse.typing import NonNegativeInt
 from tabulate import tabulate
 
 from cdvqa.cli.parsing import OneLineParser
+from cdvqa.deploy.agreement import compare_answers
+from cdvqa.deploy.forms import test_batches
+from cdvqa.deploy.network import Network, load
 from cdvqa.errors import InputError
 from cdvqa.files import write_json
 from cdvqa.inference.timing import latencies
@@ -18,9 +21,6 @@ from cdvqa.runs.folder import DIGITS, run_of
 from cdvqa.runs.identity import differences, text
 from cdvqa.studies.report.overlap import Overlap, read_masks
 from cdvqa.studies.report.verdicts import DRAWS
-from cdvqa.tools.agreement import compare_answers
-from cdvqa.tools.forms import test_batches
-from cdvqa.tools.network import Network, load
 
 BATCHES = (1, 8)
 COUNTS = ("weights", "zeros of A", "zeros of B", "questions", "kept", "full", "bytes")

@@ -6,9 +6,9 @@ from typing import Optional
 from jsonargparse.typing import PositiveInt
 
 from cdvqa.cli.parsing import OneLineParser
+from cdvqa.deploy.network import Answer, Network, Reply, load
 from cdvqa.errors import InputError
 from cdvqa.inference.runtimes import RuntimeName, RuntimeType
-from cdvqa.tools.network import Answer, Network, Reply, load
 
 
 def run(args: list[str]) -> None:

@@ -9,8 +9,8 @@ from PIL import Image
 
 import cdvqa as package
 from cdvqa.cli import main
+from cdvqa.deploy.network import question_type
 from cdvqa.errors import InputError
-from cdvqa.tools.network import question_type
 from tests.conftest import the_run
 
 SHORT = ["--model.objective=bce", "--trainer.max_epochs=1"]

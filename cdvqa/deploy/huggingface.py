@@ -9,9 +9,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from cdvqa.backbones.head import HEAD_FILE, save_answer_head
 from cdvqa.data.questions.text import LENGTH
+from cdvqa.deploy.network import Network
 from cdvqa.errors import InputError
 from cdvqa.files import write_folder
-from cdvqa.tools.network import Network
 
 TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # By backbone: the encoder's names for regions and boxes, and for its pooled output.

@@ -22,9 +22,9 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from cdvqa.cli import main
+from cdvqa.deploy import serve
+from cdvqa.deploy.network import Network, load
 from cdvqa.sparsity import Subnetwork
-from cdvqa.tools import serve
-from cdvqa.tools.network import Network, load
 from tests.chromium import Page, find_chromium
 from tests.conftest import CONF, overlay, the_run
 from tests.test_predict import scatter

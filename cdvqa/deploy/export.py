@@ -8,6 +8,9 @@ from jsonargparse.typing import PositiveInt
 
 from cdvqa.cli.inspect import ConfigInspector
 from cdvqa.cli.parsing import OneLineParser
+from cdvqa.deploy.forms import metadata_of, table
+from cdvqa.deploy.huggingface import write_huggingface
+from cdvqa.deploy.network import load
 from cdvqa.errors import InputError
 from cdvqa.inference.graph import GraphType, trace, write_onnx, write_openvino
 from cdvqa.inference.runtimes import example
@@ -15,9 +18,6 @@ from cdvqa.runs.folder import Run, run_of
 from cdvqa.sparsity import Subnetwork
 from cdvqa.sparsity.files.write import Precision
 from cdvqa.sparsity.shrink import without_unused
-from cdvqa.tools.forms import metadata_of, table
-from cdvqa.tools.huggingface import write_huggingface
-from cdvqa.tools.network import load
 
 Target = Literal["subnetwork", "huggingface", "onnx", "openvino"]
 # What each format can hold, and its name in the run's folder.

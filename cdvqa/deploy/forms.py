@@ -15,12 +15,12 @@ from torch import Tensor
 
 from cdvqa.data import VQADataModule
 from cdvqa.data.batch import VQABatch
+from cdvqa.deploy.network import Network, load
 from cdvqa.inference.graph import trace, write_onnx, write_openvino
 from cdvqa.inference.runtimes import example, onnx_runtime, openvino_runtime
 from cdvqa.inference.timing import instructions, latencies, peak_memory
 from cdvqa.metrics import SplitAccuracy
 from cdvqa.runs.folder import Run
-from cdvqa.tools.network import Network, load
 
 BATCHES = (1, 8, 64)
 Answering = Callable[[VQABatch], list[str]]

@@ -10,13 +10,13 @@ from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
 from cdvqa.cli.parsing import OneLineParser
+from cdvqa.deploy.export import write_small
+from cdvqa.deploy.network import PRIOR, TOKENIZER, Network, load
 from cdvqa.errors import InputError, Stopped
 from cdvqa.files import write_folder, write_json
 from cdvqa.objectives.state import FILE
 from cdvqa.runs.folder import Run, percent, read_results, run_of
 from cdvqa.sparsity.files.write import Precision
-from cdvqa.tools.export import write_small
-from cdvqa.tools.network import PRIOR, TOKENIZER, Network, load
 
 HUB, TASK = "hf://", "visual-question-answering"
 CONTAMINATION = {

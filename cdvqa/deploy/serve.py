@@ -25,9 +25,9 @@ from PIL import Image
 from cdvqa.cli.parsing import OneLineParser
 from cdvqa.data.questions.archives import locate
 from cdvqa.data.visual.image_files import by_image_id, image_files, upright
+from cdvqa.deploy.network import Network, load
 from cdvqa.errors import InputError, printable
 from cdvqa.inference.graph import library
-from cdvqa.tools.network import Network, load
 
 if TYPE_CHECKING:  # an extra, which `cdvqa serve --help` does not need
     from starlette.types import ASGIApp

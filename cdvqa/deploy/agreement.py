@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdvqa.data.questions.official import Questions
+from cdvqa.deploy.network import Network
 from cdvqa.errors import InputError
 from cdvqa.files import read_json
 from cdvqa.metrics import vqa_score
 from cdvqa.runs.folder import Run, read_results, run_of
 from cdvqa.studies.report.verdicts import interval_of_mean
-from cdvqa.tools.network import Network
 
 HUMANS = 3  # human answers that are shown
 Answers = Mapping[int, str]  # by question id

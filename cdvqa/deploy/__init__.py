@@ -1,0 +1,1 @@
+"""What becomes of a finished network: it answers, is compared, exported, served and pushed."""
