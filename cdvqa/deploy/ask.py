@@ -50,15 +50,19 @@ def ask(
         raise InputError("give one of --image FILE and --image_id N")
     if dtype == "int8" and runtime != "auto":
         raise InputError("--dtype int8 needs --runtime auto")
-    replies = []
+    texts, best = [], []
     for source in filter(None, (network, beside)):
         loaded = load(source)
         if features is not None:
             loaded.data.features_file = features
         said = loaded.take_runtime(dtype, 1) if runtime == "auto" else ""
         loaded.ask(question, image, image_id=image_id)  # what is read or compiled once is not timed
-        replies.append(described(loaded, loaded.ask(question, image, image_id=image_id, top=top), said))
-    return "\n\n".join(replies)
+        reply = loaded.ask(question, image, image_id=image_id, top=top)
+        texts.append(described(loaded, reply, said))
+        best.append(reply.answers[0].text)
+    if beside is not None:
+        texts.append("They give the same answer." if best[0] == best[1] else f"They differ: {best[0]}, {best[1]}.")
+    return "\n\n".join(texts)
 
 
 def described(network: Network, reply: Reply, said: str) -> str:

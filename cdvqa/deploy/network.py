@@ -225,6 +225,8 @@ def load(source: str | Path, exact: bool = True) -> Network:
         raise InputError(f"{run.folder}: this run is not finished; finish it with --ckpt_path last first")
     if not config.is_file():
         raise InputError(f"{path}: no config.yaml of its run beside it")
+    if lacking := [name for name in ("answers", "text_format", "tokenizer") if not file.metadata.get(name)]:
+        raise InputError(f"{path}: does not say its {lacking[0]}, so it cannot answer; name a file that a run wrote")
     inspector = ConfigInspector(["--config", str(config)], device="cpu")
     stage, data = inspector.model, inspector.datamodule
     backbone, objective = stage.backbone, stage.objective

@@ -11,6 +11,7 @@ import cdvqa as package
 from cdvqa.cli import main
 from cdvqa.deploy.network import question_type
 from cdvqa.errors import InputError
+from cdvqa.sparsity import Subnetwork
 from tests.conftest import the_run
 
 SHORT = ["--model.objective=bce", "--trainer.max_epochs=1"]
@@ -58,6 +59,11 @@ def test_the_command_shows_two_networks(runs, scenes, capsys):
         assert f"{run.parent.name}/seed0\n  answer: " in said
         reply = package.load(run).ask(record["question"], image_id=record["image_id"], top=2)
         assert f"answer: {reply.answers[0].text} {reply.answers[0].share:.1%}, {reply.answers[1].text} " in said
+    answers = [
+        package.load(run).ask(record["question"], image_id=record["image_id"]).answers[0].text for run in runs[::-1]
+    ]
+    differ = f"They differ: {', '.join(answers)}." if answers[0] != answers[1] else "They give the same answer."
+    assert differ in said
     assert said.count(f"prior of {reply.question_type!r}") == 2 and said.count(" ms\n") + said.endswith(" ms\n") >= 2
 
 
@@ -117,6 +123,16 @@ def test_what_cannot_be_asked_is_told(runs, capsys, tmp_path):
         network.ask("what?", features=np.zeros((3, 5)))
     with pytest.raises(InputError, match=r"no such run folder or network file"):
         package.load(tmp_path / "nothing")
+    nameless = Subnetwork.load(runs[1] / "subnetwork.safetensors")
+    nameless.metadata.pop("answers")
+    nameless.save(runs[1] / "subnetwork.safetensors")
+    with pytest.raises(InputError, match=r"does not say its answers, so it cannot answer"):
+        package.load(runs[1])
+    (runs[1] / "config.yaml").write_text((runs[0] / "config.yaml").read_text().replace("l_layers: 1", "l_layers: 2"))
+    nameless.metadata["answers"] = network.metadata["answers"]
+    nameless.save(runs[1] / "subnetwork.safetensors")
+    with pytest.raises(InputError, match=r"holds no lxmert\.encoder\.layer\.1.*; it seems to be of another model"):
+        package.load(runs[1])
     bare = tmp_path / "bare.safetensors"
     bare.write_bytes((runs[0] / "model.safetensors").read_bytes())
     with pytest.raises(InputError, match=r"no config\.yaml of its run beside it"):
