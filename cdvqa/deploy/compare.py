@@ -83,17 +83,17 @@ def compare(a: str, b: str, json: Optional[Path] = None, examples: NonNegativeIn
     Args:
         a: a finished run's folder, or a network file with its run.
         b: another one.
-        json: a file to write the same content to.
+        json: a new file to write the same content to.
         examples: changed answers to show of each test split, at most.
 
     Returns:
         The report.
 
     Raises:
-        InputError: one of the two is no network, its run is not finished, or its answers are broken.
+        InputError: `json` exists, one of the two is no network, its run is not finished, or its answers are broken.
     """
-    if json and json.is_dir():
-        raise InputError(f"--json {json}: is a folder; name a file")
+    if json and json.exists():
+        raise InputError(f"--json {json}: it is there already; name a new file")
     networks = [load(a), load(b)]
     answers, changed, notes = compare_answers(networks, examples)
     if any(row["95 % interval"] for row in answers):

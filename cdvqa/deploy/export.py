@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal, Optional, get_args
 
 from jsonargparse.typing import PositiveInt
@@ -70,7 +71,7 @@ def export(
     if not source.finished:
         raise InputError(f"{source.folder}: this run is not finished; finish it with --ckpt_path last first")
     path = output or source.folder / "export" / dtype / name
-    if path.exists() and (output or path.is_dir()):
+    if path.exists() and (output or to in ("huggingface", "openvino")):
         raise InputError(f"{path}: it is there already; {'name a new one' if output else 'remove it first'}")
     written = write_small(source, path, dtype) if to == "subnetwork" else write_other(source, path, to, dtype)
     if not measure:
@@ -107,11 +108,12 @@ def write_other(source: Run, path: Path, to: Target, dtype: Precision) -> str:
     if to == "onnx":
         write_onnx(program, path, dtype)  # type: ignore[arg-type]  # FORMATS has been asked
     else:
-        onnx = path.with_suffix(".onnx")
-        try:
+        if path.suffix != ".xml":
+            raise InputError(f"{path}: OpenVINO's files end in .xml; name one that does")
+        with TemporaryDirectory() as temporary:  # a graph beside `path` may be another export
+            onnx = Path(temporary) / "network.onnx"
             write_onnx(program, onnx)
             write_openvino(onnx, path, dtype)  # type: ignore[arg-type]
-        finally:
-            onnx.unlink(missing_ok=True)
-    size = sum(file.stat().st_size for file in path.parent.glob(f"{path.stem}.*"))
+    written = [path, path.with_suffix(".bin")] if to == "openvino" else [path]
+    size = sum(file.stat().st_size for file in written)
     return f"written: {path}: {size / 1e6:,.2f} MB"

@@ -87,8 +87,14 @@ def write_onnx(program: Any, path: Path, dtype: GraphType = "fp32") -> None:
 
 
 def write_openvino(onnx: Path, path: Path, dtype: GraphType = "fp32") -> None:
-    """Write an ONNX graph in fp32 as OpenVINO's `path` (.xml) and the .bin beside it."""
-    openvino = library("openvino")
+    """Write an ONNX graph in fp32 as OpenVINO's `path` (.xml) and the .bin beside it.
+
+    Raises:
+        InputError: openvino is not installed, or there is such a .bin already.
+    """
+    openvino, weights = library("openvino"), path.with_suffix(".bin")
+    if weights.exists():
+        raise InputError(f"{weights}: it is there already; name another file")
     path.parent.mkdir(parents=True, exist_ok=True)
     openvino.save_model(openvino.convert_model(onnx), path, compress_to_fp16=dtype == "fp16")
 

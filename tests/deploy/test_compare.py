@@ -67,7 +67,9 @@ def copy(run: Path, to: Path, **changed: str) -> Path:
 def compared(a: Path, b: Path, *options: str) -> dict[str, Any]:
     """The JSON of a comparison."""
     assert main(["compare", str(a), str(b), "--json=found.json", *options]) == 0
-    return json.loads(Path("found.json").read_text())
+    content = Path("found.json").read_text()
+    Path("found.json").unlink()
+    return json.loads(content)
 
 
 def said(run: Path, split: str) -> dict[int, str]:
@@ -314,7 +316,8 @@ def test_bad_input_is_refused_in_one_line(runs, tmp_path, capsys):
         assert error.startswith("cdvqa compare: ") and text in error and error.count("\n") == 1
     for option, text in (
         ("--examples=-1", "--examples: expected a number >= 0"),
-        (f"--json={tmp_path}", f"--json {tmp_path}: is a folder; name a file"),
+        (f"--json={tmp_path}", f"--json {tmp_path}: it is there already; name a new file"),
+        (f"--json={a / 'run.json'}", "run.json: it is there already; name a new file"),
     ):
         assert main(["compare", str(a), str(b), option]) == 2
         assert text in capsys.readouterr().err

@@ -87,6 +87,19 @@ def batches(run: Path) -> list:
     return list(data.test_dataloader()[data.splits.index("test")])
 
 
+def test_an_export_leaves_another_one_beside_it_alone(pruned, tmp_path, capsys):
+    """OpenVINO's is made by way of ONNX; once that file lay beside it, and was deleted."""
+    (tmp_path / "network.onnx").write_text("another export")
+    export = ["export", str(pruned), "--to=openvino", "--measure=false"]
+    assert main([*export, f"--output={tmp_path / 'network.xml'}"]) == 0
+    assert (tmp_path / "network.onnx").read_text() == "another export"
+    (tmp_path / "network.xml").unlink()
+    before = (tmp_path / "network.bin").read_bytes()
+    assert main([*export, f"--output={tmp_path / 'network.xml'}"]) == 2
+    assert f"{tmp_path / 'network.bin'}: it is there already" in capsys.readouterr().err
+    assert (tmp_path / "network.bin").read_bytes() == before
+
+
 def test_graphs_answer_as_the_run(pruned, capsys):
     """ONNX and OpenVINO, on the whole test split; onnxruntime needs nothing but the file, which names the answers."""
     expected = [row["answer"] for row in answers(pruned)]
