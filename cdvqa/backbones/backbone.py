@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 from tokenizers import Tokenizer
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
@@ -57,6 +57,7 @@ class Backbone(nn.Module, ABC):
         classifier: what stage 2 trains beside the masks, the answer head; never pruned.
         provides: width of what it can tell of the question or the image alone, under `question` and `vision`.
         asked: which of these `forward` fills in; the stage sets it to what the objective needs.
+        trains_question: whether gradients flow back through `question`; the stage sets it with `asked`.
         generates: whether it says its answers word by word, and learns from `batch.sequences`.
         image_format: the pictures it takes; None where it takes region features.
         counting_note: what a reader of published parameter counts must know; `cdvqa info` prints it.
@@ -74,10 +75,15 @@ class Backbone(nn.Module, ABC):
     answers: list[str] | None = None
     tokenizer: Tokenizer | None = None
     asked: frozenset[str] = frozenset()
+    trains_question: bool = False
 
     @property
     def provides(self) -> dict[str, int]:
         return {}
+
+    def question_features(self, features: Tensor) -> Tensor:
+        """`question` of the output from the features that it is computed of: detached unless it is to be trained."""
+        return features if self.trains_question else features.detach()
 
     @abstractmethod
     def forward(self, batch: VQABatch) -> Output:

@@ -77,7 +77,7 @@ class Lxmert(Classification):
         )
         hidden, question, vision = outputs.pooled_output, None, None
         if "question" in self.asked:
-            question = outputs.language_hidden_states[self.config.l_layers - 1][:, 0].detach()
+            question = self.question_features(outputs.language_hidden_states[self.config.l_layers - 1][:, 0])
         if "vision" in self.asked:
             with torch.no_grad():
                 regions = self.lxmert.encoder.visn_fc(batch.region_features, batch.boxes)

@@ -17,8 +17,7 @@ def trim_padding(ids: Tensor | None, mask: Tensor | None) -> tuple[Tensor | None
 
 
 def masked_mean(states: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean over the positions of (B, N, H) that the mask (B, N) keeps; None keeps all. No gradient flows back."""
-    states = states.detach()
+    """Mean over the positions of (B, N, H) that the mask (B, N) keeps; None keeps all."""
     if mask is None:
         return states.mean(dim=1)
     weights = mask.to(states.dtype)[..., None]

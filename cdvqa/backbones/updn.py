@@ -66,7 +66,8 @@ class UpDn(Classification):
         attended = self.attention(question, batch.region_features, batch.region_mask)
         hidden = self.question_net(question) * self.vision_net(attended)
         vision = masked_mean(batch.region_features, batch.region_mask) if "vision" in self.asked else None
-        return Output(self.classifier(hidden), hidden, question=question.detach(), vision=vision)
+        question = self.question_features(question)
+        return Output(self.classifier(hidden), hidden, question=question, vision=vision)
 
     def read(self, ids: Tensor, mask: Tensor | None) -> Tensor:
         """The GRU's state at the last word piece of each question (without a mask, at the last position), (B, H)."""

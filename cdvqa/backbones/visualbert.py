@@ -59,8 +59,9 @@ class VisualBert(Classification):
         hidden, question, vision = outputs.pooler_output, None, None
         if self.asked:
             assert ids is not None
-            text, regions = outputs.hidden_states[0].detach().tensor_split([ids.shape[1]], dim=1)
-            question, vision = masked_mean(text, mask), masked_mean(regions, batch.region_mask)
+            text, regions = outputs.hidden_states[0].tensor_split([ids.shape[1]], dim=1)
+            question = masked_mean(self.question_features(text), mask)
+            vision = masked_mean(regions.detach(), batch.region_mask)
         return Output(self.classifier(self.dropout(hidden)), hidden, question=question, vision=vision)
 
     @property

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from cdvqa.data.answers.prior import answer_counts
 from cdvqa.data.answers.sequences import AnswerTexts
+from cdvqa.data.answers.targets import SoftTargets
 from cdvqa.data.answers.vocabulary import AnswerVocabulary
 from cdvqa.data.batch import VQABatch
-from cdvqa.data.dataset import GenerativeDataset, QuestionDataset, Views, VQADataset
+from cdvqa.data.dataset import Answered, GenerativeDataset, QuestionDataset, Views, VQADataset
 from cdvqa.data.datasets import make_data_set
 from cdvqa.data.datasets.dev_split import DevSplit
 from cdvqa.data.handshake import OWN_TEXT, DataFacts, DataNeeds
@@ -22,7 +23,7 @@ from cdvqa.data.loaders import BatchLoader, TrainingLoader, evaluation_loader
 from cdvqa.data.prepared import PreparedQuestions
 from cdvqa.data.questions.archives import locate
 from cdvqa.data.questions.extra_text import ExtraText, word_pieces
-from cdvqa.data.questions.official import read_own_questions
+from cdvqa.data.questions.official import Questions, read_own_questions
 from cdvqa.data.questions.text import TokenisedQuestions, load_tokenizer, tokenizer_digest
 from cdvqa.data.visual.augmentation import AUGMENTATIONS, Augmentation
 from cdvqa.data.visual.features import RegionFeatures
@@ -225,14 +226,16 @@ class VQADataModule(pl.LightningDataModule):
             with_answers=not training,
             random_label_seed=self._seed() if training and prepared.protocol.no_answer == "random" else None,
             counts=answer_counts(questions.annotations, self.vocabulary, types) if training and needs.counts else None,
-            views=self._views(questions.text) if training and needs.views else None,
+            views=self._views(questions, targets) if training and needs.views else None,
         )
 
-    def _views(self, text: list[str]) -> Views:
+    def _views(self, questions: Questions, targets: SoftTargets) -> Views:
         def cut(question_id: NDArray[np.int64], text: list[str]) -> TokenisedQuestions:
             return word_pieces(question_id, text, self.tokenizer, self.text_format, self.extra_text)
 
-        return Views(self._needs.views, text, cut, self._seed())
+        annotations = questions.annotations
+        answered = Answered(annotations.question_type, annotations.answer_type, targets)
+        return Views.of(self._needs.views, questions.text, answered, cut, self._seed())
 
     # --- loaders --------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Lock
@@ -16,12 +17,35 @@ from cdvqa.data.answers.prior import QuestionTypePrior
 from cdvqa.data.answers.sequences import AnswerTexts
 from cdvqa.data.answers.targets import SoftTargets
 from cdvqa.data.batch import VQABatch, Words
-from cdvqa.data.questions.annotations import Annotations
+from cdvqa.data.questions.annotations import Annotations, Categories
 from cdvqa.data.questions.official import Questions
 from cdvqa.data.questions.text import TokenisedQuestions
 from cdvqa.data.visual.source import VisualSource
 
-View = Callable[[str, np.random.Generator], str]
+
+@dataclass(frozen=True)
+class Answered:
+    """What is known of N training questions beside their text.
+
+    Attributes:
+        question_type, answer_type: of each question.
+        targets: their soft targets and labels.
+    """
+
+    question_type: Categories
+    answer_type: Categories
+    targets: SoftTargets
+
+
+class AnsweredView(ABC):
+    """A view that depends on the types and answers of the training questions."""
+
+    @abstractmethod
+    def over(self, answered: Answered) -> Callable[[int, str, np.random.Generator], str]:
+        """The function from a question's position among the training questions, its text and a random generator."""
+
+
+View = Callable[[str, np.random.Generator], str] | AnsweredView
 
 
 @dataclass(frozen=True)
@@ -31,24 +55,42 @@ class Views:
     The text is a function of seed, epoch and question id, so that a resumed run repeats it.
 
     Attributes:
-        functions: from a question and a random generator to the view's text, by the view's name.
+        functions: from a question's row, its text and a random generator to the view's text, by the view's name.
         text: the questions.
         cut: from question ids and texts to word pieces.
         seed: of the run.
     """
 
-    functions: Mapping[str, View]
+    functions: Mapping[str, Callable[[int, str, np.random.Generator], str]]
     text: Sequence[str]
     cut: Callable[[NDArray[np.int64], list[str]], TokenisedQuestions]
     seed: int
     _one_at_a_time: Any = field(default_factory=Lock)  # the tokeniser is shared by all reading threads
+
+    @classmethod
+    def of(
+        cls,
+        views: Mapping[str, View],
+        text: Sequence[str],
+        answered: Answered,
+        cut: Callable[[NDArray[np.int64], list[str]], TokenisedQuestions],
+        seed: int,
+    ) -> Views:
+        """The views of `text`; those that depend on the answers get `answered`."""
+
+        def function(view: View) -> Callable[[int, str, np.random.Generator], str]:
+            if isinstance(view, AnsweredView):
+                return view.over(answered)
+            return lambda row, question, random: view(question, random)
+
+        return cls({name: function(view) for name, view in views.items()}, text, cut, seed)
 
     def batch(self, rows: NDArray[np.intp], question_id: NDArray[np.int64], epoch: int) -> dict[str, Words]:
         """The views of the questions in these rows (B,)."""
         views = {}
         for number, (name, write) in enumerate(self.functions.items()):
             draws = (np.random.default_rng((self.seed, epoch, int(i), number)) for i in question_id)
-            text = [write(self.text[row], random) for row, random in zip(rows, draws, strict=True)]
+            text = [write(int(row), self.text[row], random) for row, random in zip(rows, draws, strict=True)]
             with self._one_at_a_time:
                 pieces = self.cut(question_id, text)
             ids, mask = pieces.batch(np.arange(len(rows)))

@@ -237,7 +237,7 @@ def load(source: str | Path, exact: bool = True) -> Network:
         raise InputError(f"{source}: not the tokeniser that {path} was trained with")
     ours = {"head": stage.head, "objective": class_path(objective)}
     fill_network(backbone, objective, file, ours, evaluates=True)
-    load_objective(objective, path.parent, evaluates=True)
+    load_objective(objective, path.parent, "score")
     if exact and "left" not in file.metadata:
         shrink(backbone, backbone.structures(), left_over(backbone.structures(), file.masks))
     return Network(path, file.metadata, backbone.eval().requires_grad_(False), objective, data, exact)

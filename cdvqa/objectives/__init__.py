@@ -4,6 +4,9 @@ import inspect
 from typing import Any
 
 from cdvqa.errors import InputError
+from cdvqa.objectives.baselines.grl import GRL
+from cdvqa.objectives.baselines.introd import IntroD
+from cdvqa.objectives.baselines.mmbs import MMBS
 from cdvqa.objectives.bce import BCE
 from cdvqa.objectives.ce import CE
 from cdvqa.objectives.lmh import LMH, PoE
@@ -13,7 +16,17 @@ from cdvqa.objectives.output import Output, SequenceOutput
 from cdvqa.objectives.rubi import RUBi
 from cdvqa.registry import find_class
 
-OBJECTIVES: dict[str, type[Objective]] = {"bce": BCE, "ce": CE, "lmh": LMH, "rubi": RUBi, "lpf": LPF, "poe": PoE}
+OBJECTIVES: dict[str, type[Objective]] = {
+    "bce": BCE,
+    "ce": CE,
+    "lmh": LMH,
+    "rubi": RUBi,
+    "lpf": LPF,
+    "poe": PoE,
+    "mmbs": MMBS,
+    "grl": GRL,
+    "introd": IntroD,
+}
 
 
 def find_objective(name: str, flag: str = "--model.objective") -> type[Objective]:

@@ -10,5 +10,10 @@ class BCE(Objective):
     """Binary cross-entropy with soft targets (Eq. 4), summed over answers and averaged over the batch."""
 
     def loss(self, logits: Tensor, soft_target: Tensor) -> Loss:
-        loss = binary_cross_entropy_with_logits(logits, soft_target, reduction="sum") / len(logits)
+        loss = binary_cross_entropy(logits, soft_target)
         return Loss(loss, {"task": loss}, len(logits))
+
+
+def binary_cross_entropy(logits: Tensor, soft_target: Tensor) -> Tensor:
+    """Binary cross-entropy of σ(logits) (B, A), summed over answers and averaged over the B questions."""
+    return binary_cross_entropy_with_logits(logits, soft_target, reduction="sum") / len(logits)

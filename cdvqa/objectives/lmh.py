@@ -45,9 +45,19 @@ class LMH(Objective):
         """How much the prior is trusted, g (B, 1), from the pooled output (B, H)."""
         return softplus(self.linear(hidden))
 
+    def bias(self, prior: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
+        """u₁ and u₀ of each answer, (B, A), from the prior (B, A) and the gate (B, 1)."""
+        smoothing = self.smoothing.sigmoid()
+        return gate * torch.log(prior + smoothing), gate * torch.log(1 - prior + smoothing)
+
+    def ensemble(self, logits: Tensor, prior: Tensor, hidden: Tensor) -> Tensor:
+        """Log-odds ℓ₁ − ℓ₀ of each answer under model and prior together, (B, A)."""
+        bias_yes, bias_no = self.bias(prior, self.gate(hidden))
+        return logits + bias_yes - bias_no
+
     def loss(self, logits: Tensor, soft_target: Tensor, prior: Tensor, hidden: Tensor) -> Loss:
-        gate, smoothing = self.gate(hidden), self.smoothing.sigmoid()
-        bias_yes, bias_no = gate * torch.log(prior + smoothing), gate * torch.log(1 - prior + smoothing)
+        gate = self.gate(hidden)
+        bias_yes, bias_no = self.bias(prior, gate)
         task = product_of_experts(logits, soft_target, bias_yes, bias_no)
         entropy = self.entropy_weight * two_way_entropy(bias_yes, bias_no).mean()
         terms, logged = {"task": task, "entropy": entropy}, {"gate": gate.detach().mean()}

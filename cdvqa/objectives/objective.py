@@ -1,7 +1,7 @@
 """The protocol of a training objective."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -76,6 +76,8 @@ class Objective(nn.Module, ABC):
             `self.generator`, which is seeded by the run's seed and the step.
         in_network: whether its parameters are a part of the network at test: saved in the network file and counted.
             Otherwise they lie in `objective.safetensors` beside it.
+        trains_question: whether `question` is not detached, so that the backbone is trained through it, as by an
+            adversary.
         fresh_in_each_stage: whether a stage leaves aside the parameters that the stage before has trained.
         preset_fields: options that are fields of the presets, such as LMH's `trainable`, by the field's name.
         sequence_options: defaults of options that differ for a generative backbone.
@@ -85,6 +87,7 @@ class Objective(nn.Module, ABC):
     views: ClassVar[Mapping[str, View]] = {}
     batch_dependent: ClassVar[bool] = False
     in_network: ClassVar[bool] = False
+    trains_question: ClassVar[bool] = False
     fresh_in_each_stage: ClassVar[bool] = False
     generator: torch.Generator
     preset_fields: ClassVar[Mapping[str, str]] = {}
@@ -129,6 +132,13 @@ class Objective(nn.Module, ABC):
         all questions of the step, in however many batches and processes.
         """
         return len(label)
+
+    def take_teacher(self, objective: "Callable[[], Objective]") -> None:
+        """Called once before training where there is a teacher: `objective()` loads the objective that trained it.
+
+        Raises:
+            InputError: this objective cannot learn from a network that was trained so.
+        """
 
     def head(self, inputs: int, answers: int) -> nn.Module | None:
         """What takes the place of the classifier's last Linear (`inputs` → `answers`); None leaves it.

@@ -1,6 +1,7 @@
 """The parameters of an objective, in `objective.safetensors` beside the network that it trained."""
 
 from pathlib import Path
+from typing import Literal
 
 from pytorch_lightning.utilities import rank_zero_info
 from safetensors import SafetensorError, safe_open
@@ -12,6 +13,7 @@ from cdvqa.files import write_atomically
 from cdvqa.objectives.objective import Objective
 
 FILE = "objective.safetensors"
+Purpose = Literal["start", "score", "teach"]
 
 
 def class_path(part: nn.Module) -> str:
@@ -27,21 +29,26 @@ def save_objective(objective: Objective, folder: Path) -> None:
             save_file(state, temporary, {"objective": class_path(objective)})
 
 
-def load_objective(objective: Objective, folder: Path, evaluates: bool) -> None:
+def load_objective(objective: Objective, folder: Path, purpose: Purpose) -> None:
     """Fill the objective from `folder`, if the same objective wrote there; say so where the file is not read.
 
     Args:
         objective: as it is built.
         folder: where the network lies that it trained.
-        evaluates: whether the network is evaluated, so that `scores` needs the parameters; otherwise a stage starts.
+        purpose: `start` a stage; `score` answers, for which `scores` may need the parameters; or `teach`, which needs
+            them all.
 
     Raises:
         InputError: the file is unreadable or does not fit; or it is needed, and absent or another objective's.
     """
     path, name, theirs = folder / FILE, class_path(objective), None
-    unread = type(objective).scores is Objective.scores if evaluates else objective.fresh_in_each_stage
+    needed = purpose != "start"
+    if purpose == "score":
+        unread = type(objective).scores is Objective.scores
+    else:
+        unread = purpose == "start" and objective.fresh_in_each_stage
     unread = unread or objective.in_network or not objective.state_dict()
-    if unread and evaluates:
+    if unread and needed:
         return
     if path.is_file():
         try:
@@ -56,8 +63,9 @@ def load_objective(objective: Objective, folder: Path, evaluates: bool) -> None:
                 rank_zero_info(f"objective: {path} cannot be read ({reason}); {name} takes nothing from it")
                 return
             raise InputError(f"{path}: does not fit {name} ({reason}); copy it again") from error
-    if theirs != name and evaluates:
+    if theirs != name and needed:
         what = f"is of objective {theirs}" if theirs else "is missing"
-        raise InputError(f"{path}: {what}; the scores of {name} need its parameters")
+        use = "the scores of" if purpose == "score" else "a teacher trained with"
+        raise InputError(f"{path}: {what}; {use} {name} needs its parameters")
     if theirs not in (name, None):
         rank_zero_info(f"objective: {path} is of {theirs} and is not read")

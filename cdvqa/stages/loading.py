@@ -21,6 +21,13 @@ def objective_for(backbone: Backbone, name: str, options: Mapping[str, Any]) -> 
     return make_objective(name, backbone.hidden_size, num_answers=backbone.num_answers, **sizes, **options)
 
 
+def pair(backbone: Backbone, objective: Objective) -> str | None:
+    """Let the backbone compute what the objective needs, and carry its head; return the head's kind, None without."""
+    backbone.asked = objective.needs & backbone.provides.keys()
+    backbone.trains_question = objective.trains_question
+    return replace_head(backbone, objective)
+
+
 def replace_head(backbone: Backbone, objective: Objective) -> str | None:
     """Put the objective's head in the place of the classifier's last Linear; return its kind, None without one."""
     if backbone.generates:

@@ -35,7 +35,7 @@ from cdvqa.stages.compatibility import (
 )
 from cdvqa.stages.features import warn_of_other_features
 from cdvqa.stages.inputs import objective_inputs, progress, step_weight
-from cdvqa.stages.loading import fill_network, objective_for, replace_head
+from cdvqa.stages.loading import fill_network, objective_for, pair
 from cdvqa.stages.machine import check_compiler, check_kernels, check_precision
 from cdvqa.stages.optimisation import epoch_cosine_schedule, linear_schedule, make_optimizer, warmup_steps
 from cdvqa.stages.teacher import Teacher
@@ -111,8 +111,7 @@ class VQAStage(pl.LightningModule):
         self.objective_name = objective.rpartition(".")[2]
         self.objective_options = options
         self.objective = objective_for(backbone, objective, options)
-        backbone.asked = self.objective.needs & backbone.provides.keys()
-        self.head = replace_head(backbone, self.objective)
+        self.head = pair(backbone, self.objective)
         self.teacher: Teacher | None = None
         if ("teacher" in self.objective.needs) != (teacher is not None):
             raise InputError("--model.teacher: give it if, and only if, the objective needs a teacher")
@@ -156,6 +155,7 @@ class VQAStage(pl.LightningModule):
         else:
             if self.teacher_folder is not None:
                 self.teacher = Teacher(Path(self.teacher_folder), self.metadata())
+                self.objective.take_teacher(self.teacher.objective)
             network = None if self.resumes else self.load_start()
             with torch.device("cpu"):  # Lightning makes the GPU the default here, but the weights are still on the CPU
                 self.shape_model(network)
@@ -178,7 +178,7 @@ class VQAStage(pl.LightningModule):
         evaluates = self.evaluates is not None
         fresh = fill_network(self.backbone, self.objective, network, self.metadata(), evaluates)
         rank_zero_info(f"weights: {path}" + "".join(f"; {part} starts fresh" for part in fresh))
-        load_objective(self.objective, path.parent, evaluates)
+        load_objective(self.objective, path.parent, "score" if evaluates else "start")
         return network
 
     def _check(self, path: Path, theirs: dict[str, Any]) -> None:

@@ -9,7 +9,8 @@ import yaml
 from cdvqa.backbones import Backbone
 from cdvqa.data.batch import VQABatch
 from cdvqa.errors import InputError
-from cdvqa.objectives import Output
+from cdvqa.objectives import Objective, Output
+from cdvqa.objectives.state import load_objective
 from cdvqa.registry import find_class
 from cdvqa.runs.folder import Run
 from cdvqa.sparsity import NetworkFile
@@ -39,11 +40,24 @@ class Teacher:
         kind: type[Backbone] = find_class("--model.teacher: backbone", model["class_path"], {}, Backbone)  # type: ignore[type-abstract]
         options = dict(model.get("init_args") or {}) | {"num_answers": len(network.metadata["answers"])}
         self.backbone = kind(**options)
+        self.settings, self.folder = settings, run.result().parent
         if network.metadata.get("head"):
-            objective = objective_for(self.backbone, settings["objective"], settings["objective_options"] or {})
-            replace_head(self.backbone, objective)
+            replace_head(self.backbone, self._objective())
         network.fill(self.backbone.state_dict())
         self.backbone.requires_grad_(False).eval()
+
+    def _objective(self) -> Objective:
+        return objective_for(self.backbone, self.settings["objective"], self.settings["objective_options"] or {})
+
+    def objective(self) -> Objective:
+        """The objective that trained the teacher, with its parameters.
+
+        Raises:
+            InputError: they are missing, unreadable or another objective's.
+        """
+        objective = self._objective()
+        load_objective(objective, self.folder, "teach")
+        return objective.requires_grad_(False)
 
     @torch.no_grad()
     def __call__(self, batch: VQABatch) -> Output:
