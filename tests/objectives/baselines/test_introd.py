@@ -61,5 +61,5 @@ def test_a_question_that_both_are_sure_of_has_a_weight(golden):
 
 
 def test_another_teacher_is_refused():
-    with pytest.raises(InputError, match="introd learns from a run trained with lmh.* was trained with BCE"):
+    with pytest.raises(InputError, match=r"introd learns from a run trained with lmh.* was trained with BCE"):
         IntroD().take_teacher(BCE)
