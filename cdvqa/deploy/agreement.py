@@ -13,7 +13,7 @@ from cdvqa.deploy.network import Network
 from cdvqa.errors import InputError
 from cdvqa.files import read_json
 from cdvqa.metrics import vqa_score
-from cdvqa.runs.folder import Run, read_results, run_of
+from cdvqa.runs.folder import Run, read_results
 from cdvqa.studies.report.verdicts import interval_of_mean
 
 HUMANS = 3  # human answers that are shown
@@ -90,7 +90,7 @@ def predictions(network: Network, split: str) -> Path:
 
 def test_command(network: Network) -> str:
     """The command that writes a network's answers."""
-    run = run_of(network.path)
+    run = network.run
     if run and run.folder == network.path.parent:
         return f"cdvqa test --config {run.config}"
     config = run.config if run else network.path.with_name("config.yaml")

@@ -17,7 +17,7 @@ from cdvqa.deploy.network import Network, load
 from cdvqa.errors import InputError
 from cdvqa.files import write_json
 from cdvqa.inference.timing import latencies
-from cdvqa.runs.folder import DIGITS, run_of
+from cdvqa.runs.folder import DIGITS
 from cdvqa.runs.identity import differences, text
 from cdvqa.studies.report.overlap import Overlap, read_masks
 from cdvqa.studies.report.verdicts import DRAWS
@@ -116,8 +116,7 @@ def compare(a: str, b: str, json: Optional[Path] = None, examples: NonNegativeIn
 
 def record_of(network: Network) -> dict[str, Any]:
     """The run.json of a network's run; empty where it has no run."""
-    run = run_of(network.path)
-    return run.read() if run else {}
+    return network.run.read() if network.run else {}
 
 
 def overview(letter: str, network: Network) -> dict[str, Any]:

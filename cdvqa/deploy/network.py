@@ -68,6 +68,7 @@ class Network:
         backbone, objective: filled in.
         data: where its questions, features and training data were; nothing of it has been read.
         exact: whether what no answer needs is left out.
+        run: the run that wrote the file, or that it was exported from; None for a file without one.
         scorer: it as one function of tensors; None for a generative backbone.
         runtime: what computes the scores.
     """
@@ -78,6 +79,7 @@ class Network:
     objective: Objective
     data: VQADataModule
     exact: bool = True
+    run: Run | None = None
     scorer: Scorer | None = field(init=False, default=None)
     runtime: Runtime | None = field(init=False, default=None)
 
@@ -88,9 +90,11 @@ class Network:
 
     @property
     def name(self) -> str:
-        """The run's folder and seed, or the file."""
-        run = run_of(self.path)
-        return f"{run.folder.parent.name}/{run.folder.name}" if run else str(self.path)
+        """The run's folder and seed, with the folder of an exported file; or the file."""
+        if self.run is None:
+            return str(self.path)
+        folder = self.run.folder.absolute()
+        return str(self.path.absolute().parent.relative_to(folder.parent.parent))
 
     def ask(
         self,
@@ -240,7 +244,7 @@ def load(source: str | Path, exact: bool = True) -> Network:
     load_objective(objective, path.parent, "score")
     if exact and "left" not in file.metadata:
         shrink(backbone, backbone.structures(), left_over(backbone.structures(), file.masks))
-    return Network(path, file.metadata, backbone.eval().requires_grad_(False), objective, data, exact)
+    return Network(path, file.metadata, backbone.eval().requires_grad_(False), objective, data, exact, run)
 
 
 def exported_by(path: Path) -> Run | None:

@@ -260,6 +260,14 @@ def test_masks_of_a_file_without_unused_parts_are_not_compared(runs, tmp_path):
     assert found["speed"]["rows"][0]["kept"] is None and found["speed"]["rows"][0]["ms, batch 1"] > 0
 
 
+def test_an_exported_file_has_the_settings_of_its_run(runs):
+    """It lies two folders below: its settings used to be unknown."""
+    _, a, _ = runs
+    assert main(["export", str(a), "--dtype=fp16", "--measure=false"]) == 0
+    found = compared(a / "export" / "fp16", a)
+    assert found["settings"] == {"rows": [], "notes": ["None."]}
+
+
 def test_without_questions_the_accuracies_are_those_of_the_results(runs, scenes, tmp_path):
     _, a, b = runs
     (tmp_path / "elsewhere").mkdir()
