@@ -268,17 +268,21 @@ class VQACLI(LightningCLI):
             )
         return run
 
-    def plan(self, parent: Source | None = None) -> Run:
+    def plan(self, parent: Source | None = None, teacher: Source | None = None) -> Run:
         """The run that this configuration makes, whether or not it exists.
 
         Args:
             parent: the network to start from, if it is known already.
+            teacher: the network that `model.teacher` names, if it is known already.
         """
         settings, parent = self.settings(), parent or self.parent()
+        sources = sources_of(self._fields(), self.seed)
+        if teacher is not None:
+            settings["model.teacher"], sources = dict(teacher.identity), [*sources, teacher]
         if parent is not None:
             settings["parent"] = dict(parent.identity)
             self.model.start = parent.path
-        self.model.lineage = inherit(self.model, settings, parent, sources_of(self._fields(), self.seed))
+        self.model.lineage = inherit(self.model, settings, parent, sources)
         run, identity = new_run(self.runs, self.model.stage, self.model.lineage, settings, self.seed)
         self.entries = {"seed": self.seed, "identity": identity, "settings": settings}
         return run

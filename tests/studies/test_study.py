@@ -73,6 +73,10 @@ def test_a_chain_has_the_folders_that_its_commands_make(cdvqa: Callable[..., int
         ({"pipeline": "bce", "seeds": "all"}, "seeds: expected a number of seeds or a list of them"),
         ({"pipeline": "bce", "settings": {"model.speed": 3}}, "model.speed"),
         ({"pipeline": "nothing"}, "nothing"),
+        ({"pipeline": "introd"}, "--model.teacher: give it if, and only if, the objective needs a teacher"),
+        ({"pipeline": "introd", "teacher": "lmh"}, "teacher: expected {pipeline: OBJECTIVE}"),
+        ({"pipeline": "introd", "teacher": {"pipeline": "lmh", "seed": 1}}, "teacher: unknown: seed"),
+        ({"pipeline": "lmh", "teacher": {"pipeline": "lmh"}}, "teacher: no objective of lmh needs one; leave it out"),
         (
             {"pipeline": "bce+bce", "method": "mask", "sparsity": 0.9, "assignment": "modality",
              "shares": {"language": 0.1, "vision": 0.1}},

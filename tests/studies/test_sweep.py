@@ -38,6 +38,22 @@ def test_every_run_is_trained_and_tested_once(cdvqa: Callable[..., int], study: 
     assert read_lines(Path("records/tiny_study.jsonl")) == recorded
 
 
+def test_a_teacher_is_trained_first_and_belongs_to_the_identity(cdvqa: Callable[..., int], study: Study, capsys: Any):
+    taught = {"teacher": {"pipeline": "lmh"}}
+    mask = {"pipeline": "bce+introd", "method": "mask", "sparsity": 0.5}
+    file = study([taught | {"pipeline": "introd"}, taught | mask])
+    assert main(["sweep", str(file), "--records", "records", "--dry_run"]) == 0
+    planned = [line.split()[3] for line in capsys.readouterr().out.splitlines() if "stage" in line]
+    assert planned.index(next(name for name in planned if name.startswith("stage1_lmh"))) == 0
+    assert main(["sweep", str(file), "--records", "records", "--jobs", "2"]) == 0
+    assert run_names() == {"stage1_bce", "stage1_lmh", "stage1_introd", "stage2_bce+introd_mask_uniform_s50"}
+    assert {path.parents[1].name for path in results()} == set(planned), "planned before any run existed"
+    teacher = json.loads((the_run("stage1_lmh") / "run.json").read_text())["identity"]
+    for name in run_names() - {"stage1_bce", "stage1_lmh"}:
+        record = json.loads((the_run(name) / "run.json").read_text())
+        assert record["settings"]["model.teacher"] == {"identity": teacher}
+
+
 def test_what_is_recorded_is_not_run_again_except_as_a_parent(cdvqa: Callable[..., int], study: Study, capsys: Any):
     file = study([{"pipeline": "bce"}])
     assert main(["sweep", str(file), "--records", "records", "--logs", "elsewhere"]) == 0

@@ -23,14 +23,14 @@ LOOK = 5.0  # seconds between two looks at a run that another process writes
 def run_job(job: Job) -> str:
     """Train and test one run; what it prints goes to the end of `job.log`. A run that was begun is resumed.
 
-    Where another process is writing the run or its parent, this one waits for it.
+    Where another process is writing the run, its parent or its teacher, this one waits for it.
 
     Returns:
         `DONE`, `FAILED`, or `PARENT_FAILED` where there is no finished run to start from.
     """
     with output_to(job.log):
         try:
-            if job.parent and not finished(job.parent):
+            if not all(map(finished, job.sources)):
                 return PARENT_FAILED
             trained, begun = finished(job), ["--ckpt_path=last"] if job.run.exists else []
             commands = [["test"]] if trained else [["fit", *begun], ["test"]]

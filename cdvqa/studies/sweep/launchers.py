@@ -67,7 +67,8 @@ class Local(Launcher):
                 ended[job] = next((text for text, status in STATUS.items() if status == process.exitcode), FAILED)
         self._give_up_children_of([job for job, outcome in ended.items() if outcome != DONE], ended)
         for job in list(self.waiting):
-            if len(self.running) < self.at_once and job.parent not in self.waiting and job.parent not in self.running:
+            ready = not any(source in self.waiting or source in self.running for source in job.sources)
+            if ready and len(self.running) < self.at_once:
                 del self.waiting[job]
                 self.running[job] = self.server.Process(target=run_in_process, args=(job, os.getpid()))
                 self.running[job].start()
@@ -75,7 +76,7 @@ class Local(Launcher):
 
     def _give_up_children_of(self, failed: list[Job], ended: dict[Job, str]) -> None:
         for job in list(self.waiting):
-            if job.parent in failed:
+            if any(source in failed for source in job.sources):
                 del self.waiting[job]
                 failed.append(job)
                 ended[job] = PARENT_FAILED
@@ -144,7 +145,7 @@ class Submitit(Launcher):
     def start(self, jobs: Sequence[Job]) -> None:
         levels: dict[int, list[Job]] = {}
         for job in jobs:
-            levels.setdefault(len(job.chain), []).append(job)
+            levels.setdefault(job.depth, []).append(job)
         self.levels = [levels[depth] for depth in sorted(levels)]
         before = None
         while self.dependent and self.levels:

@@ -9,6 +9,7 @@ from pathlib import Path
 from cdvqa.cli.commands import readable_error_behind
 from cdvqa.cli.configs import shipped
 from cdvqa.errors import InputError
+from cdvqa.objectives import find_objective
 from cdvqa.runs.folder import Run
 from cdvqa.runs.lineage import Source
 from cdvqa.studies.sweep.study import Point
@@ -25,6 +26,7 @@ class Job:
         options: arguments of `fit` and `test`, without the seed and where it starts.
         data: the folder of its questions.
         parent: the run that it starts from, or None.
+        teacher: the run whose outputs it learns from, or None.
         source: this run as the parent of others, before it exists.
     """
 
@@ -34,13 +36,15 @@ class Job:
     options: tuple[str, ...]
     data: Path
     parent: "Job | None" = None
+    teacher: "Job | None" = None
     source: Source | None = field(default=None, compare=False)
 
     @property
     def args(self) -> list[str]:
         """Arguments of `fit` and `test`."""
         start = [f"--model.init_from={self.parent.run.folder}"] if self.parent else []
-        return [*self.options, f"--seed_everything={self.seed}", *start]
+        learn = [f"--model.teacher={self.teacher.run.folder}"] if self.teacher else []
+        return [*self.options, f"--seed_everything={self.seed}", *start, *learn]
 
     @property
     def name(self) -> str:
@@ -54,12 +58,23 @@ class Job:
     @property
     def chain(self) -> list["Job"]:
         """The job and those that it is built on, the first one first."""
-        return [*(self.parent.chain if self.parent else ()), self]
+        return [*(job for source in self.sources for job in source.chain), self]
+
+    @property
+    def sources(self) -> list["Job"]:
+        """The runs that it needs: its parent and its teacher."""
+        return [source for source in (self.parent, self.teacher) if source]
+
+    @property
+    def depth(self) -> int:
+        """The number of levels of runs that it takes, its own included."""
+        return 1 + max((source.depth for source in self.sources), default=0)
 
     def with_seed(self, seed: int) -> "Job":
         """The same run with another seed, which its identity does not depend on."""
         run = Run(self.run.folder.with_name(f"seed{seed}"))
-        return replace(self, run=run, seed=seed, parent=self.parent and self.parent.with_seed(seed))
+        parent, teacher = (source and source.with_seed(seed) for source in (self.parent, self.teacher))
+        return replace(self, run=run, seed=seed, parent=parent, teacher=teacher)
 
 
 def jobs_of(points: Iterable[Point], logs: Path) -> list[Job]:
@@ -88,6 +103,7 @@ def with_parents(jobs: Iterable[Job]) -> list[Job]:
 
 def job_of(point: Point, seed: int, logs: Path) -> Job:
     """The last job of a point's chain."""
+    teacher = job_of(point.teacher, seed, logs) if point.teacher else None
     job = None
     for stage, objective in stages_of(point.pipeline, point.method):
         config = config_of(stage, objective)
@@ -95,8 +111,11 @@ def job_of(point: Point, seed: int, logs: Path) -> Job:
         sparsity = {f"model.sparsity.{name}": value for name, value in point.sparsity.items()}
         settings = named | (sparsity if stage == 2 else {}) | dict(point.settings[stage])
         configs = [word for name in (config, *point.configs) for word in ("--config", name)]
-        job = planned((*configs, *(f"--{name}={value}" for name, value in settings.items())), job, seed, logs)
+        taught = teacher if objective and "teacher" in find_objective(objective).needs else None
+        job = planned((*configs, *(f"--{name}={value}" for name, value in settings.items())), job, taught, seed, logs)
     assert job is not None
+    if teacher and not any(link.teacher for link in job.chain):
+        raise InputError(f"teacher: no objective of {'+'.join(point.pipeline)} needs one; leave it out")
     return job
 
 
@@ -112,29 +131,31 @@ def config_of(stage: int, objective: str | None) -> str:
     return name if (shipped() / name).is_file() else f"stage{stage}_bce.yaml"
 
 
-def planned(options: tuple[str, ...], parent: Job | None, seed: int, logs: Path) -> Job:
-    """The job of these options and this seed."""
+def planned(options: tuple[str, ...], parent: Job | None, teacher: Job | None, seed: int, logs: Path) -> Job:
+    """The job of these options, parent, teacher and seed."""
     options = (*options, f"--trainer.default_root_dir={logs}")
     # An identity does not depend on the seed, unless an option names a run of one seed.
     if any("/seed" in option for option in options):
-        return identified(options, parent, seed)
-    return identified(options, parent and parent.with_seed(0), 0).with_seed(seed)
+        return identified(options, parent, teacher, seed)
+    first = (source and source.with_seed(0) for source in (parent, teacher))
+    return identified(options, *first, 0).with_seed(seed)
 
 
 @cache
-def identified(options: tuple[str, ...], parent: Job | None, seed: int) -> Job:
-    """The job of these options, seed and parent; its folder is known before its parent has run."""
+def identified(options: tuple[str, ...], parent: Job | None, teacher: Job | None, seed: int) -> Job:
+    """The job of these options; its folder is known before its parent and its teacher have run."""
     from cdvqa.cli.inspect import ConfigInspector
 
     logging.disable(logging.INFO)  # what a config says of itself stands in the log of its run
     try:
-        config = ConfigInspector([*options, f"--seed_everything={seed}"])
+        learn = [f"--model.teacher={teacher.run.folder}"] if teacher else []
+        config = ConfigInspector([*options, f"--seed_everything={seed}", *learn])
     finally:
         logging.disable(logging.NOTSET)
     config.refuse_missing_model()  # the identity is of its weights
-    run = config.plan(parent.source if parent else None)
+    run = config.plan(parent.source if parent else None, teacher.source if teacher else None)
     record = config.entries | config.model.lineage.entries()
     network = run.model if config.model.stage == 1 else run.subnetwork
     identity = record["identity"]
     source = Source(network, {"identity": identity}, record)
-    return Job(run, identity, seed, options, Path(config.datamodule.root), parent, source)
+    return Job(run, identity, seed, options, Path(config.datamodule.root), parent, teacher, source)

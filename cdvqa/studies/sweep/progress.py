@@ -113,7 +113,7 @@ def ended_line(job: Job, outcome: str) -> str:
         scores = ", ".join(f"{split} {result['all']:.2f}" for split, result in line["results"]["splits"].items())
         return f"{job.name}: {scores}"
     if outcome == PARENT_FAILED:
-        return f"{job.name}: {outcome}: {job.parent.name if job.parent else ''}"
+        return f"{job.name}: {outcome}: {', '.join(source.name for source in job.sources)}"
     return f"{job.name}: {outcome}: {last_line(job.log)} (log: {job.log})"
 
 

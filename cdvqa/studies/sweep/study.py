@@ -14,7 +14,7 @@ from cdvqa.studies.sweep.shares import shares_of
 
 STAGES = ("stage1", "stage2", "stage3")
 GRID = {"data", "backbone", "configs", "pipeline", "method", "sparsity", "assignment", "shares", "criterion",
-        "pattern", "settings", "seeds", *STAGES}  # fmt: skip
+        "pattern", "teacher", "settings", "seeds", *STAGES}  # fmt: skip
 STUDY = {"about", "cost", "runs", "claims", "figure"}
 # Objectives in a pipeline: one for each stage that trains; one-shot pruning trains nothing.
 OBJECTIVES = {"full": (1, 1), "mask": (2, 3), "omp": (1, 2)}
@@ -35,6 +35,7 @@ class Point:
         sparsity: options below `model.sparsity`.
         settings: options of each stage by number.
         seeds: the seeds.
+        teacher: a full model for the objectives that need a teacher.
     """
 
     configs: tuple[str, ...]
@@ -43,6 +44,7 @@ class Point:
     sparsity: Mapping[str, Any]
     settings: Mapping[int, Mapping[str, Any]]
     seeds: tuple[int, ...]
+    teacher: "Point | None" = None
 
     def __str__(self) -> str:
         sparsity = [f"{name} {value}" for name, value in self.sparsity.items() if name != "method"]
@@ -141,7 +143,24 @@ def points_of(grid: Mapping[str, Any], size: str | None = None, records: Path = 
         configs = (*overlays(chosen["data"], chosen["backbone"], size), *more)
         for shares in shares_of(chosen.get("shares") or {}, chosen.get("sparsity"), configs, records, size):
             sparsity = sparsity_of({**chosen, "shares": shares}, method)
-            yield Point(configs, pipeline, method, sparsity, settings_of(chosen), seeds)
+            teacher = teacher_of(chosen, size, more, seeds)
+            yield Point(configs, pipeline, method, sparsity, settings_of(chosen), seeds, teacher)
+
+
+def teacher_of(
+    chosen: Mapping[str, Any], size: str | None, more: tuple[str, ...], seeds: tuple[int, ...]
+) -> Point | None:
+    """The teacher that a combination gives, on the same data, with the same further overlays and settings."""
+    given = chosen.get("teacher")
+    if given is None:
+        return None
+    if not isinstance(given, Mapping) or not isinstance(given.get("pipeline"), str) or "+" in given["pipeline"]:
+        raise InputError("teacher: expected {pipeline: OBJECTIVE}, and `backbone` where it is another one")
+    if wrong := given.keys() - {"pipeline", "backbone"}:
+        raise InputError(f"teacher: unknown: {', '.join(map(str, wrong))}; there are backbone, pipeline")
+    configs = (*overlays(chosen["data"], given.get("backbone", chosen["backbone"]), size), *more)
+    settings = settings_of({"settings": chosen.get("settings", {})})
+    return Point(configs, (given["pipeline"],), "full", {}, settings, seeds)
 
 
 def combinations(value: Any) -> Iterator[Any]:
