@@ -12,7 +12,7 @@ from cdvqa.cli import main
 from cdvqa.errors import InputError
 from cdvqa.runs.folder import Run
 from cdvqa.studies.report.convergence import convergence
-from cdvqa.studies.report.published import NO_COUNTERPART, NOT_RUN, TABLES, beside_published
+from cdvqa.studies.report.published import NO_CODE, NOT_RUN, TABLES, beside_published
 from cdvqa.studies.report.table import read_logs, runs_table, select
 from cdvqa.studies.report.tables import Table, accuracy_by_set, results, selection
 from tests.studies.made_up import line, make_run, pruned, scored
@@ -166,13 +166,17 @@ def test_an_inherited_selection_is_said():
 def test_ours_stand_beside_the_papers_rows():
     lines = [line("bce", seed, [3] * (200 + 20 * seed) + [0] * (200 - 20 * seed)) for seed in range(2)]
     lines.append(line("lpf+lmh", 0, None, 0.5, plan={"assignment": "modality"}))
+    for seed, base in enumerate(("bce", "lmh")):  # the row is MMBS over LMH
+        lines.append(line("mmbs", seed, None, settings={"model.objective_options.base": base}, backbone="updn"))
     rows = beside_published(runs_table(lines)[0], TABLES["vqacp"]).set_index(["method", "backbone"])
     bce, half = rows.loc[("BCE", "full lxmert")], rows.loc[("lpf+lmh (Ours)", "50% lxmert")]
     assert bce["All"] == "48.01" and bce["our All"] == "52.50 ± 3.54" and bce["our Y/N"] == "100.00 ± 0.00"
     assert bce["our params"] == "1.00M" and bce["seeds"] == "2" and bce["selected on"] == "dev"
     assert half["our params"] == "0.50M" and half["Num"] == "63.71"
     assert rows.loc[("LMH", "full lxmert"), "our All"] == NOT_RUN
-    assert rows.loc[("CGE (Han et al., 2021)", "UpDn"), "our All"] == NO_COUNTERPART
+    assert rows.loc[("LMH+MMBS (Si et al., 2022a)", "UpDn"), "seeds"] == "1"
+    assert rows.loc[("CGE (Han et al., 2021)", "UpDn"), "our All"] == NOT_RUN
+    assert rows.loc[("DLR (Jing et al., 2020)", "UpDn"), "our All"] == NO_CODE
 
 
 @pytest.mark.parametrize(("layout", "rows"), [("vqacp", 25), ("vqavs", 19)])
