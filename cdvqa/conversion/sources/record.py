@@ -1,6 +1,5 @@
 """Inputs that keep each image in a record with named fields, whatever the names are."""
 
-import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ import pybase64
 from numpy.typing import NDArray
 
 from cdvqa.conversion.sources.source import FeatureIndex, FeatureSource, ImageRegions, Progress
-from cdvqa.data.visual.image_files import IMAGE_ID
+from cdvqa.data.visual.image_files import image_number
 from cdvqa.errors import InputError
 
 FEATURES = ("features", "x", "feats", "feat", "image_features")
@@ -35,7 +34,7 @@ class ImageRecord(NamedTuple):
     where: str
     """File and record, as an error names them."""
     name: str
-    """What the image's id is read from: a number, also behind a prefix as in COCO_train2014_000000318556."""
+    """What the image's id is read from; see `image_number`."""
     fields: Mapping[str, Any]
     """Numbers, text, and arrays, some of them `Stored`."""
 
@@ -98,9 +97,9 @@ def outline(record: ImageRecord, region_width: int | None) -> Outline:
     Raises:
         InputError: a field is missing, is not what its name says, or does not fit the others.
     """
-    match = re.fullmatch(IMAGE_ID, record.name)
-    if not match:
-        raise InputError(f"{record.where}: {record.name[:40]!r} holds no image id (a number, or COCO_…_number)")
+    image_id = image_number(record.name)
+    if image_id is None:
+        raise InputError(f"{record.where}: {record.name[:40]!r} holds no image id (a number, COCO_…_number, n161313)")
     size = _whole(record, _WIDTH), _whole(record, _HEIGHT)
     count = _whole(record, _COUNT)
     name, features = first_field(record, FEATURES)
@@ -112,7 +111,7 @@ def outline(record: ImageRecord, region_width: int | None) -> Outline:
             if isinstance(text, _TEXT) and len(text) != 4 * -(-4 * columns * count // 3):
                 found = _array(record, field, text, 1).nbytes
                 raise InputError(f"{record.where}: num_boxes is {count}, but {field!r} holds {found} bytes")
-        return Outline(int(match[1]), size, count, width, False)
+        return Outline(image_id, size, count, width, False)
     stored = _box_rows(record)
     if len(features.shape) != 2 or stored not in features.shape:
         raise InputError(f"{record.where}: {name!r} is {features.shape}, which does not fit {stored} boxes")
@@ -122,7 +121,7 @@ def outline(record: ImageRecord, region_width: int | None) -> Outline:
     width = features.shape[0 if transposed else 1]
     if not width or not stored:
         raise InputError(f"{record.where}: {name!r} is empty")
-    return Outline(int(match[1]), size, count or stored, width, transposed)
+    return Outline(image_id, size, count or stored, width, transposed)
 
 
 def regions(record: ImageRecord, found: Outline) -> ImageRegions:

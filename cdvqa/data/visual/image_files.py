@@ -13,8 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from cdvqa.errors import InputError
 
-IMAGE_ID = r"(?:\w+_)?(\d{1,18})"
-"""A name or field that tells an image: its number, alone or at the end as in COCO_train2014_000000318556."""
+_IMAGE_ID = re.compile(r"(?:\w+_)?(\d{1,18})|n([1-9]\d{0,17})")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 _ORIENTATION = 0x0112  # of EXIF
 _TURN = Image.Transpose
@@ -57,19 +56,32 @@ def image_files(folder: Path) -> list[ImageFile]:
     return sorted(files)
 
 
+def image_number(name: str) -> int | None:
+    """The id of an image by its name: a number, alone or at the end as in COCO_train2014_000000318556.
+
+    GQA's n161313 is −161313: plain numbers are GQA's images of Visual Genome, of which 161313 would be another.
+
+    Returns:
+        The id, or None where the name has none.
+    """
+    match = _IMAGE_ID.fullmatch(name)
+    if match is None:
+        return None
+    return int(match[1]) if match[1] else -int(match[2])
+
+
 def by_image_id(folder: Path, files: list[ImageFile]) -> dict[int, ImageFile]:
-    """Files by the id in their names, as 318556.jpg or COCO_train2014_000000318556.jpg, in the order given.
+    """Files by the id in their names (`image_number`), as 318556.jpg, in the order given.
 
     Raises:
         InputError: a name has no id, or two files have the same.
     """
     known: dict[int, ImageFile] = {}
     for file in files:
-        match = re.fullmatch(IMAGE_ID, Path(file.name).stem)
-        if not match:
-            wanted = "a number, or such as COCO_train2014_000000318556"
+        number = image_number(Path(file.name).stem)
+        if number is None:
+            wanted = "a number, or such as COCO_train2014_000000318556 or n161313"
             raise InputError(f"{folder / file.name}: no image id; name the file by it: {wanted}")
-        number = int(match[1])
         if number in known:
             raise InputError(f"{folder / file.name}: image {number} is {known[number].name} too; remove one")
         known[number] = file

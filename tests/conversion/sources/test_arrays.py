@@ -125,7 +125,7 @@ def test_an_image_twice(tmp_path):
 
 def test_a_name_without_a_number(tmp_path):
     write_npz(tmp_path, sample_images(count=1), name="n{}a.npz")
-    refused(tmp_path, r"n1000a.npz: 'n1000a' holds no image id \(a number, or COCO_…_number\)")
+    refused(tmp_path, r"n1000a.npz: 'n1000a' holds no image id \(a number, COCO_…_number, n161313\)")
 
 
 def test_a_missing_companion(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from cdvqa.data.visual.augmentation import mplug
-from cdvqa.data.visual.image_files import opened, upright_size
+from cdvqa.data.visual.image_files import image_number, opened, upright_size
 from cdvqa.data.visual.images import ImageFolder
 from cdvqa.data.visual.source import ImageFormat
 from cdvqa.errors import InputError
@@ -106,6 +106,22 @@ def test_what_is_no_folder_of_images_is_refused(tmp_path, pixels):
     (images / "3.jpg").rename(images / "logo.jpg")
     with pytest.raises(InputError, match=r"logo\.jpg: no image id; name the file by it"):
         ImageFolder(images, FORMAT)
+    (images / "logo.jpg").rename(images / "n0.jpg")  # would be 0, and GQA has no such image
+    with pytest.raises(InputError, match=r"n0\.jpg: no image id"):
+        ImageFolder(images, FORMAT)
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("318556", 318556),
+        ("COCO_train2014_000000318556", 318556),
+        ("n161313", -161313),
+        *((name, None) for name in ("n0", "n007", "-5", "x161313", "GQA_n161313", "n161313a", "n" + "1" * 19)),
+    ],
+)
+def test_the_id_in_a_name(name, number):
+    assert image_number(name) == number
 
 
 def test_a_missing_image_is_named_with_its_question(tmp_path, pixels):
