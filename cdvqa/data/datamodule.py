@@ -140,7 +140,7 @@ class VQADataModule(pl.LightningDataModule):
         for split in splits:
             self._make(prepared, split)
             if stage == "test":
-                self.subsets[split] = self.data_set.read_subsets(self.root, split)
+                self.subsets[split] = self.data_set.read_subsets(self.root, split, self._datasets[split].question_id)
         self.splits = [split for split in splits if split != "train"]
 
     def _ask(self) -> None:

@@ -59,14 +59,15 @@ def compare_answers(networks: Sequence[Network], examples: int) -> tuple[Rows, R
         if not questions:
             rows.append(as_tested(split, said, networks))
             continue
-        known = np.flatnonzero(np.isin(questions[split].question_id, list(said[0])))
+        whole = questions[split]
+        known = np.flatnonzero(np.isin(whole.question_id, list(said[0])))
         if len(known) < len(said[0]):
             notes.append(f"{split}: not compared: some answered questions are not in {a.data.root}.")
             continue
-        asked = questions[split].select(known)
+        asked = whole.select(known)
         scores = np.array([score(one, asked) for one in said])
-        sets = {split: set(said[0]), **a.data.data_set.read_subsets(a.data.root, split)}
-        for name, members in sets.items():
+        subsets = a.data.data_set.read_subsets(a.data.root, split, whole.question_id)
+        for name, members in ({split: set(said[0])} | subsets).items():
             inside = np.isin(asked.question_id, list(members))
             if inside.any():
                 rows.append(measured(name, [answers_to(asked, one)[inside] for one in said], scores[:, inside]))

@@ -14,13 +14,7 @@ from cdvqa.data.datasets import made_by
 from cdvqa.data.questions.annotations import Annotations
 from cdvqa.data.questions.archives import find_file
 from cdvqa.data.questions.extra_text import ExtraText
-from cdvqa.data.questions.official import (
-    PlainQuestions,
-    Questions,
-    read_own_questions,
-    read_plain_questions,
-    read_question_ids,
-)
+from cdvqa.data.questions.official import PlainQuestions, Questions, read_own_questions, read_plain_questions
 from cdvqa.data.questions.text import load_tokenizer, vocabulary_size
 from cdvqa.data.visual.images import ImageFolder
 from cdvqa.errors import InputError
@@ -109,15 +103,13 @@ def check_splits(report: Report, data: VQADataModule, stage: VQAStage) -> None:
             with report.reading(*items):
                 questions = data_set.read(root, split, stage.protocol.soft_score)
                 items[0].holds, items[1].holds = counts(questions), described(questions.annotations)
-        for name, file in splits[split].ood_subsets.items():
+        for name, file in splits[split].lists.items():
             path = find_file(root, file) or root / file
             item = report.file(f"{name} questions", path, source)
             if item.state == "ok":
                 with report.reading(item):
-                    ids = read_question_ids(path)
+                    ids = data_set.read_list(path, split, questions.question_id if questions else None)
                     item.holds = f"{len(ids):,} questions"
-                    if questions and (outside := len(ids.difference(questions.question_id.tolist()))):
-                        raise InputError(f"{outside} of its questions are not in {split}")
         if questions is None:
             continue
         check_coverage(report, split, questions, data)

@@ -175,7 +175,7 @@ def test_a_mean_over_the_sets_of_vqa_vs_is_found_again_from_its_questions(tmp_pa
     said = [answer if row % 3 else "no idea" for row, answer in enumerate(truth)]
     rows = [{"question_id": int(i), "answer": answer} for i, answer in zip(asked.question_id, said, strict=True)]
     records = read_json(root / "IID-Test" / "IID-Test-Ans.json")
-    subsets = data_set.read_subsets(root, "iid")
+    subsets = data_set.read_subsets(root, "iid", asked.question_id)
     scores = vqa_vs_scores(rows, records["annotations"] if isinstance(records, dict) else records, subsets)
     run = Run(tmp_path / "scenes-vs" / "lxmert" / "r" / "seed0")
     run.config.parent.mkdir(parents=True)

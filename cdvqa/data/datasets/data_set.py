@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cdvqa.data.answers.cached_targets import find_targets, read_answers, read_targets
 from cdvqa.data.answers.vocabulary import SoftScore
 from cdvqa.data.questions.annotations import Annotations
@@ -20,7 +23,7 @@ from cdvqa.data.questions.official import (
 )
 from cdvqa.errors import InputError
 
-Distribution = Literal["id", "ood"]
+Distribution = Literal["id", "ood", "mixed"]
 WORLDS = {  # made by this package, by `cdvqa prepare` and these words
     "scenes": "scenes",
     "scenes-micro": "scenes --size micro",
@@ -36,10 +39,12 @@ class SplitFiles:
 
     Attributes:
         questions, annotations: may be the same file.
-        distribution: of a test split: in (`id`) or out of (`ood`) the distribution of the training questions.
+        distribution: of a test split: in (`id`) or out of (`ood`) the distribution of the training questions, or
+            `mixed` where it is made of both.
         optional: the split is left out where its questions do not exist.
         cached: name of the split in cached targets: `train` means cache/train_target.pkl.
-        ood_subsets: test sets out of distribution inside this one: by name the file that lists their question ids.
+        lists: files that list questions of this split by id, by what they list.
+        subsets: test sets inside this split, and the distribution of each: the lists of these names (`read_subsets`).
     """
 
     questions: str
@@ -47,11 +52,12 @@ class SplitFiles:
     distribution: Distribution | None = None
     optional: bool = False
     cached: str | None = None
-    ood_subsets: Mapping[str, str] = field(default_factory=dict)
+    lists: Mapping[str, str] = field(default_factory=dict)
+    subsets: Mapping[str, Distribution] = field(default_factory=dict)
 
 
 class DataSet(ABC):
-    """A data set: name it in `data.layout` by a short name (vqacp, vqavs, vqa2) or by `package.module.Class`.
+    """A data set: name it in `data.layout` by a short name (vqacp, vqavs, vqa2, …) or by `package.module.Class`.
 
     A subclass lists its files; where these are not in the official VQA format, it also reads them:
 
@@ -105,6 +111,19 @@ class DataSet(ABC):
         """Read an annotation file; InputError if it is broken."""
         return read_annotations(source)
 
+    def read_question_ids(self, source: Source) -> set[int]:
+        """Read a list of question ids; InputError if it is broken."""
+        return read_question_ids(source)
+
+    def read_subsets(self, root: Path, split: str, question_id: NDArray[np.int64]) -> dict[str, set[int]]:
+        """Question ids of the test sets inside a test split, which has the questions `question_id` (N,).
+
+        Raises:
+            InputError: a list is missing or broken, or has a question that is not in the split.
+        """
+        lists = self.splits()[split].lists.items()
+        return {name: self.read_list(locate(root, file), split, question_id) for name, file in lists}
+
     # --- the same for every data set ------------------------------------------------------------------------------
 
     @property
@@ -113,12 +132,12 @@ class DataSet(ABC):
         return "dev" in self.splits()
 
     def distributions(self) -> dict[str, Distribution]:
-        """`id` or `ood` for every test split and for every test set inside one."""
+        """`id`, `ood` or `mixed` for every test split and for every test set inside one."""
         roles: dict[str, Distribution] = {}
         for name, files in self.splits().items():
             if files.distribution is not None:
                 roles[name] = files.distribution
-            roles |= dict.fromkeys(files.ood_subsets, "ood")
+            roles |= files.subsets
         return roles
 
     def present(self, root: Path) -> dict[str, SplitFiles]:
@@ -156,10 +175,13 @@ class DataSet(ABC):
             annotations = self.read_annotations(answers)
         return join_questions(asked, annotations, str(questions), str(answers))
 
-    def read_subsets(self, root: Path, split: str) -> dict[str, set[int]]:
-        """Question ids of the test sets inside a split."""
-        subsets = self.splits()[split].ood_subsets.items()
-        return {name: read_question_ids(locate(root, file)) for name, file in subsets}
+    def read_list(self, source: Source, split: str, question_id: NDArray[np.int64] | None) -> set[int]:
+        """Read a list of question ids; InputError if one is not among those of the split (N,), if they are known."""
+        ids = self.read_question_ids(source)
+        outside = set() if question_id is None else ids.difference(question_id.tolist())
+        if outside:
+            raise InputError(f"{source}: question {min(outside)} is not in {split} ({len(outside)} such questions)")
+        return ids
 
 
 def made_by(name: str | None, root: Path) -> str | None:

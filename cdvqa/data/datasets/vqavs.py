@@ -16,11 +16,18 @@ class VQAVS(DataSet):
     source = "VQA-VS: the repository VQA-VS of PhoebusSi"
 
     def splits(self) -> dict[str, SplitFiles]:
-        ood = {name: f"OOD-Test/{name}/OOD-Test-{name}-Ques.json" for name in OOD_SETS}
+        lists = {name: f"OOD-Test/{name}/OOD-Test-{name}-Ques.json" for name in OOD_SETS}
         return {
             "train": SplitFiles("Training/Training-Ques.json", "Training/Training-Ans.json", cached="train"),
             "dev": SplitFiles("Val/Val-Ques.json", "Val/Val-Ans.json", cached="val"),
-            "iid": SplitFiles("IID-Test/IID-Test-Ques.json", "IID-Test/IID-Test-Ans.json", "id", False, "test", ood),
+            "iid": SplitFiles(
+                "IID-Test/IID-Test-Ques.json",
+                "IID-Test/IID-Test-Ans.json",
+                "id",
+                cached="test",
+                lists=lists,
+                subsets=dict.fromkeys(OOD_SETS, "ood"),
+            ),
         }
 
     def means(self) -> dict[str, Sequence[str]]:

@@ -120,7 +120,7 @@ def read_gold(layout: str, root: Path, split: str) -> Gold:
         "answer_types": {name: packed(np.packbits(types.codes == code)) for code, name in enumerate(types.names)},
         "sets": {
             name: packed(np.packbits(np.isin(ids, list(members))))
-            for name, members in data_set.read_subsets(root, split).items()
+            for name, members in data_set.read_subsets(root, split, ids).items()
         },
     }
     return Gold(ids.tolist(), earned, groups)

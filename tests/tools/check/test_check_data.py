@@ -50,7 +50,7 @@ def test_vqa_vs_lists_its_ood_sets_and_finds_questions_of_no_split(check, world)
     assert status == 1
     assert row(output, "QT questions")[1] == "missing"
     assert "ok    KW+KO questions: 2 questions\n" in output
-    assert "WRONG KO questions: 1 of its questions are not in iid" in output
+    assert "WRONG KO questions: question 7 is not in iid (1 such questions)" in output
     assert output.endswith("\nproblems: 2\n")
 
 
