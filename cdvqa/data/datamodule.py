@@ -41,8 +41,8 @@ class VQADataModule(pl.LightningDataModule):
 
     Args:
         name: folder of this data set under logs/, such as vqacp2.
-        layout: the data set: vqacp (VQA-CP v2, the embedded worlds, your own data in its files), vqavs, vqa2, or the
-            `package.module.Class` of a `cdvqa.data.datasets.DataSet`.
+        layout: the data set: vqacp (VQA-CP v2, the embedded worlds, your own data in its files), vqavs, vqa2, vqace,
+            gqaood, or the `package.module.Class` of a `cdvqa.data.datasets.DataSet`.
         root: folder of the official question and annotation files.
         num_answers: size of the answer vocabulary, known without the data and checked against it.
         features: HDF5 file of region features; <root>/features.h5 where null.

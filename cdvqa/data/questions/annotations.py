@@ -146,7 +146,7 @@ def check_fields(record: JsonRecord, fields: Mapping[str, type], number: int, so
         if type(record.get(field)) is not kind:
             question = f" (question {record['question_id']})" if "question_id" in record else ""
             where = f"{source}: record {number}{question}"
-            wanted = {int: "an integer", str: "a string", list: "a list"}[kind]
+            wanted = {int: "an integer", str: "a string", list: "a list", dict: "an object"}[kind]
             raise InputError(f"{where}: {field!r} must be {wanted}" if field in record else f"{where} has no {field!r}")
 
 

@@ -75,7 +75,7 @@ class Questions:
 
 
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
     """Millions of new dictionaries have no cycles; the search for them takes a third of the reading time."""
     was_on = gc.isenabled()
     gc.disable()
@@ -92,7 +92,7 @@ def read_questions(question_file: str | Source, annotation_file: str | Source) -
     return join_questions(plain, annotations, str(question_file), str(annotation_file))
 
 
-@_no_garbage_collection()
+@no_garbage_collection()
 def read_plain_questions(source: str | Source) -> PlainQuestions:
     """Read a question file: a list of {question_id, image_id, question}, or {"questions": list}.
 
@@ -102,7 +102,7 @@ def read_plain_questions(source: str | Source) -> PlainQuestions:
     return PlainQuestions.of(read_records(source, "questions"), str(source))
 
 
-@_no_garbage_collection()
+@no_garbage_collection()
 def read_annotations(source: str | Source) -> Annotations:
     """Read an annotation file: a list of records as `Annotations.of` takes them, or {"annotations": list}.
 
@@ -152,12 +152,32 @@ def read_question_ids(question_file: str | Source) -> set[int]:
     return {record["question_id"] for record in records}
 
 
-@_no_garbage_collection()
 def read_records(source: str | Source, key: str) -> list[Any]:
     """The records of a JSON file, not yet checked: a list, or the list `key` of an object.
 
     Raises:
-        InputError: the file is missing, damaged, not in UTF-8 (a byte order mark is fine), no JSON, or has no records.
+        InputError: as `read_content`; or the file has no records.
+    """
+    records = read_content(source, object_hook=_AnswersOnce())
+    if isinstance(records, dict):
+        records = records.get(key)
+    if not isinstance(records, list):
+        raise InputError(f"{source}: holds neither a list of {key} nor an object with a list {key!r}")
+    if not records:
+        raise InputError(f"{source}: holds no {key}")
+    return records
+
+
+@no_garbage_collection()
+def read_content(source: str | Source, **hooks: Any) -> Any:
+    """What a JSON file holds.
+
+    Args:
+        source: the file.
+        hooks: what `json.loads` makes of each object, innermost first: `object_hook` or `object_pairs_hook`.
+
+    Raises:
+        InputError: the file is missing, damaged, not in UTF-8 (a byte order mark is fine), or no JSON.
     """
     content = b"".join(unpacked(Path(source) if isinstance(source, str) else source))
     encoding = json.detect_encoding(content)  # by a byte order mark or zeros
@@ -170,16 +190,9 @@ def read_records(source: str | Source, key: str) -> list[Any]:
         raise InputError(f"{source}: the text is not in UTF-8 ({where}), perhaps Latin-1; save it as UTF-8") from None
     del content
     try:
-        records = json.loads(text, object_hook=_AnswersOnce())
+        return json.loads(text, **hooks)
     except (ValueError, RecursionError) as error:  # a ValueError of its own for an integer of thousands of digits
         raise InputError(f"{source}: not valid JSON ({error}); fetch the file again") from None
-    if isinstance(records, dict):
-        records = records.get(key)
-    if not isinstance(records, list):
-        raise InputError(f"{source}: holds neither a list of {key} nor an object with a list {key!r}")
-    if not records:
-        raise InputError(f"{source}: holds no {key}")
-    return records
 
 
 class _AnswersOnce:

@@ -27,6 +27,8 @@ class Shelf(DataSet):
         ("vqacp", {"id": "id", "test": "ood"}, False),
         ("vqa2", {"test": "id"}, False),
         ("vqavs", {"iid": "id"} | dict.fromkeys(OOD_SETS, "ood"), True),
+        ("vqace", {"all": "mixed", "counterexamples": "ood", "easy": "id"}, False),
+        ("gqaood", {"all": "mixed", "head": "id", "tail": "ood"}, True),
     ],
 )
 def test_a_data_set_says_what_is_out_of_distribution(layout, distributions, has_dev):
@@ -57,7 +59,7 @@ def test_an_optional_split_is_left_out_where_it_has_no_questions(tmp_path):
 
 def test_a_data_set_is_named_by_short_name_or_class_path():
     assert type(make_data_set(f"{__name__}.Shelf")) is Shelf
-    with pytest.raises(InputError, match=r"'gqa' is unknown; use one of vqacp, vqavs, vqa2, or"):
+    with pytest.raises(InputError, match=r"'gqa' is unknown; use one of vqacp, vqavs, vqa2, vqace, gqaood, or"):
         make_data_set("gqa")
     with pytest.raises(InputError, match=r"DataSet: does not define splits"):
         make_data_set("cdvqa.data.datasets.DataSet")
