@@ -13,6 +13,7 @@ import yaml
 from cdvqa.cli.commands import COMMANDS, main
 from cdvqa.cli.configs import find_config, shipped, shipped_configs
 from cdvqa.errors import InputError
+from cdvqa.objectives import OBJECTIVES
 from cdvqa.presets import Protocol
 from tests.conftest import overlay, run_names, the_run
 
@@ -144,7 +145,7 @@ def test_a_bare_config_name_and_flags_compose_left_to_right(config: str, capsys:
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--model.objective=focal", "--model.objective 'focal' is unknown; use one of bce, ce, lmh, rubi, lpf, poe"),
+        ("--model.objective=focal", f"--model.objective 'focal' is unknown; use one of {', '.join(OBJECTIVES)}"),
         ("--model.parent_objective=focal", "no finished stage-1 run of focal with seed 0 to start from"),
         ("--model.objective_options.gamma=2", "lmh does not take gamma (it takes: entropy_weight, trainable)"),
         ("--model.objectiv=lmh", "--model.objectiv: Option 'objectiv' is not accepted"),

@@ -9,8 +9,9 @@ import torch
 from transformers.models.lxmert.modeling_lxmert import LxmertLayer
 
 from cdvqa.backbones import Lxmert
-from cdvqa.objectives import OBJECTIVES, Loss, make_objective
+from cdvqa.objectives import OBJECTIVES, Loss, Progress
 from cdvqa.stages import VQAStage
+from tests.objectives.every import SIZES, made
 from tests.test_processes import STILL, witnessed
 
 Command = Callable[..., int]
@@ -88,8 +89,9 @@ def test_the_largest_half_precision_logits_overflow_no_objective(objective: str)
     largest = torch.finfo(torch.float16).max
     logits = torch.tensor([[largest, -largest, 0.0], [-largest, largest, largest]]).half().requires_grad_()
     target, label = torch.tensor([[0.0, 1.0, 0.3], [1.0, 0.0, 0.0]]), torch.tensor([1, 0])
-    prior = torch.tensor([[1.0, 0.0, 0.5], [0.0, 1.0, 0.0]])
-    loss = make_objective(objective, 4)(logits.float(), target, prior, torch.full((2, 4), largest), label)
+    given = {"soft_target": target, "prior": torch.tensor([[1.0, 0.0, 0.5], [0.0, 1.0, 0.0]]), "label": label}
+    seen = {name: torch.full((2, SIZES[f"{name}_size"]), largest) for name in ("hidden", "question", "vision")}
+    loss = made(objective, 3)(logits.float(), **given, **seen, progress=Progress(0, 1, 0, 1))
     assert loss.total.isfinite()
     loss.total.backward()
     assert logits.grad is not None and logits.grad.isfinite().all()

@@ -189,8 +189,7 @@ def count_parameters(stage: Any) -> int:
 
     The part that an objective has in the network counts too.
     """
-    objective = stage.objective.parameters() if stage.objective.in_network else ()
-    parts = (stage.backbone.classifier.parameters(), objective)
+    parts = (stage.backbone.classifier.parameters(), stage.objective.shipped())
     return sum(stage.counts.values()) + sum(p.numel() for part in parts for p in part)
 
 

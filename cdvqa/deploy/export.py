@@ -82,11 +82,12 @@ def export(
 def write_small(source: Run, path: Path, dtype: Precision) -> str:
     """Write cdvqa's own file; return what was written: bytes, and their ratio to all parameters in fp32."""
     whole = Subnetwork.load(source.result())
-    backbone = ConfigInspector(["--config", str(source.config)]).model.backbone
+    model = ConfigInspector(["--config", str(source.config)]).model
+    backbone = model.backbone
     small = without_unused(whole, backbone.structures(), backbone.unused())
     small.metadata["identity"] = source.read()["identity"]
     small.save(path, dtype, whole.masks)
-    dense = sum(parameter.numel() for parameter in backbone.parameters())
+    dense = sum(parameter.numel() for parameter in (*backbone.parameters(), *model.objective.shipped()))
     before, after = (sum(tensor.numel() for tensor in kept.state.values()) for kept in (whole, small))
     size, removed = path.stat().st_size, f"; without the {(before - after) / dense:.1%} that no answer needs"
     return (

@@ -65,7 +65,8 @@ def forms(source: Run, small_file: Path) -> list[Form]:
         small_file: of the network, with its config in the same folder, where the graphs are put too.
     """
     network, threads = load(source.folder, exact=False), torch.get_num_threads()
-    size = 4 * sum(parameter.numel() for parameter in network.backbone.parameters())
+    parameters = (*network.backbone.parameters(), *network.objective.shipped())
+    size = 4 * sum(parameter.numel() for parameter in parameters)
     dense = Form("dense fp32, torch", size, partial(answers_of_torch, source.folder, False))
     small = Form(f"{small_file.stem}, torch", small_file.stat().st_size, partial(answers_of_torch, small_file, True))
     if network.scorer is None or not all(find_spec(name) for name in ("onnxruntime", "onnxscript")):

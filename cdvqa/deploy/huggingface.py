@@ -53,13 +53,15 @@ def write_huggingface(network: Network, folder: Path, dtype: str) -> None:
     """Write config, weights, tokeniser, answer head and README into a new folder, whole or not at all.
 
     Raises:
-        InputError: transformers has no such encoder, or the answer head is of another kind.
+        InputError: transformers has no such encoder, or answers are not those of an encoder and the usual answer head.
     """
     backbone, encoder = network.backbone, network.backbone.encoder
     if encoder is None or backbone.name not in CALLS:
         raise InputError(f"{backbone.name}: transformers has no model of its kind; export it with --to subnetwork")
     if network.metadata["head"] is not None:
         raise InputError(f"{network.path}: its objective has an answer head of its own; export it with --to subnetwork")
+    if network.objective.shipped():
+        raise InputError(f"{network.path}: its objective has a part in the answer; export it with --to subnetwork")
     assert backbone.tokenizer is not None and backbone.answers is not None
     regions, pooled = CALLS[backbone.name]
     length = LENGTH[network.metadata["text_format"]]

@@ -4,16 +4,18 @@ import inspect
 from typing import Any
 
 from cdvqa.errors import InputError
+from cdvqa.objectives.baselines.cf_vqa import CFVQA
+from cdvqa.objectives.baselines.gge import GGE
 from cdvqa.objectives.baselines.grl import GRL
 from cdvqa.objectives.baselines.introd import IntroD
 from cdvqa.objectives.baselines.mmbs import MMBS
 from cdvqa.objectives.bce import BCE
 from cdvqa.objectives.ce import CE
 from cdvqa.objectives.lmh import LMH, PoE
-from cdvqa.objectives.lpf import LPF
+from cdvqa.objectives.lpf import LPF, LPFQ
 from cdvqa.objectives.objective import Loss, Objective, Progress
 from cdvqa.objectives.output import Output, SequenceOutput
-from cdvqa.objectives.rubi import RUBi
+from cdvqa.objectives.rubi import RUBi, RUBiQ
 from cdvqa.registry import find_class
 
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -26,6 +28,10 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "mmbs": MMBS,
     "grl": GRL,
     "introd": IntroD,
+    "rubi_q": RUBiQ,
+    "lpf_q": LPFQ,
+    "cf_vqa": CFVQA,
+    "gge": GGE,
 }
 
 

@@ -14,6 +14,6 @@ class BCE(Objective):
         return Loss(loss, {"task": loss}, len(logits))
 
 
-def binary_cross_entropy(logits: Tensor, soft_target: Tensor) -> Tensor:
-    """Binary cross-entropy of σ(logits) (B, A), summed over answers and averaged over the B questions."""
-    return binary_cross_entropy_with_logits(logits, soft_target, reduction="sum") / len(logits)
+def binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Binary cross-entropy of σ(logits) with a target, both (B, A): summed over answers, averaged over the batch."""
+    return binary_cross_entropy_with_logits(logits, target, reduction="sum") / len(logits)

@@ -15,3 +15,26 @@ class Branch(nn.Sequential):
 
     def forward(self, features: Tensor) -> Tensor:
         return super().forward(features.detach())  # type: ignore[no-any-return]
+
+
+class AnsweringBranch(nn.Module):
+    """A branch that biases the scores of the main model, and the layer by which it learns to answer on its own.
+
+    RUBi, LPF, CF-VQA and GGE share it. `bias` (B, A) is what is mixed into the scores of the main model; `answer` makes
+    of it the scores that have a loss of their own, whose gradient reaches `bias` too.
+
+    Args:
+        inputs: width of the question's or the image's features.
+        width: of the two hidden layers; 1024 in all four papers.
+        answers: A.
+    """
+
+    def __init__(self, inputs: int, width: int, answers: int) -> None:
+        super().__init__()
+        self.bias = Branch(inputs, width, answers)
+        self.answer = nn.Linear(answers, answers)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """The bias and the scores of its own answer, both (B, A), from features (B, inputs)."""
+        bias = self.bias(features)
+        return bias, self.answer(bias)

@@ -17,7 +17,7 @@ class Loss(NamedTuple):
 
     Attributes:
         total: scalar.
-        terms: scalars by name, logged as `train/loss/NAME`: `task`, and `entropy` for LMH.
+        terms: scalars by name, logged as `train/loss/NAME`: `task`, and others such as `entropy` of LMH.
         count: number of questions that every term is a mean over.
         logged: further scalars to log, as `objective/NAME`.
     """
@@ -68,7 +68,8 @@ class Objective(nn.Module, ABC):
                 return Loss(loss, {"task": loss}, count=len(logits))
 
     Attributes:
-        needs: names of the tensors that `loss` takes; it gets these and no others.
+        needs: names of the tensors that `loss` takes; it gets these and no others. Where an option decides, the
+            constructor sets it.
         views: other forms of each question, by name: functions from its text and a random generator, which is a
             function of seed, epoch and question id, to another text.
         batch_dependent: whether a term depends on the batch as a whole, as contrastive losses do. `loss` then gets the
@@ -78,16 +79,23 @@ class Objective(nn.Module, ABC):
             Otherwise they lie in `objective.safetensors` beside it.
         trains_question: whether `question` is not detached, so that the backbone is trained through it, as by an
             adversary.
+        training_only: beginnings of the names of parameters that `scores` does not use: these lie beside the network
+            even if the others are a part of it.
+        first: where a step has two halves, the loss of the first, a function of the same inputs as `loss`. The
+            objective's own parameters are stepped with its clipped gradient; then `loss` is formed, and its gradient
+            added to that. Gradients cannot be accumulated then. None where a step has one loss.
         fresh_in_each_stage: whether a stage leaves aside the parameters that the stage before has trained.
         preset_fields: options that are fields of the presets, such as LMH's `trainable`, by the field's name.
         sequence_options: defaults of options that differ for a generative backbone.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset()
+    needs: frozenset[str] = frozenset()
     views: ClassVar[Mapping[str, View]] = {}
     batch_dependent: ClassVar[bool] = False
     in_network: ClassVar[bool] = False
     trains_question: ClassVar[bool] = False
+    training_only: tuple[str, ...] = ()
+    first: Callable[..., Loss] | None = None
     fresh_in_each_stage: ClassVar[bool] = False
     generator: torch.Generator
     preset_fields: ClassVar[Mapping[str, str]] = {}
@@ -139,6 +147,14 @@ class Objective(nn.Module, ABC):
         Raises:
             InputError: this objective cannot learn from a network that was trained so.
         """
+
+    def ships(self, name: str) -> bool:
+        """Whether a parameter of its own is a part of the network at test, by its name."""
+        return self.in_network and not name.startswith(self.training_only)
+
+    def shipped(self) -> list[nn.Parameter]:
+        """Its parameters that are a part of the network at test."""
+        return [parameter for name, parameter in self.named_parameters() if self.ships(name)]
 
     def head(self, inputs: int, answers: int) -> nn.Module | None:
         """What takes the place of the classifier's last Linear (`inputs` → `answers`); None leaves it.

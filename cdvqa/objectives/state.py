@@ -22,9 +22,10 @@ def class_path(part: nn.Module) -> str:
 
 
 def save_objective(objective: Objective, folder: Path) -> None:
-    """Write the objective's parameters into `folder`, unless it has none or they are in the network file."""
-    state = {key: value.detach().cpu().contiguous() for key, value in objective.state_dict().items()}
-    if state and not objective.in_network:
+    """Write the objective's parameters into `folder`, if it has any that are not in the network file."""
+    own = objective.state_dict().items()
+    state = {key: value.detach().cpu().contiguous() for key, value in own if not objective.ships(key)}
+    if state:
         with write_atomically(folder / FILE) as temporary:
             save_file(state, temporary, {"objective": class_path(objective)})
 
@@ -42,12 +43,14 @@ def load_objective(objective: Objective, folder: Path, purpose: Purpose) -> None
         InputError: the file is unreadable or does not fit; or it is needed, and absent or another objective's.
     """
     path, name, theirs = folder / FILE, class_path(objective), None
-    needed = purpose != "start"
-    if purpose == "score":
-        unread = type(objective).scores is Objective.scores
+    beside = [key for key in objective.state_dict() if not objective.ships(key)]
+    if purpose == "start":
+        wanted = not objective.fresh_in_each_stage
+    elif purpose == "score":
+        wanted = type(objective).scores is not Objective.scores and not objective.in_network
     else:
-        unread = purpose == "start" and objective.fresh_in_each_stage
-    unread = unread or objective.in_network or not objective.state_dict()
+        wanted = True
+    unread, needed = not (beside and wanted), purpose != "start"
     if unread and needed:
         return
     if path.is_file():
@@ -55,7 +58,7 @@ def load_objective(objective: Objective, folder: Path, purpose: Purpose) -> None
             with safe_open(path, framework="pt") as file:
                 theirs = (file.metadata() or {}).get("objective")
                 if theirs == name and not unread:
-                    objective.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
+                    objective.load_state_dict(objective.state_dict() | {key: file.get_tensor(key) for key in beside})
                     rank_zero_info(f"objective: {path}")
         except (SafetensorError, OSError, RuntimeError) as error:
             reason = str(error).splitlines()[0]

@@ -68,9 +68,9 @@ def check_stage(backbone: Backbone, stage: int) -> None:
         )
 
 
-def check_objective(backbone: Backbone, name: str, objective: type[Objective]) -> None:
+def check_objective(backbone: Backbone, name: str, objective: Objective) -> None:
     """Raise InputError where a backbone does not provide what the objective is to be trained with."""
-    if backbone.generates and not speaks(objective):
+    if backbone.generates and not speaks(type(objective)):
         known = ", ".join(name for name, kind in OBJECTIVES.items() if speaks(kind))
         raise InputError(
             f"--model.objective: {backbone.name} does not take {name}, only {known}; the others are defined over a "
@@ -125,7 +125,7 @@ def check_training(name: str, objective: Objective, facts: DataFacts, accumulate
             f"{facts.root}: the cached targets of train name no question types, which --model.objective {name} "
             "needs; put the official annotations there, or use bce or ce"
         )
-    if objective.batch_dependent and accumulated > 1:
+    if (objective.batch_dependent or objective.first is not None) and accumulated > 1:
         raise InputError(
             f"--trainer.accumulate_grad_batches: {name} depends on the whole batch; take 1, and a smaller "
             "--model.global_batch if memory is short"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from cdvqa.backbones import Backbone
 from cdvqa.errors import InputError
@@ -17,7 +17,8 @@ OWN = "objective."  # begins the names of an objective's tensors in a network fi
 
 def objective_for(backbone: Backbone, name: str, options: Mapping[str, Any]) -> Objective:
     """The objective called `name`, with the sizes that it takes from the backbone."""
-    sizes = {f"{output}_size": width for output, width in backbone.provides.items()}
+    # Only the finished objective knows what it needs, so a width of 1 stands for what the backbone does not provide.
+    sizes = {f"{output}_size": backbone.provides.get(output, 1) for output in ("question", "vision")}
     return make_objective(name, backbone.hidden_size, num_answers=backbone.num_answers, **sizes, **options)
 
 
@@ -44,9 +45,13 @@ def replace_head(backbone: Backbone, objective: Objective) -> str | None:
 def take_network(backbone: Backbone, objective: Objective, metadata: dict[str, Any]) -> Subnetwork:
     """The network as it is now, with its masks and, where it belongs to it, the objective's part."""
     network = Subnetwork.from_model(backbone, metadata)
-    if objective.in_network:
-        network.state |= {f"{OWN}{name}": value for name, value in objective.state_dict().items()}
+    network.state |= part_of_network(objective)
     return network
+
+
+def part_of_network(objective: Objective) -> dict[str, Tensor]:
+    """Those of the objective's tensors that belong to the network, by their names in its file."""
+    return {f"{OWN}{name}": value for name, value in objective.state_dict().items() if objective.ships(name)}
 
 
 def fill_network(
@@ -79,7 +84,6 @@ def fill_network(
     if reduced:
         gone = tuple(backbone.unused())
         targets = {name: value for name, value in targets.items() if not name.startswith(gone)}
-    own = {f"{OWN}{name}": value for name, value in objective.state_dict().items()}
     unused = {name for name in network.names if not name.startswith(OWN)} - targets.keys()
     fresh = []
     if theirs.get("head") != ours["head"]:
@@ -90,7 +94,7 @@ def fill_network(
     if objective.in_network and theirs.get("objective") != ours["objective"]:
         fresh.append(f"{ours['objective']}'s part")
     elif objective.in_network:
-        targets |= own
+        targets |= part_of_network(objective)
     if fresh and evaluates:
         raise InputError(
             f"{network.path}: holds no {' and no '.join(fresh)} of --model.objective {ours['objective']}; "

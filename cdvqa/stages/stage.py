@@ -46,7 +46,7 @@ class VQAStage(pl.LightningModule):
 
     Args:
         backbone: the vision-language model.
-        objective: bce, ce, lmh, rubi, lpf or poe, or a class of your own, such as package.module.Class.
+        objective: such as bce or lmh (docs/OBJECTIVES.md), or a class of your own, such as package.module.Class.
         objective_options: the objective's own arguments, such as gamma of lpf or entropy_weight of lmh.
         lr: learning rate at the top of the schedule.
         objective_lr: learning rate of the objective's own parameters; null: that of all.
@@ -89,8 +89,6 @@ class VQAStage(pl.LightningModule):
         super().__init__()
         check_stage(backbone, self.stage)
         kind = find_objective(objective)
-        if self.trains:
-            check_objective(backbone, objective, kind)
         options = {**(kind.sequence_options if backbone.generates else {}), **(objective_options or {})}
         for option, field in kind.preset_fields.items():
             if option in options and fields.get(field) not in (None, options[option]):
@@ -111,6 +109,8 @@ class VQAStage(pl.LightningModule):
         self.objective_name = objective.rpartition(".")[2]
         self.objective_options = options
         self.objective = objective_for(backbone, objective, options)
+        if self.trains:
+            check_objective(backbone, objective, self.objective)
         self.head = pair(backbone, self.objective)
         self.teacher: Teacher | None = None
         if ("teacher" in self.objective.needs) != (teacher is not None):

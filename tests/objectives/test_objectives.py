@@ -21,6 +21,7 @@ from cdvqa.objectives import (
     RUBi,
     make_objective,
 )
+from tests.objectives.every import inputs, made
 
 
 def double(array: np.ndarray, *, grad: bool = False) -> Tensor:
@@ -143,27 +144,40 @@ def test_questions_without_a_label_do_not_count(objective):
 
 
 NEEDS = {
+    "bce": set(),
+    "ce": set(),
     "lmh": {"prior", "hidden"},
     "rubi": {"prior", "label"},
     "lpf": {"prior", "label"},
     "poe": {"prior"},
+    "rubi_q": {"question", "label"},
+    "lpf_q": {"question", "label", "progress"},
+    "cf_vqa": {"question", "vision", "label"},
+    "gge": {"question", "prior"},
 }
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_input_dtype_is_kept_and_missing_input_is_named(name, dtype):
-    objective = make_objective(name, hidden_size=3).to(dtype)
-    logits, target, prior = torch.randn(2, 4, dtype=dtype), torch.rand(2, 4, dtype=dtype), torch.rand(2, 4, dtype=dtype)
-    hidden, label = torch.randn(2, 3, dtype=dtype), torch.tensor([1, -1])
-    loss = objective(logits, target, prior=prior, hidden=hidden, label=label)
+    objective, given = made(name).to(dtype), inputs(dtype=dtype)
+    loss = objective(**given)
     assert loss.total.dtype == dtype and loss.total.shape == ()
-    assert list(loss.terms) == (["task", "entropy"] if name == "lmh" else ["task"])
-    assert loss.count == objective.counted(label) and objective.needs == NEEDS.get(name, set())
+    assert "task" in loss.terms and all(term.dtype == dtype for term in loss.terms.values())
+    torch.testing.assert_close(torch.stack(list(loss.terms.values())).sum(), loss.total)
+    assert loss.count == objective.counted(given["label"]) and objective.needs == NEEDS[name]
     for missing in objective.needs:
-        given = {"prior": prior, "hidden": hidden, "label": label, missing: None}
         with pytest.raises(ValueError, match=f"{type(objective).__name__} needs `{missing}`"):
-            objective(logits, target, **given)
+            objective(**given | {missing: None})
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_no_branch_teaches_the_backbone(name):
+    """Not even if a backbone hands on its question or its image with their graph."""
+    given = inputs()
+    logits, question, vision = (given[key].requires_grad_() for key in ("logits", "question", "vision"))
+    made(name).double()(**given).total.backward()
+    assert logits.grad.any() and question.grad is None and vision.grad is None
 
 
 def test_signatures_are_those_others_script_against():
@@ -181,12 +195,14 @@ def test_signatures_are_those_others_script_against():
 
 
 def test_evaluation_ranks_the_logits_unless_the_objective_says_otherwise():
-    logits = torch.randn(2, 3)
-    assert all(make_objective(name, 4).scores(Output(logits, None)) is logits for name in OBJECTIVES)
+    given = inputs()
+    output = Output(given["logits"], None, question=given["question"], vision=given["vision"])
+    others = {name for name in OBJECTIVES if made(name).double().scores(output) is not output.logits}
+    assert others == {"cf_vqa"}
 
 
 def test_unknown_names_and_options_are_refused():
-    with pytest.raises(InputError, match="'focal' is unknown; use one of bce, ce, lmh, rubi, lpf, poe"):
+    with pytest.raises(InputError, match=f"'focal' is unknown; use one of {', '.join(OBJECTIVES)}"):
         make_objective("focal", 4)
     with pytest.raises(InputError, match="bce does not take gamma"):
         make_objective("bce", 4, gamma=2)
@@ -211,4 +227,4 @@ def test_sequences_are_summed_over_pieces_and_weighed_by_share_and_prior():
 @pytest.mark.parametrize("name", sorted(OBJECTIVES.keys() - {"ce", "lpf"}))
 def test_objectives_over_a_vocabulary_refuse_sequences(name):
     with pytest.raises(ValueError, match="not over word pieces"):
-        make_objective(name, 4).sequence(*torch.zeros(4, 1, 1, 1), questions=1)
+        made(name).sequence(*torch.zeros(4, 1, 1, 1), questions=1)

@@ -1,1 +1,1 @@
-"""Published debiasing methods that the paper compares with, or that came after it; one file each."""
+"""Debiasing objectives of other papers, as their authors' code computes them; one file each."""
