@@ -5,6 +5,7 @@ from typing import Any
 
 from cdvqa.errors import InputError
 from cdvqa.objectives.baselines.cf_vqa import CFVQA
+from cdvqa.objectives.baselines.genb_lite import GenBLite
 from cdvqa.objectives.baselines.gge import GGE
 from cdvqa.objectives.baselines.grl import GRL
 from cdvqa.objectives.baselines.introd import IntroD
@@ -28,6 +29,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "mmbs": MMBS,
     "grl": GRL,
     "introd": IntroD,
+    "genb_lite": GenBLite,
     "rubi_q": RUBiQ,
     "lpf_q": LPFQ,
     "cf_vqa": CFVQA,

@@ -54,7 +54,8 @@ class Objective(nn.Module, ABC):
 
     It is found by a short name (`cdvqa.objectives.OBJECTIVES`) or by `package.module.Class`; its arguments are
     `model.objective_options`, and `hidden_size`, `num_answers`, `question_size` or `vision_size`, if it takes them,
-    come from the backbone. A complete example, `--model.objective focal.Focal`:
+    come from the backbone (1 for what it does not provide, which is refused if the objective then needs it). A complete
+    example, `--model.objective focal.Focal`:
 
         class Focal(Objective):
             def __init__(self, gamma: float = 2.0) -> None:

@@ -3,46 +3,60 @@
 from dataclasses import replace
 from typing import Any, cast
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 
-from cdvqa.backbones import Backbone, Output
+from cdvqa.backbones import Output
 from cdvqa.data.batch import VQABatch
 from cdvqa.data.loaders import TrainingLoader
-from cdvqa.distributed.processes import map_nested
-from cdvqa.objectives import Objective, Progress
-from cdvqa.stages.teacher import Teacher
+from cdvqa.distributed.processes import all_rows, map_nested
+from cdvqa.objectives import Progress
 
 
-def objective_inputs(
-    needs: frozenset[str],
-    batch: VQABatch,
-    output: Output,
-    backbone: Backbone,
-    teacher: Teacher | None,
-    dtype: torch.dtype,
-) -> dict[str, Any]:
-    """Logits, soft targets and the tensors in `needs`, by name; a tensor that is not there is left out.
+def objective_inputs(stage: Any, batch: VQABatch, together: bool = False) -> dict[str, Any]:
+    """What the stage's objective takes of a batch, by name; for a generative backbone, what `sequence` takes.
+
+    Floating-point tensors get the stage's own type, whatever the precision of the forward pass.
 
     Args:
-        needs: see `Objective`.
-        batch: the questions.
-        output: the backbone's output for them.
-        backbone: run again for each view of the questions.
-        teacher: run for its output.
-        dtype: of the floating-point tensors, whatever the precision of the forward pass.
+        stage: backbone, objective and teacher; a tensor that none of them has is left out.
+        batch: this process's questions.
+        together: of the questions of all processes.
     """
-    names = {"logits", "soft_target", *needs} - {"views"}
+    output = stage.backbone(batch)
+
+    def widened(tensor: Tensor) -> Tensor:
+        return tensor.to(stage.dtype) if tensor.is_floating_point() else tensor
+
+    with torch.autocast(stage.device.type, enabled=False):
+        if output.sequence is not None:
+            return cast(dict[str, Any], output.sequence._asdict() | {"logits": widened(output.sequence.logits)})
+        inputs = map_nested(needed(stage, batch, output), widened)
+        if together:
+            inputs = map_nested(inputs, all_rows)
+    if stage.objective.batch_dependent:
+        seeds = np.random.SeedSequence((stage.facts.seed, stage.trainer.global_step))
+        stage.objective.generator = torch.Generator().manual_seed(int(seeds.generate_state(1)[0]))
+    if "progress" in stage.objective.needs:
+        inputs["progress"] = progress(stage.trainer)
+    return cast(dict[str, Any], inputs)
+
+
+def needed(stage: Any, batch: VQABatch, output: Output) -> dict[str, Any]:
+    """Logits, soft targets and the tensors that the objective needs, by name."""
+    names = {"logits", "soft_target", *stage.objective.needs} - {"views"}
     # In one order on all processes, which may have to exchange them.
     known = {name: getattr(of, name) for of in (batch, output) for name in sorted(names) if hasattr(of, name)}
-    if "teacher" in needs and teacher is not None:
-        known["teacher"] = teacher(batch)
-    if "views" in needs and batch.views is not None:
+    if "teacher" in names and stage.teacher is not None:
+        known["teacher"] = stage.teacher(batch)
+    if "views" in stage.objective.needs and batch.views is not None:
         known["views"] = {
-            name: backbone(replace(batch, input_ids=words.input_ids, attention_mask=words.attention_mask))
+            name: stage.backbone(replace(batch, input_ids=words.input_ids, attention_mask=words.attention_mask))
             for name, words in batch.views.items()
         }
-    return map_nested(known, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)  # type: ignore[no-any-return]
+    return known
 
 
 def progress(trainer: pl.Trainer) -> Progress:
@@ -51,21 +65,21 @@ def progress(trainer: pl.Trainer) -> Progress:
     return Progress(trainer.global_step, steps, trainer.current_epoch, max(trainer.max_epochs or 0, 1))
 
 
-def step_weight(trainer: pl.Trainer, objective: Objective, generates: bool, counted: int, batch_idx: int) -> float:
+def step_weight(stage: Any, counted: int, batch_idx: int) -> float:
     """What to multiply a batch's mean loss by, so that a step is the mean over all questions that count in it.
 
     Lightning divides by the number of accumulated batches, and DDP by that of processes.
 
     Args:
-        trainer: it has the loader of the training questions.
-        objective: which of them count.
-        generates: whether all do, for a generative backbone.
+        stage: its trainer has the loader of the training questions, its objective says which of them count; all do for
+            a generative backbone.
         counted: those of this batch.
         batch_idx: its number in the epoch.
     """
+    trainer = stage.trainer
     loader, accumulated = cast(TrainingLoader, trainer.train_dataloader), trainer.accumulate_grad_batches
     batches = int(trainer.num_training_batches)  # fewer than the loader's under limit_train_batches
     labels = loader.labels_of_step(batch_idx, accumulated, batches)
-    of_step = len(labels) if generates else objective.counted(labels)
-    processes = 1 if objective.batch_dependent else trainer.world_size
+    of_step = len(labels) if stage.backbone.generates else stage.objective.counted(labels)
+    processes = 1 if stage.objective.batch_dependent else trainer.world_size
     return counted * accumulated * processes / max(1, of_step)

@@ -71,10 +71,11 @@ def make_optimizer(name: OptimizerName, groups: list[dict[str, Any]]) -> Optimiz
 
 def _finish(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     """Free the gradients, whose memory the masks use again; say that parameters changed, which fused steps do not."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    changed = [parameter for parameter in parameters if parameter.grad is not None]
     optimizer.zero_grad()
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            increment_version(parameter)
+    for parameter in changed:
+        increment_version(parameter)
 
 
 def warmup_steps(warmup: float | int, total: int) -> int:

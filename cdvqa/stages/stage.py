@@ -15,7 +15,6 @@ from cdvqa.backbones import Backbone
 from cdvqa.data.batch import VQABatch
 from cdvqa.data.datasets import make_data_set
 from cdvqa.data.handshake import DataFacts, DataNeeds
-from cdvqa.distributed.processes import all_rows, map_nested
 from cdvqa.errors import InputError
 from cdvqa.inference.runtimes import Runtime
 from cdvqa.metrics import SplitAccuracy, set_means
@@ -34,7 +33,8 @@ from cdvqa.stages.compatibility import (
     check_training,
 )
 from cdvqa.stages.features import warn_of_other_features
-from cdvqa.stages.inputs import objective_inputs, progress, step_weight
+from cdvqa.stages.halves import first_half
+from cdvqa.stages.inputs import objective_inputs, step_weight
 from cdvqa.stages.loading import fill_network, objective_for, pair
 from cdvqa.stages.machine import check_compiler, check_kernels, check_precision
 from cdvqa.stages.optimisation import epoch_cosine_schedule, linear_schedule, make_optimizer, warmup_steps
@@ -216,36 +216,26 @@ class VQAStage(pl.LightningModule):
         }
 
     def training_step(self, batch: VQABatch, batch_idx: int) -> Tensor:
-        loss = self.loss(batch, together=self.objective.batch_dependent)
+        inputs = objective_inputs(self, batch, together=self.objective.batch_dependent)
+        first = first_half(self, inputs, batch_idx) if self.objective.first else None
+        loss = self._loss(inputs)
         self.counted = loss.count
         self.report = {"train/loss/total": loss.total.detach()}
-        self.report |= {f"train/loss/{name}": value.detach() for name, value in loss.terms.items()}
+        terms = loss.terms | (first.terms if first else {})
+        self.report |= {f"train/loss/{name}": value.detach() for name, value in terms.items()}
         self.report |= {f"objective/{name}": value.detach() for name, value in loss.logged.items()}
         self.log("loss", self.report["train/loss/total"], prog_bar=True, logger=False)
-        return loss.total * step_weight(self.trainer, self.objective, self.backbone.generates, loss.count, batch_idx)
+        total = loss.total * step_weight(self, loss.count, batch_idx)
+        return total + first.total if first else total
 
-    def loss(self, batch: VQABatch, together: bool = False) -> Loss:
-        """The objective's loss of a batch, formed in fp32 (or fp64) whatever the precision of the forward pass.
+    def loss(self, batch: VQABatch) -> Loss:
+        """The objective's loss of this process's questions."""
+        return self._loss(objective_inputs(self, batch))
 
-        Args:
-            batch: this process's questions.
-            together: form it over the questions of all processes.
-        """
-        output, dtype = self.backbone(batch), cast(torch.dtype, self.dtype)
+    def _loss(self, inputs: dict[str, Any]) -> Loss:
+        """The loss, formed in fp32 (or fp64) whatever the precision of the forward pass."""
         with torch.autocast(self.device.type, enabled=False):
-            if output.sequence is not None:
-                sequence = output.sequence
-                return self.objective.sequence(**(sequence._asdict() | {"logits": sequence.logits.to(dtype)}))
-            needs = self.objective.needs
-            inputs = objective_inputs(needs, batch, output, self.backbone, self.teacher, dtype)
-            if together:
-                inputs = map_nested(inputs, all_rows)
-            if self.objective.batch_dependent:
-                seeds = np.random.SeedSequence((self.facts.seed, self.trainer.global_step))
-                self.objective.generator = torch.Generator().manual_seed(int(seeds.generate_state(1)[0]))
-            if "progress" in needs:
-                inputs["progress"] = progress(self.trainer)
-            return self.objective(**inputs)  # type: ignore[no-any-return]
+            return self.objective.sequence(**inputs) if self.backbone.generates else self.objective(**inputs)
 
     def on_fit_start(self) -> None:
         # Lightning gives all processes one seed, so all would drop the same units; the models are equal by now.

@@ -1,5 +1,6 @@
 """Every objective on the tiny LXMERT, through all stages, a kill and two processes."""
 
+import inspect
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -19,20 +20,26 @@ SHORT = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]
 WITNESS = "--trainer.callbacks+=tests.witness.Witness"
 
 
-def flags_of(name: str, cdvqa: Command) -> list[str]:
-    """The objective, and a teacher where it needs one."""
-    flags = [f"--model.objective={name}"]
+VARIANTS = [*OBJECTIVES, "gge mode=dq_iter", "mmbs base=lmh", "cf_vqa vision=false"]
+
+
+def flags_of(variant: str, cdvqa: Command) -> list[str]:
+    """The objective with an option, small branches, and a teacher where it needs one."""
+    name, *options = variant.split()
+    flags = [f"--model.objective={name}", *(f"--model.objective_options.{option}" for option in options)]
+    if "width" in inspect.signature(OBJECTIVES[name]).parameters:
+        flags.append("--model.objective_options.width=16")
     if "teacher" in OBJECTIVES[name].needs:
         assert cdvqa("fit", "stage1_lmh.yaml", "--seed_everything=7", *SHORT) == 0
         flags.append(f"--model.teacher={the_run('stage1_lmh', 7)}")
     return flags
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_it_trains_all_stages_and_a_killed_mask_training_resumes_to_the_same_end(
-    cdvqa: Command, scenes: Path, name: str
+    cdvqa: Command, scenes: Path, variant: str
 ):
-    flags = flags_of(name, cdvqa)
+    flags, name = flags_of(variant, cdvqa), variant.split()[0]
     assert cdvqa("fit", "stage1_bce.yaml", *flags, *SHORT) == 0
     assert cdvqa("test", "stage1_bce.yaml", *flags, *SHORT) == 0
     args = ["fit", "--config", "stage2_bce.yaml", *overlay(scenes), *flags, f"--model.parent_objective={name}"]
@@ -49,9 +56,9 @@ def test_it_trains_all_stages_and_a_killed_mask_training_resumes_to_the_same_end
     assert cdvqa("test", "stage3_bce.yaml", *flags, pipeline, *SHORT) == 0
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_two_processes_train_as_one(cdvqa: Command, scenes: Path, name: str):
-    flags = [*flags_of(name, cdvqa), *STILL, DOUBLE, WITNESS, "--model.global_batch=32", "--model.warmup=0", *SHORT]
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_two_processes_train_as_one(cdvqa: Command, scenes: Path, variant: str):
+    flags = [*flags_of(variant, cdvqa), *STILL, DOUBLE, WITNESS, "--model.global_batch=32", "--model.warmup=0", *SHORT]
     flags += ["--trainer.limit_val_batches=0"]
     assert cdvqa("fit", "stage1_bce.yaml", *flags) == 0
     alone = witnessed(0)["state"]
