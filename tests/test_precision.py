@@ -9,9 +9,9 @@ import torch
 from transformers.models.lxmert.modeling_lxmert import LxmertLayer
 
 from cdvqa.backbones import Lxmert
-from cdvqa.objectives import OBJECTIVES, Loss, Progress
+from cdvqa.objectives import OBJECTIVES, Loss
 from cdvqa.stages import VQAStage
-from tests.objectives.every import SIZES, made
+from tests.objectives.inputs import SIZES, given, made
 from tests.test_processes import STILL, witnessed
 
 Command = Callable[..., int]
@@ -84,17 +84,19 @@ def test_scores_of_two_bytes_are_refused(cdvqa: Command, capsys: pytest.CaptureF
     assert not RUNS.exists()
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_the_largest_half_precision_logits_overflow_no_objective(objective: str):
-    largest = torch.finfo(torch.float16).max
-    logits = torch.tensor([[largest, -largest, 0.0], [-largest, largest, largest]]).half().requires_grad_()
-    target, label = torch.tensor([[0.0, 1.0, 0.3], [1.0, 0.0, 0.0]]), torch.tensor([1, 0])
-    given = {"soft_target": target, "prior": torch.tensor([[1.0, 0.0, 0.5], [0.0, 1.0, 0.0]]), "label": label}
-    seen = {name: torch.full((2, SIZES[f"{name}_size"]), largest) for name in ("hidden", "question", "vision")}
-    loss = made(objective, 3)(logits.float(), **given, **seen, progress=Progress(0, 1, 0, 1))
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_largest_half_precision_outputs_overflow_no_objective(name: str):
+    objective, largest = made(name), torch.finfo(torch.float16).max
+    logits = torch.tensor([[largest, -largest, 0.0, 1.0], [-largest, largest, largest, 0.0], [largest] * 4])
+    hidden = torch.full((3, SIZES["hidden_size"]), largest)
+    head = objective.head(SIZES["hidden_size"], SIZES["num_answers"])
+    extremes = {"logits": logits if head is None else head(hidden).detach(), "hidden": hidden}
+    extremes = {name: tensor.half().requires_grad_() for name, tensor in extremes.items()}
+    loss = objective(**given(objective, torch.float32) | {name: tensor.float() for name, tensor in extremes.items()})
     assert loss.total.isfinite()
     loss.total.backward()
-    assert logits.grad is not None and logits.grad.isfinite().all()
+    gradients = [tensor.grad for tensor in extremes.values() if tensor.grad is not None]
+    assert gradients and all(gradient.isfinite().all() for gradient in gradients)
 
 
 @pytest.mark.parametrize("stage", [1, 2])

@@ -9,11 +9,13 @@ from pytorch_lightning.utilities import rank_zero_info
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
-from torch.nn.utils.parametrizations import weight_norm
 
 from cdvqa.backbones.backbone import Backbone
 from cdvqa.data.batch import VQABatch
 from cdvqa.errors import InputError
+from cdvqa.objectives.heads import answer_head
+
+__all__ = ["HEAD_FILE", "Classification", "answer_head", "load_answer_head", "save_answer_head"]
 
 HEAD_FILE = "answer_head.safetensors"
 
@@ -36,18 +38,6 @@ class Classification(Backbone):
             rank_zero_info(f"answer head: {matched} of {self.num_answers} answers from {file}")
 
 
-def answer_head(hidden_size: int, num_answers: int, dropout: float = 0.5) -> nn.Sequential:
-    """Weight-norm Linear H → 2H, ReLU, Dropout, weight-norm Linear 2H → A; one scalar norm per matrix, biases 0.
-
-    Source: the authors' classifier ("Model heads").
-    """
-    first, second = nn.Linear(hidden_size, 2 * hidden_size), nn.Linear(2 * hidden_size, num_answers)
-    for layer in (first, second):
-        nn.init.zeros_(layer.bias)
-        weight_norm(layer, dim=None)  # type: ignore[arg-type]
-    return nn.Sequential(first, nn.ReLU(), nn.Dropout(dropout), second)
-
-
 def save_answer_head(head: nn.Sequential, answers: list[str], folder: Path) -> None:
     """Write a pre-trained head beside its model, with the answer of each output."""
     tensors = {f"{i}.{name}": getattr(head[i], name).detach().clone() for i in (0, 3) for name in ("weight", "bias")}
@@ -59,7 +49,8 @@ def load_answer_head(head: nn.Sequential, answers: list[str], folder: Path) -> i
     """Fill `head` from a pre-trained one, output by output where the answer strings agree; return how many did.
 
     Args:
-        head: from `answer_head`; outputs that find no counterpart keep their values.
+        head: from `answer_head`; outputs that find no counterpart keep their values, and so does an objective's own
+            head in the place of the last Linear.
         answers: the answer of each output of `head`.
         folder: a pre-trained model's folder that holds `answer_head.safetensors`.
 
@@ -72,15 +63,18 @@ def load_answer_head(head: nn.Sequential, answers: list[str], folder: Path) -> i
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{folder / HEAD_FILE}: cannot read the answer head ({error}); copy it again") from error
-    first, second = cast(nn.Linear, head[0]), cast(nn.Linear, head[3])
+    first, second = cast(nn.Linear, head[0]), head[3]
     if tensors["0.weight"].shape != first.weight.shape:
         raise InputError(f"{folder / HEAD_FILE}: its answer head is of another width than the model's")
+    # Assigning to a weight-normed weight sets its norm and direction.
+    first.weight = tensors["0.weight"]  # type: ignore[assignment]
+    first.bias.copy_(tensors["0.bias"])
+    if not isinstance(second, nn.Linear):
+        return 0
     ours = [i for i, answer in enumerate(answers) if answer in theirs]
     rows = [theirs.index(answers[i]) for i in ours]
     weight, bias = second.weight.clone(), second.bias.clone()
     weight[ours], bias[ours] = tensors["3.weight"][rows], tensors["3.bias"][rows]
-    # Assigning to a weight-normed weight sets its norm and direction.
-    first.weight, second.weight = tensors["0.weight"], weight  # type: ignore[assignment]
-    first.bias.copy_(tensors["0.bias"])
+    second.weight = weight  # type: ignore[assignment]
     second.bias.copy_(bias)
     return len(ours)

@@ -29,7 +29,7 @@ class Scorer(nn.Module):
             backbone.asked = frozenset()  # the logits are all that is ranked
         if exact:
             backbone.skip_unused()
-        for module in backbone.modules():
+        for module in (*backbone.modules(), *objective.modules()):
             if parametrize.is_parametrized(module):  # a weight norm would be computed for every batch
                 for name in list(cast(nn.ModuleDict, module.parametrizations)):
                     parametrize.remove_parametrizations(module, name)

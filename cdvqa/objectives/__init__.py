@@ -9,7 +9,10 @@ from cdvqa.objectives.baselines.genb_lite import GenBLite
 from cdvqa.objectives.baselines.gge import GGE
 from cdvqa.objectives.baselines.grl import GRL
 from cdvqa.objectives.baselines.introd import IntroD
+from cdvqa.objectives.baselines.margin_cosine import MarginCosine
 from cdvqa.objectives.baselines.mmbs import MMBS
+from cdvqa.objectives.baselines.rescale import Rescale
+from cdvqa.objectives.baselines.rmlvqa import RMLVQA
 from cdvqa.objectives.bce import BCE
 from cdvqa.objectives.ce import CE
 from cdvqa.objectives.lmh import LMH, PoE
@@ -34,6 +37,9 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "lpf_q": LPFQ,
     "cf_vqa": CFVQA,
     "gge": GGE,
+    "rescale": Rescale,
+    "margin_cosine": MarginCosine,
+    "rmlvqa": RMLVQA,
 }
 
 

@@ -8,6 +8,7 @@ import torch
 from cdvqa.backbones import Lxmert
 from cdvqa.backbones.head import HEAD_FILE, answer_head, load_answer_head, save_answer_head
 from cdvqa.errors import InputError
+from cdvqa.objectives.heads import CosineHead
 from cdvqa.worlds.scene_folder import SHIPPED
 
 
@@ -37,6 +38,16 @@ def test_answers_are_matched_by_their_strings(tmp_path: Path):
     x = torch.randn(6, 8)
     torch.testing.assert_close(ours(x)[:, [0, 2]], theirs(x)[:, [2, 0]])
     assert all(p.requires_grad and p.is_leaf for p in ours.parameters())
+
+
+def test_an_objectives_own_head_starts_fresh_on_a_pre_trained_layer(tmp_path: Path):
+    theirs, ours = answer_head(8, 3), answer_head(8, 4)
+    save_answer_head(theirs, ["red", "blue", "yes"], tmp_path)
+    ours[3] = CosineHead(16, 4)
+    kernels = ours[3].kernels.detach().clone()
+    assert load_answer_head(ours, ["yes", "no", "red", "2"], tmp_path) == 0
+    torch.testing.assert_close(ours[0].weight, theirs[0].weight)
+    assert torch.equal(ours[3].kernels, kernels)
 
 
 def test_another_width_or_a_broken_file_is_refused(tmp_path: Path):

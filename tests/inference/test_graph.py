@@ -47,6 +47,17 @@ def test_scores_are_those_of_the_backbone(backbone, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fp16.onnx", "fp32.onnx", "int8.onnx"]
 
 
+def test_scores_of_an_objective_with_a_part_in_the_network_are_ranked():
+    torch.manual_seed(0)
+    model, batch = BACKBONES["lxmert"]().eval(), questions(3, 6, 5, True)
+    objective = make_objective("rmlvqa", model.hidden_size, num_answers=7).eval()
+    with torch.no_grad():
+        expected = objective.scores(model(batch))
+    scorer = Scorer(model, objective)
+    torch.testing.assert_close(scorer(**inputs_of(batch)), expected)
+    assert not any("parametrizations" in name for name, _ in scorer.named_parameters())
+
+
 class LooksAtValues(Lxmert):
     """Its computation depends on what the questions are."""
 

@@ -21,6 +21,8 @@ WITNESS = "--trainer.callbacks+=tests.witness.Witness"
 TOYS = "tests.objectives.toys"
 # One epoch of 380 questions in steps of 128: the last one has 124.
 STEPS = [*STILL, DOUBLE, WITNESS, "--trainer.max_epochs=1", "--model.global_batch=128", "--trainer.limit_val_batches=0"]
+TEACHERLESS = {name: kind for name, kind in OBJECTIVES.items() if "teacher" not in kind.needs}
+OF_THE_BATCH = [name for name, kind in TEACHERLESS.items() if kind.batch_dependent]
 SHORT = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]
 EACH = "--trainer.log_every_n_steps=1"
 
@@ -44,7 +46,7 @@ def logged(stage: int, metric: str, seed: int = 0) -> list[float]:
     return [float(value) for _, name, value in rows if name == metric]
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", [name for name in TEACHERLESS if name not in OF_THE_BATCH])
 def test_accumulated_batches_are_one_batch(cdvqa: Command, rare: list[str], name: str):
     """RUBi and LPF divided by the labelled questions of each batch: a split batch gave another gradient."""
     states = []
@@ -67,11 +69,12 @@ def test_two_processes_form_the_gradient_of_one_in_fp32(cdvqa: Command, rare: li
         assert (gradient - alone).norm() <= 1e-5 * alone.norm()
 
 
-def test_two_processes_form_terms_of_the_whole_batch_and_its_first_mask(cdvqa: Command, rare: list[str]):
-    """Contrast draws noise and compares all questions of a batch, in the criterion's batches, too."""
+@pytest.mark.parametrize("name", [f"{TOYS}.Contrast", *OF_THE_BATCH])
+def test_two_processes_form_terms_of_the_whole_batch_and_its_first_mask(cdvqa: Command, rare: list[str], name: str):
+    """These draw noise and compare all questions of a batch, in the criterion's batches, too."""
     assert cdvqa("fit", "stage1_bce.yaml", *SHORT, world=rare) == 0
     sparsity = {"criterion": "first_order", "criterion_options": "{batches: 2}", "reset_every": "1"}
-    flags = [*STEPS, f"--model.objective={TOYS}.Contrast", f"--model.init_from={run_of(1)}"]
+    flags = [*STEPS, f"--model.objective={name}", f"--model.init_from={run_of(1)}"]
     flags += [f"--model.sparsity.{name}={value}" for name, value in sparsity.items()]
     assert cdvqa("fit", "stage2_bce.yaml", *flags, world=rare) == 0
     alone = witnessed(0)["state"]

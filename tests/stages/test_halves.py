@@ -9,7 +9,7 @@ from cdvqa.stages.halves import first_half
 from cdvqa.stages.optimisation import make_optimizer
 from tests.objectives.baselines.branch import names
 from tests.objectives.baselines.test_gge import PARTS, Model, objective_of
-from tests.objectives.test_objectives import assert_close, double
+from tests.objectives.inputs import assert_close, double
 
 
 def test_the_first_half_steps_the_branch_and_carries_its_clipped_gradient_over(golden, monkeypatch):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from cdvqa.objectives.branches import AnsweringBranch
-from tests.objectives.test_objectives import assert_close, double
+from tests.objectives.inputs import assert_close, double
 
 
 def names(first: str, last: str) -> dict[str, str]:

@@ -9,8 +9,7 @@ from cdvqa.errors import InputError
 from cdvqa.objectives import Output, make_objective
 from cdvqa.objectives.baselines.cf_vqa import CFVQA
 from tests.objectives.baselines.branch import check_gradients, fill
-from tests.objectives.every import inputs, made
-from tests.objectives.test_objectives import assert_close, double
+from tests.objectives.inputs import assert_close, double, given, made
 
 BRANCHES = {"question": "q", "vision": "v"}
 
@@ -51,23 +50,24 @@ def test_losses_gradients_and_scores_equal_the_reference(golden, case: str, fusi
 
 
 def test_questions_without_a_label_do_not_count():
-    objective, given = made("cf_vqa").double(), inputs(rows=4)
-    given["label"] = torch.tensor([2, -1, 0, -1])
-    kept = {key: value[[0, 2]] if isinstance(value, Tensor) else value for key, value in given.items()}
-    loss, alone = objective(**given), objective(**kept)
-    assert loss.count == alone.count == objective.counted(given["label"]) == 2
+    objective = made("cf_vqa").double()
+    inputs = given(objective, rows=4) | {"label": torch.tensor([2, -1, 0, -1])}
+    kept = {key: value[[0, 2]] if isinstance(value, Tensor) else value for key, value in inputs.items()}
+    loss, alone = objective(**inputs), objective(**kept)
+    assert loss.count == alone.count == objective.counted(inputs["label"]) == 2
     for term, value in loss.terms.items():
         torch.testing.assert_close(value, alone.terms[term], rtol=1e-12, atol=0)
-    none = objective(**given | {"label": torch.full((4,), -1)}).total
+    none = objective(**inputs | {"label": torch.full((4,), -1)}).total
     none.backward()
     assert none.item() == 0 and not any(parameter.grad.any() for parameter in objective.parameters())
 
 
 @pytest.mark.parametrize("vision", [True, False])
 def test_what_ships_is_what_the_scores_depend_on(vision: bool):
-    objective, given = made("cf_vqa", vision=vision).double(), inputs()
+    objective = made("cf_vqa", vision=vision).double()
+    inputs = given(objective)
     assert objective.needs == {"label", "question"} | ({"vision"} if vision else set())
-    output = Output(given["logits"], None, question=given["question"], vision=given["vision"])
+    output = Output(inputs["logits"], None, question=inputs["question"], vision=inputs["vision"])
     (objective.scores(output) ** 2).sum().backward()
     used = {name for name, parameter in objective.named_parameters() if parameter.grad is not None}
     assert used == {name for name, _ in objective.named_parameters() if objective.ships(name)}
@@ -77,10 +77,11 @@ def test_what_ships_is_what_the_scores_depend_on(vision: bool):
 
 def test_scores_of_half_precision_outputs_do_not_tie():
     """σ(9) and σ(10) are the same number in bf16."""
-    objective, given = made("cf_vqa"), inputs(dtype=torch.float32)
+    objective = made("cf_vqa")
+    inputs = given(objective, torch.float32, rows=2)
     for parameter in objective.parameters():
         torch.nn.init.zeros_(parameter)  # so that x alone decides
-    seen = {name: given[name].bfloat16() for name in ("question", "vision")}
+    seen = {name: inputs[name].bfloat16() for name in ("question", "vision")}
     with torch.autocast("cpu", dtype=torch.bfloat16):
         (scores, _) = objective.scores(Output(torch.tensor([[9.0, 10.0, 11.0, 12.0]] * 2).bfloat16(), None, **seen))
     assert scores.dtype == torch.float32 and (scores.diff() > 0).all()

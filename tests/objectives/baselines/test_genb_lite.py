@@ -6,7 +6,7 @@ import torch
 from cdvqa.objectives import Output
 from cdvqa.objectives.baselines.genb_lite import GenBLite
 from cdvqa.objectives.baselines.gge import pseudo_label
-from tests.objectives.test_objectives import assert_close, double
+from tests.objectives.inputs import assert_close, double
 
 
 @pytest.mark.parametrize("case", ["c0", "c1", "c2"])

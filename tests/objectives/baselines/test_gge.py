@@ -9,8 +9,7 @@ from cdvqa.errors import InputError
 from cdvqa.objectives import Loss
 from cdvqa.objectives.baselines.gge import GGE, pseudo_label
 from tests.objectives.baselines.branch import check_gradients, fill, names
-from tests.objectives.every import inputs, made
-from tests.objectives.test_objectives import assert_close, double
+from tests.objectives.inputs import assert_close, double, given, made
 
 MODES = {"d_bias": "d", "q_bias": "q", "tog": "dq", "q": "dq_iter", "joint": "dq_iter"}
 CASES = ["c0", "c1", "c2"]
@@ -121,11 +120,11 @@ def test_each_mode_needs_what_it_uses_and_only_one_has_two_halves():
     }  # fmt: skip
     assert [mode for mode, objective in modes.items() if objective.first is not None] == ["dq_iter"]
     assert not list(modes["d"].parameters())
-    given = inputs()
     for objective in modes.values():
-        assert objective.double()(**given).total.isfinite()
+        inputs = given(objective)
+        assert objective.double()(**inputs).total.isfinite()
         for missing in objective.needs:
             with pytest.raises(ValueError, match=f"GGE needs `{missing}`"):
-                objective(**given | {missing: None})
+                objective(**inputs | {missing: None})
     with pytest.raises(InputError, match=r"objective_options\.mode is 'both'; use one of d, q, dq, dq_iter"):
         made("gge", mode="both")

@@ -7,7 +7,7 @@ from torch import nn
 
 from cdvqa.objectives import Progress
 from cdvqa.objectives.baselines.grl import GRL
-from tests.objectives.test_objectives import assert_close, double
+from tests.objectives.inputs import assert_close, double
 
 CASES = ["c0", "c1", "c2"]
 FIRST = Progress(0, 100, 0, 1)

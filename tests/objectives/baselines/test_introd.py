@@ -6,7 +6,7 @@ import torch
 from cdvqa.errors import InputError
 from cdvqa.objectives import BCE, LMH, Output
 from cdvqa.objectives.baselines.introd import IntroD, introspect
-from tests.objectives.test_objectives import assert_close, double
+from tests.objectives.inputs import assert_close, double
 
 CASES = ["l0", "l1", "l2"]
 

@@ -13,7 +13,7 @@ from cdvqa.data.questions.annotations import Annotations
 from cdvqa.errors import InputError
 from cdvqa.objectives import LMH, Output, make_objective
 from cdvqa.objectives.baselines.mmbs import MMBS, Positive, contrastive, normalised, unbiased
-from tests.objectives.test_objectives import assert_close, double
+from tests.objectives.inputs import assert_close, double
 
 
 def answered(arrays, split: str) -> Answered:

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from cdvqa.objectives import Loss, Objective, Output, Progress, make_objective
 from tests.objectives.baselines.branch import check_gradients, fill
-from tests.objectives.every import inputs, made
-from tests.objectives.test_objectives import assert_close, double
+from tests.objectives.inputs import assert_close, double, given, made
 
 VARIANTS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "rubi": ("rubi_q", {}),
@@ -75,25 +74,25 @@ def test_only_the_main_path_reaches_the_question_encoder(golden, name: str):
 
 @pytest.mark.parametrize("name", ["rubi_q", "lpf_q"])
 def test_questions_without_a_label_do_not_count(name: str):
-    objective, given = made(name).double(), inputs(rows=4)
-    given["label"] = torch.tensor([2, -1, 0, -1])
-    kept = {key: value[[0, 2]] if isinstance(value, Tensor) else value for key, value in given.items()}
-    loss, alone = objective(**given), objective(**kept)
-    assert loss.count == alone.count == objective.counted(given["label"]) == 2
+    objective = made(name).double()
+    inputs = given(objective, rows=4) | {"label": torch.tensor([2, -1, 0, -1])}
+    kept = {key: value[[0, 2]] if isinstance(value, Tensor) else value for key, value in inputs.items()}
+    loss, alone = objective(**inputs), objective(**kept)
+    assert loss.count == alone.count == objective.counted(inputs["label"]) == 2
     torch.testing.assert_close(loss.total, alone.total, rtol=1e-12, atol=0)
-    none = objective(**given | {"label": torch.full((4,), -1)})
+    none = objective(**inputs | {"label": torch.full((4,), -1)})
     none.total.backward()
     assert none.total.item() == 0 and none.count == 0
     assert not any(parameter.grad.any() for parameter in objective.parameters())
 
 
 def test_lpf_weighs_nothing_in_its_first_epochs():
-    given = inputs()
-    plain = made("lpf_q", gamma=0.0).double()(**given).total
-    weighed = made("lpf_q").double()(**given).total
+    inputs = given(made("lpf_q"))
+    plain = made("lpf_q", gamma=0.0).double()(**inputs).total
+    weighed = made("lpf_q").double()(**inputs).total
     for epoch, expected in ((0, plain), (1, plain), (2, weighed), (3, weighed)):
         objective = made("lpf_q", ce_epochs=2).double()
-        found = objective(**given | {"progress": Progress(0, 8, epoch, 4)}).total
+        found = objective(**inputs | {"progress": Progress(0, 8, epoch, 4)}).total
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
     assert plain != weighed
 
