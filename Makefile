@@ -20,7 +20,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	touch $@
 
 BACKBONE ?= lxmert
-demo: $(VENV)/ready ## the three stages on the embedded world; BACKBONE=lxmert, visualbert, mplug or updn
+demo: $(VENV)/ready ## the three stages on the embedded world; BACKBONE=lxmert, visualbert, mplug, updn or smrl
 	$(MAKE) study STUDY=demo$(filter-out _lxmert,_$(BACKBONE))
 	@echo "To look into the runs: $(VENV)/bin/tensorboard --logdir logs/scenes"
 

@@ -18,7 +18,7 @@ SoftScore = Literal["third", "clark"]
 TextFormat = Literal["standard", "authors"]
 NoAnswer = Literal["skip", "random"]
 TieBreak = Literal["exact", "strict", "strict_bf16"]
-Schedule = Literal["linear", "epoch_cosine"]
+Schedule = Literal["linear", "epoch_cosine", "epoch_steps"]
 Constructor = TypeVar("Constructor", bound=Callable[..., None])
 
 
@@ -44,8 +44,8 @@ class Protocol:
             bfloat16 in their code for mPLUG.
         reset_before_evaluation: whether thresholds are re-selected before each validation; under `exact` they always
             are. Without it evaluation is the authors': also before the first step, and a reset follows a new best.
-        schedule: the rate falls linearly after the warm-up, or from epoch to epoch along a cosine, as in the authors'
-            code for mPLUG (`warmup` does not count then).
+        schedule: the rate falls linearly after the warm-up; or it changes from epoch to epoch (`warmup` does not count
+            then): along a cosine as in the authors' code for mPLUG, or in steps as in that of S-MRL.
     """
 
     optimizer: OptimizerName

@@ -71,22 +71,33 @@ def test_one_shot_pruning_and_stage_3_after_it(cdvqa: Command, backbone: str):
     assert (run / "subnetwork.safetensors").is_file()
 
 
-@pytest.mark.parametrize("objective", ["bce", "ce", "lmh", "rubi", "lpf"])
-def test_updn_is_for_stage_1(cdvqa: Command, objective: str):
+@pytest.mark.parametrize(
+    ("backbone", "objective"),
+    [*(("updn", objective) for objective in ("bce", "ce", "lmh", "rubi", "lpf")), ("smrl", "bce"), ("smrl", "lmh")],
+)
+def test_updn_and_smrl_are_for_stage_1(cdvqa: Command, backbone: str, objective: str):
     for name in ("fit", "test", "predict"):
-        assert cdvqa(name, f"stage1_{objective}.yaml", "updn.yaml") == 0
-    check_tested("updn", f"stage1_{objective}")
+        assert cdvqa(name, f"stage1_{objective}.yaml", f"{backbone}.yaml") == 0
+    check_tested(backbone, f"stage1_{objective}")
 
 
+def test_smrl_trains_with_its_published_schedule(cdvqa: Command):
+    assert cdvqa("fit", "stage1_bce.yaml", "smrl.yaml", "--model.schedule=epoch_steps", "--trainer.max_epochs=3") == 0
+    checkpoint = torch.load(the_run("stage1_bce", runs=runs("smrl")) / "checkpoints" / "last.ckpt", weights_only=True)
+    groups = checkpoint["optimizer_states"][0]["param_groups"]
+    assert [group["lr"] for group in groups] == [pytest.approx(0.002 * 1.25)], "the rate of the fourth epoch"
+
+
+@pytest.mark.parametrize("backbone", ["updn", "smrl"])
 @pytest.mark.parametrize(
     ("name", "config"),
     [("fit", "stage2_lmh.yaml"), ("prune", "stage2_omp.yaml"), ("fit", "stage3_lmh.yaml"), ("info", "stage2_lmh.yaml")],
 )
-def test_updn_is_refused_by_the_other_stages(
-    cdvqa: Command, capsys: pytest.CaptureFixture[str], name: str, config: str
+def test_they_are_refused_by_the_other_stages(
+    cdvqa: Command, capsys: pytest.CaptureFixture[str], backbone: str, name: str, config: str
 ):
-    assert cdvqa(name, config, "updn.yaml") == 2
-    assert "updn is a baseline for stage 1, with no matrices to mask" in capsys.readouterr().err.splitlines()[-1]
+    assert cdvqa(name, config, f"{backbone}.yaml") == 2
+    assert f"{backbone} is a baseline for stage 1, with no matrices to mask" in capsys.readouterr().err.splitlines()[-1]
     assert not Path("logs").exists()
 
 
@@ -155,7 +166,7 @@ def test_the_authors_presets_run(cdvqa: Command, backbone: str):
     assert protocol["weight_decay"] == (0.02 if backbone == "mplug" else 0)
 
 
-@pytest.mark.parametrize("backbone", [*PRETRAINED, "updn"])
+@pytest.mark.parametrize("backbone", [*PRETRAINED, "updn", "smrl"])
 def test_half_precision_and_checkpointed_gradients_run(cdvqa: Command, backbone: str):
     flags = ["--trainer.precision=bf16-mixed", "--model.gradient_checkpointing=true"]
     objective = PRETRAINED.get(backbone, "bce")

@@ -90,6 +90,7 @@ def test_every_shipped_config_parses(path: Path, capsys: pytest.CaptureFixture[s
         (("scenes-vs",), (5e-4, 2e-4, 5e-4)),
         (("scenes", "scenes_visualbert"), (5e-4, 5e-4, 5e-4)),
         (("scenes", "scenes_updn"), (2e-3,)),
+        (("scenes", "scenes_smrl"), (2e-3,)),
     ],
 )
 def test_an_embedded_world_has_a_rate_for_each_stage_and_none_for_an_objective(
@@ -209,7 +210,7 @@ def test_info_prints_the_papers_numbers_without_weights_or_data(
 
 
 @pytest.mark.parametrize(
-    ("config", "told"),
+    ("configs", "told"),
     [
         ("fig7_visualbert_lpf+lmh.yaml", ["74 matrices", "108,965,376", "50 % 58.8 M (53.1 %)"]),
         (
@@ -217,10 +218,11 @@ def test_info_prints_the_papers_numbers_without_weights_or_data(
             ["240 matrices", "268,959,744", "50 % 202.7 M (61.3 %)", "182M", "dead: 4 matrices", "fusion.layer.9."],
         ),
         ("table1_updn_lmh.yaml", ["no matrices to mask", "36,363,482"]),
+        ("stage1_bce.yaml smrl.yaml", ["no matrices to mask", "57,821,052"]),
     ],
 )
-def test_info_counts_every_backbone(config: str, told: list[str], capsys: pytest.CaptureFixture[str]):
-    assert main(["info", "--config", config]) == 0
+def test_info_counts_every_backbone(configs: str, told: list[str], capsys: pytest.CaptureFixture[str]):
+    assert main(["info", *(f"--config={config}" for config in configs.split())]) == 0
     text = capsys.readouterr().out
     assert [part for part in told if part not in text] == []
 

@@ -3,8 +3,9 @@
 from cdvqa.backbones.backbone import Backbone, LoadReport
 from cdvqa.backbones.lxmert import Lxmert
 from cdvqa.backbones.mplug import Mplug
+from cdvqa.backbones.smrl import Smrl
 from cdvqa.backbones.updn import UpDn
 from cdvqa.backbones.visualbert import VisualBert
 from cdvqa.objectives import Output, SequenceOutput
 
-__all__ = ["Backbone", "LoadReport", "Lxmert", "Mplug", "Output", "SequenceOutput", "UpDn", "VisualBert"]
+__all__ = ["Backbone", "LoadReport", "Lxmert", "Mplug", "Output", "SequenceOutput", "Smrl", "UpDn", "VisualBert"]

@@ -1,21 +1,19 @@
 """Bottom-up and top-down attention, UpDn (Anderson et al., 2018): the recurrent baseline."""
 
-from typing import Any, Optional, cast
+from typing import Optional, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from cdvqa.backbones.backbone import LoadReport
-from cdvqa.backbones.glove import read_glove
-from cdvqa.backbones.head import Classification, answer_head
+from cdvqa.backbones.glove import WordsFromGlove
+from cdvqa.backbones.head import answer_head
 from cdvqa.backbones.padding import masked_mean, trim_padding
 from cdvqa.data.batch import VQABatch
-from cdvqa.errors import InputError
 from cdvqa.objectives import Output
 
 
-class UpDn(Classification):
+class UpDn(WordsFromGlove):
     """UpDn as it is widely implemented: weight-normed layers, ReLU, fusion by product, the authors' kind of head.
 
     Of its published variants this is the one with two word embeddings side by side, both trained here: with BERT's
@@ -82,32 +80,8 @@ class UpDn(Classification):
         """The question vector, and the mean of the regions, which UpDn attends to as they are."""
         return {"question": self.hidden_size, "vision": self.visual_feat_dim}
 
-    @torch.no_grad()
-    def load_pretrained(self) -> LoadReport | None:
-        """Start the word pieces that are words of the `glove` file with its vectors; None without one.
-
-        Raises:
-            InputError: word vectors absent, unreadable or of another width, or of none of the word pieces; or more
-                word pieces than the model embeds.
-        """
-        if self.glove is None:
-            return None
-        assert self.tokenizer is not None, "the stage hands over the tokenizer before weights are loaded"
-        pieces = self.tokenizer.get_vocab()
-        needed = max(pieces.values()) + 1
-        if needed > self.vocab_size:
-            raise InputError(f"--model.backbone.vocab_size is {self.vocab_size}; --data.tokenizer needs {needed}")
-        vectors = read_glove(self.glove, pieces, self.embedding_size)
-        rows = torch.tensor([pieces[word] for word in vectors])
-        for table in self.embeddings.parameters():
-            table[rows] = torch.stack(list(vectors.values())).to(table)
-        source = f"{self.glove} ({len(vectors):,} of {len(pieces):,} word pieces)"
-        missing = sorted(pieces.keys() - vectors.keys())
-        each = len(self.embeddings) * self.embedding_size
-        return LoadReport(source, each * len(vectors), each * self.vocab_size, missing, [])
-
-    def from_scratch(self) -> dict[str, Any]:
-        return {"glove": None}
+    def word_tables(self) -> list[Tensor]:
+        return list(self.embeddings.parameters())
 
     @property
     def description(self) -> dict[str, object]:

@@ -10,7 +10,7 @@ from torch.autograd.graph import increment_version
 from torch.optim import Adam, Adamax, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from cdvqa.presets import OptimizerName
+from cdvqa.presets import OptimizerName, Schedule
 
 
 class AuthorsAdamW(Optimizer):
@@ -94,6 +94,20 @@ def linear_schedule(optimizer: Optimizer, warmup: int, total: int) -> LambdaLR:
     return LambdaLR(optimizer, multiplier)
 
 
+def epoch_schedule(name: Schedule, optimizer: Optimizer, total: int, per_epoch: int) -> LambdaLR:
+    """The schedule called `name`, whose rate depends on the epoch; stepped after every optimiser step.
+
+    Args:
+        name: `epoch_cosine` or `epoch_steps`.
+        optimizer: its groups may have rates of their own.
+        total: optimiser steps.
+        per_epoch: how many of them make up an epoch.
+    """
+    if name == "epoch_cosine":
+        return epoch_cosine_schedule(optimizer, total, per_epoch)
+    return epoch_steps_schedule(optimizer, per_epoch)
+
+
 def epoch_cosine_schedule(optimizer: Optimizer, total: int, per_epoch: int) -> LambdaLR:
     """The schedule of the authors' mPLUG: a rate for each epoch, on a cosine from the group's rate down to 1e-6.
 
@@ -117,3 +131,23 @@ def epoch_cosine_schedule(optimizer: Optimizer, total: int, per_epoch: int) -> L
         return at
 
     return LambdaLR(optimizer, [multiplier(group["lr"]) for group in optimizer.param_groups])
+
+
+def epoch_steps_schedule(optimizer: Optimizer, per_epoch: int) -> LambdaLR:
+    """The schedule of S-MRL's authors, whose rate is a multiple of the group's in each epoch, counted from 0.
+
+    It rises evenly from 0.5 in epoch 0 to 2 in epoch 6, stays there, and becomes a quarter of what it was in each of
+    the epochs 14, 16, 18, 20 and 22. Source: `BanOptimizer` in Cadene/block.bootstrap.pytorch with the options of
+    yuleiniu/cfvqa.
+
+    Args:
+        optimizer: its groups may have rates of their own.
+        per_epoch: optimiser steps of an epoch.
+    """
+
+    def multiplier(step: int) -> float:
+        epoch = step // per_epoch
+        quarters = min(max(0, (epoch - 12) // 2), 5)
+        return (0.5 + 1.5 * min(epoch / 6, 1.0)) * 0.25**quarters
+
+    return LambdaLR(optimizer, multiplier)

@@ -37,7 +37,7 @@ from cdvqa.stages.halves import first_half
 from cdvqa.stages.inputs import objective_inputs, step_weight
 from cdvqa.stages.loading import fill_network, objective_for, pair
 from cdvqa.stages.machine import check_compiler, check_kernels, check_precision
-from cdvqa.stages.optimisation import epoch_cosine_schedule, linear_schedule, make_optimizer, warmup_steps
+from cdvqa.stages.optimisation import epoch_schedule, linear_schedule, make_optimizer, warmup_steps
 from cdvqa.stages.teacher import Teacher
 
 
@@ -317,7 +317,7 @@ class VQAStage(pl.LightningModule):
         else:
             batches = int(self.trainer.num_training_batches)
             per_epoch = math.ceil(batches / self.trainer.accumulate_grad_batches)
-            schedule = epoch_cosine_schedule(optimizer, total, per_epoch)
+            schedule = epoch_schedule(self.protocol.schedule, optimizer, total, per_epoch)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(

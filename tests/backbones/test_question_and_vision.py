@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cdvqa.backbones import Lxmert, UpDn, VisualBert
+from cdvqa.backbones import Lxmert, Smrl, UpDn, VisualBert
 from cdvqa.data.batch import VQABatch
 
 SIZES = {"vocab_size": 40, "hidden_size": 16, "num_attention_heads": 4, "intermediate_size": 32}
@@ -41,7 +41,7 @@ def means(states: Tensor, mask: Tensor) -> Tensor:
     return torch.stack([row[kept.bool()].mean(0) for row, kept in zip(states, mask, strict=True)])
 
 
-@pytest.mark.parametrize("name", ["lxmert", "visualbert", "updn"])
+@pytest.mark.parametrize("name", ["lxmert", "visualbert", "updn", "smrl"])
 def test_they_are_those_of_the_definition_and_only_there_when_asked_for(batch: VQABatch, name: str):
     model: nn.Module
     if name == "lxmert":
@@ -53,7 +53,7 @@ def test_they_are_those_of_the_definition_and_only_there_when_asked_for(batch: V
         embedded = seen(model.visual_bert.embeddings, model, batch)
         question, vision = means(embedded[:, :6], batch.attention_mask), means(embedded[:, 6:], REGIONS)
     else:
-        model = UpDn(5, 40, 10, 8, 4).double().eval()
+        model = (UpDn(5, 40, 10, 8, 4) if name == "updn" else Smrl(5, 40, 10, 4, 8)).double().eval()
         question, vision = model.read(batch.input_ids, batch.attention_mask), means(batch.region_features, REGIONS)
     before = model(batch)
     assert before.vision is None

@@ -14,7 +14,7 @@ from cdvqa.cli import main
 from tests.conftest import the_run
 
 SHORT = ["--trainer.max_epochs=1"]
-MAKE = {"lxmert": [], "visualbert": ["visualbert.yaml"], "updn": ["updn.yaml"], "mplug": ["mplug.yaml"]}
+MAKE = {"lxmert": [], **{name: [f"{name}.yaml"] for name in ("visualbert", "updn", "smrl", "mplug")}}
 
 
 def pushed_away(run: Path, tmp_path: Path, *options: str) -> Path:

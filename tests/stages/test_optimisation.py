@@ -8,6 +8,7 @@ import torch
 from cdvqa.stages.optimisation import (
     AuthorsAdamW,
     epoch_cosine_schedule,
+    epoch_schedule,
     linear_schedule,
     make_optimizer,
     warmup_steps,
@@ -115,3 +116,22 @@ def test_mplugs_schedule_has_a_rate_an_epoch_and_four_steps_of_warm_up_for_each_
         share = (1 + cos(pi * epoch / 8)) / 2
         expected = pytest.approx([1e-6 + (3e-5 - 1e-6) * share, 1e-6 + (5e-6 - 1e-6) * share])
         assert rates[600 * epoch] == rates[600 * epoch + 599] == expected
+
+
+def test_smrls_schedule_has_the_authors_rate_in_each_epoch():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=3e-4)
+    schedule = epoch_schedule("epoch_steps", optimizer, total=3 * 26, per_epoch=3)
+    rates = []
+    for _ in range(3 * 26):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    # As their optimiser sets it at the start of each epoch.
+    rising, rate = torch.linspace(0.5, 2.0, 7, dtype=torch.float64) * 3e-4, 0.0
+    for epoch in range(26):
+        if epoch < len(rising):
+            rate = float(rising[epoch])
+        elif epoch in range(14, 24, 2):
+            rate *= 0.25
+        assert rates[3 * epoch : 3 * epoch + 3] == pytest.approx([rate] * 3), epoch
+    assert rates[3 * 7] == pytest.approx(6e-4) and rates[-1] == pytest.approx(6e-4 / 4**5)

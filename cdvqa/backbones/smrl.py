@@ -1,0 +1,156 @@
+"""S-MRL (Cadene et al., 2019, "RUBi"; simplified from MuRel): a recurrent baseline with a bilinear fusion."""
+
+from typing import Optional, cast
+
+import torch
+from torch import Tensor, nn
+
+from cdvqa.backbones.block import BlockFusion
+from cdvqa.backbones.glove import WordsFromGlove
+from cdvqa.backbones.padding import masked_mean, trim_padding
+from cdvqa.data.batch import VQABatch
+from cdvqa.objectives import Output
+
+GLIMPSES = 2
+
+
+class Smrl(WordsFromGlove):
+    """S-MRL: a GRU reads the question, BLOCK fuses it with every region, and each unit keeps its largest region.
+
+    The default sizes are published; with BERT's 30,522 word pieces and 2,274 answers it has 57,821,052 parameters, the
+    "~60M" of the debiasing paper. Where the published model starts from skip-thoughts' word vectors and GRU, this one
+    is trained from scratch, or starts its words from GloVe. A quarter of the word vectors' units is dropped out, the
+    same ones at every word; skip-thoughts' GRU also drops out its states. It is compared with compressed models and is
+    not compressed itself.
+
+    Source: `SMRLNet` in yuleiniu/cfvqa.
+
+    Args:
+        num_answers: size of the answer vocabulary; linked to data.num_answers.
+        vocab_size: number of word pieces of the run's tokenizer.
+        visual_feat_dim: width of the region features.
+        embedding_size: width of the word embedding.
+        question_size: width of the GRU's state; the question's vector has two of them side by side.
+        attention_size: width of the hidden layer that scores the words.
+        fusion_size: width in which question and region are multiplied, in `chunks` parts, as sums of `rank` products.
+        chunks: see `fusion_size`.
+        rank: see `fusion_size`.
+        hidden_size: width of a fused region, and so of the joint representation.
+        classifier_size: width of the classifier's two hidden layers.
+        glove: GloVe text file of `embedding_size` numbers a word, such as `glove.6B.300d.txt` with 300: word pieces
+            that are words of the file start with its vector; null starts all of them at random.
+    """
+
+    name = "smrl"
+
+    def __init__(
+        self,
+        num_answers: int,
+        vocab_size: int = 30522,
+        visual_feat_dim: int = 2048,
+        embedding_size: int = 620,
+        question_size: int = 2400,
+        attention_size: int = 512,
+        fusion_size: int = 1000,
+        chunks: int = 20,
+        rank: int = 15,
+        hidden_size: int = 2048,
+        classifier_size: int = 1024,
+        glove: Optional[str] = None,
+    ) -> None:
+        super().__init__()
+        self.sizes = {
+            "vocab_size": vocab_size,
+            "visual_feat_dim": visual_feat_dim,
+            "embedding_size": embedding_size,
+            "question_size": question_size,
+            "attention_size": attention_size,
+            "fusion_size": fusion_size,
+            "chunks": chunks,
+            "rank": rank,
+            "hidden_size": hidden_size,
+            "classifier_size": classifier_size,
+        }
+        self.num_answers = num_answers
+        self.hidden_size = hidden_size
+        self.glove = glove
+        self.embedding = nn.Embedding(vocab_size, embedding_size, padding_idx=0)
+        self.dropout = nn.Dropout1d(0.25)
+        self.gru = nn.GRU(embedding_size, question_size, batch_first=True)
+        self.attention = WordAttention(question_size, attention_size)
+        self.fusion = BlockFusion(GLIMPSES * question_size, visual_feat_dim, hidden_size, fusion_size, chunks, rank)
+        first, second = nn.Linear(hidden_size, classifier_size), nn.Linear(classifier_size, classifier_size)
+        last = nn.Linear(classifier_size, num_answers)
+        self.classifier = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last)
+
+    def forward(self, batch: VQABatch) -> Output:
+        """The strongest of the fused regions in each unit, (B, H), then the classifier."""
+        ids, mask = trim_padding(batch.input_ids, batch.attention_mask)
+        assert ids is not None and batch.region_features is not None
+        question = self.read(ids, mask)
+        hidden = self.pool(question, batch.region_features, batch.region_mask)
+        vision = masked_mean(batch.region_features, batch.region_mask) if "vision" in self.asked else None
+        return Output(self.classifier(hidden), hidden, question=question.detach(), vision=vision)
+
+    def states(self, ids: Tensor) -> Tensor:
+        """The GRU's state at each word piece, (B, T, question_size)."""
+        words = self.dropout(self.embedding(ids).transpose(1, 2)).transpose(1, 2)
+        return cast(Tensor, self.gru(words)[0])
+
+    def read(self, ids: Tensor, mask: Tensor | None) -> Tensor:
+        """The two glimpses at each question side by side, (B, 2 · question_size); without a mask all words count."""
+        return cast(Tensor, self.attention(self.states(ids), mask))
+
+    def pool(self, question: Tensor, regions: Tensor, mask: Tensor | None) -> Tensor:
+        """The maximum over the regions that the mask (B, R) keeps, (B, H); over all where it keeps none."""
+        fused = self.fusion(question, regions)
+        if mask is not None:
+            absent = ~mask.bool() & mask.bool().any(dim=1, keepdim=True)
+            fused = fused.masked_fill(absent[..., None], torch.finfo(fused.dtype).min)
+        return cast(Tensor, fused.amax(dim=1))
+
+    @property
+    def provides(self) -> dict[str, int]:
+        """The question vector, and the mean of the regions, which S-MRL takes as they are."""
+        return {"question": GLIMPSES * self.sizes["question_size"], "vision": self.sizes["visual_feat_dim"]}
+
+    def word_tables(self) -> list[Tensor]:
+        return [self.embedding.weight]
+
+    @property
+    def description(self) -> dict[str, object]:
+        return {"name": self.name, **self.sizes, "answers": self.num_answers}
+
+
+class WordAttention(nn.Module):
+    """Attention of a question over its own words, in glimpses with weights of their own."""
+
+    def __init__(self, state_size: int, attention_size: int) -> None:
+        super().__init__()
+        self.score = nn.Sequential(
+            nn.Linear(state_size, attention_size), nn.ReLU(), nn.Linear(attention_size, GLIMPSES)
+        )
+
+    def forward(self, states: Tensor, mask: Tensor | None, maximum: Tensor | None = None) -> Tensor:
+        """The glimpses side by side, (B, GLIMPSES · H), of states (B, T, H); see `word_weights`."""
+        weights = word_weights(self.score(states), mask, maximum).to(states.dtype)
+        return (weights.transpose(1, 2) @ states).flatten(1)
+
+
+def word_weights(scores: Tensor, mask: Tensor | None, maximum: Tensor | None = None) -> Tensor:
+    """Softmax over the words with the authors' 1e-5 in the denominator, (B, T, G).
+
+    They subtract one maximum of the whole batch, by which a question's weights depend on the others of its batch.
+    Here each question has its own.
+
+    Args:
+        scores: (B, T, G), of each word for each glimpse.
+        mask: (B, T), 0 on what is no word; None keeps all.
+        maximum: what to subtract; by default the row's own maximum over its words, for each glimpse.
+    """
+    if mask is not None:
+        scores = scores.masked_fill(~mask.bool()[..., None], torch.finfo(scores.dtype).min)
+    if maximum is None:
+        maximum = scores.amax(dim=1, keepdim=True)
+    weights = (scores - maximum).exp()
+    return weights / (weights.sum(dim=1, keepdim=True) + 1e-5)
