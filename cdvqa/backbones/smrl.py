@@ -90,7 +90,8 @@ class Smrl(WordsFromGlove):
         question = self.read(ids, mask)
         hidden = self.pool(question, batch.region_features, batch.region_mask)
         vision = masked_mean(batch.region_features, batch.region_mask) if "vision" in self.asked else None
-        return Output(self.classifier(hidden), hidden, question=question.detach(), vision=vision)
+        question = self.question_features(question)
+        return Output(self.classifier(hidden), hidden, question=question, vision=vision)
 
     def states(self, ids: Tensor) -> Tensor:
         """The GRU's state at each word piece, (B, T, question_size)."""

@@ -30,7 +30,7 @@ STUDIES = sorted(path.stem for path in (shipped() / "studies").glob("*.yaml"))
 PAPER = [*(f"fig{number}" for number in range(1, 17)), "table1", "table2"]
 # GPU hours of one training (docs/STUDIES.md).
 HOURS = {("vqacp2", "lxmert"): 2.3, ("vqacp2", "visualbert"): 2.3, ("vqacp2", "mplug"): 5.4, ("vqacp2", "updn"): 0.3,
-         ("vqavs", "lxmert"): 2.5, ("vqavs", "updn"): 0.4}  # fmt: skip
+         ("vqacp2", "smrl"): 0.5, ("vqavs", "lxmert"): 2.5, ("vqavs", "updn"): 0.4}  # fmt: skip
 ANSWERS, MEANS = ("yes/no", "number", "other"), tuple(VQAVS().means())
 SHARES = {0.5: (0.5, 0.3), 0.7: (0.7, 0.5), 0.9: (0.9, 0.9)}
 
