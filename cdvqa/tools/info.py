@@ -3,6 +3,7 @@
 import textwrap
 
 from cdvqa.backbones import Backbone
+from cdvqa.objectives import Objective
 from cdvqa.runs.folder import percent
 from cdvqa.sparsity import Sparsity
 
@@ -15,13 +16,16 @@ def run(args: list[str]) -> None:
     from cdvqa.cli.inspect import ConfigInspector
 
     stage = ConfigInspector(args[1:], "cdvqa info").model
-    print("\n".join(describe(stage.backbone, stage.sparsity)))
+    print("\n".join(describe(stage.backbone, stage.sparsity, stage.objective)))
 
 
-def describe(backbone: Backbone, sparsity: Sparsity | None) -> list[str]:
+def describe(backbone: Backbone, sparsity: Sparsity | None, objective: Objective) -> list[str]:
     """The lines that `cdvqa info` prints."""
-    everything = sum(parameter.numel() for parameter in backbone.parameters())
+    shipped = sum(parameter.numel() for parameter in objective.shipped())
+    beside = sum(parameter.numel() for parameter in objective.parameters()) - shipped
+    everything = sum(parameter.numel() for parameter in backbone.parameters()) + shipped
     classifier = sum(parameter.numel() for parameter in backbone.classifier.parameters())
+    branch = [row("of the objective", shipped)] if shipped else []
     groups, counts = backbone.matrices(), backbone.counts()
     masked, matrices = sum(counts.values()), sum(len(names) for names in groups.values())
     none = "no matrices to mask, so it is for stage 1 only"
@@ -32,14 +36,16 @@ def describe(backbone: Backbone, sparsity: Sparsity | None) -> list[str]:
         *(row(modality, counts[modality], len(names)) for modality, names in groups.items()),
     ]
     if not matrices:
-        return [*lines, row("classifier", classifier), row("everything", everything)]
+        return [*lines, row("classifier", classifier), *branch, row("everything", everything), *left_out(beside)]
     lines += [
         row("all masked", masked, matrices),
         row("classifier", classifier),
-        row("with the classifier", masked + classifier),
+        *branch,
+        row("with the classifier", masked + classifier + shipped),
         row("everything", everything),
     ]
-    papers = ", ".join(f"{percent(kept)} % {(kept * masked + classifier) / MEGA:.1f} M" for kept in KEPT)
+    whole = classifier + shipped
+    papers = ", ".join(f"{percent(kept)} % {(kept * masked + whole) / MEGA:.1f} M" for kept in KEPT)
     true = ", ".join(true_share(kept, masked, everything) for kept in KEPT)
     lines += ["", f"kept + classifier, as the paper counts: {papers}", f"kept of everything: {true}"]
     lines += textwrap.wrap(backbone.counting_note, 118)
@@ -49,7 +55,12 @@ def describe(backbone: Backbone, sparsity: Sparsity | None) -> list[str]:
         lines.append(
             f"this config: {sparsity.method}, {sparsity.assignment}, {percent(sparsity.overall)} % zeros ({zeros})"
         )
-    return lines + describe_dead(backbone)
+    return [*lines, *left_out(beside), *describe_dead(backbone)]
+
+
+def left_out(beside: int) -> list[str]:
+    """What the objective trains and no answer needs."""
+    return [f"not counted: {beside:,} parameters of the objective, which no answer needs"] if beside else []
 
 
 def true_share(kept: float, masked: int, everything: int) -> str:
