@@ -1,4 +1,4 @@
-"""Loss re-scaling (Guo et al., 2021)."""
+"""Loss re-scaling (Guo et al., 2022)."""
 
 import math
 from typing import Literal
@@ -21,12 +21,12 @@ class Rescale(Objective):
     Of the n_a answers a of the type, those with n_a ≥ `min_count` are kept. With N their sum,
 
         w_a = min(softplus((N − n_a) / n_a), 100) of a kept answer,   w_a = 1 + ln 2 of any other,
-        bce: (1/B) Σ_b Σ_a −w t log σ(x) − (1 − t) log σ(−x),
+        bce: −(1/B) Σ_b Σ_a (w t log σ(x) + (1 − t) log σ(−x)),
         ce:  −(1/B) Σ_b Σ_a (t/10) w log softmax(x).
 
     So the only kept answer of a type, with ln 2, weighs less than one that was never given.
 
-    Source: Guo et al. (2021), "Loss re-scaling VQA", and its code (`utils/losses.py`), whose comment gives weight 1 to
+    Source: Guo et al. (2022), "Loss Re-scaling VQA", and its code (`utils/losses.py`), whose comment gives weight 1 to
     answers that are not kept. Their code loses the vocabulary's first answer from the counts; this does not.
 
     Args:
