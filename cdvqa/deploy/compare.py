@@ -194,7 +194,7 @@ def compare_speed(networks: Sequence[Network]) -> Section:
     try:
         batches = [test_batches(network.data, BATCHES) for network in networks]
         # A pair for each number of questions: the two may see images or regions, and cut questions in other ways.
-        runtimes = {"A": lambda pair: networks[0].answers(pair[0]), "B": lambda pair: networks[1].answers(pair[1])}
+        runtimes = {"A": lambda pair: networks[0].answer(pair[0]), "B": lambda pair: networks[1].answer(pair[1])}
         taken = latencies(runtimes, list(zip(*batches, strict=True)))
     except InputError as error:
         notes[1:] = [f"Latency is not measured: {error}."]

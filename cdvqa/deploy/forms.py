@@ -48,7 +48,7 @@ def metadata_of(network: Network) -> dict[str, str]:
 
 def answers_of_torch(source: Path, exact: bool) -> Answering:
     """Answers by torch."""
-    return load(source, exact).answers
+    return load(source, exact).answer
 
 
 def answers_of_graph(kind: str, path: Path, answers: Sequence[str], threads: int) -> Answering:

@@ -28,6 +28,7 @@ from cdvqa.objectives.state import class_path, load_objective
 from cdvqa.runs.folder import Run, network_file, run_of
 from cdvqa.sparsity import NetworkFile
 from cdvqa.sparsity.shrink import left_over, shrink
+from cdvqa.sparsity.statistics import sparsity_by_modality
 from cdvqa.stages.loading import fill_network
 
 # What `cdvqa push` puts beside a network, so that it needs no data.
@@ -147,17 +148,37 @@ class Network:
         self.runtime, said = fastest(self.scorer, dtype, self.path, list(batches))
         return said
 
-    def answers(self, batch: VQABatch) -> list[str]:
+    @property
+    def answers(self) -> list[str]:
+        """The answer vocabulary, in index order."""
+        return list(self.metadata["answers"])
+
+    @cached_property
+    def masks(self) -> dict[str, Tensor]:
+        """The masks in its file, True on what is kept, by the name of the weight; none of a full model."""
+        return NetworkFile(self.path).masks
+
+    def sparsity(self) -> float:
+        """Share of zeros over all masked weights; 0 without masks."""
+        return self.modality_sparsity().get("overall", 0.0)
+
+    def modality_sparsity(self) -> dict[str, float]:
+        """Share of zeros of each modality, and `overall`; empty without masks."""
+        groups = self.backbone.matrices().items()
+        masked = {modality: [name for name in names if name in self.masks] for modality, names in groups}
+        return sparsity_by_modality(self.masks, masked)
+
+    def answer(self, batch: VQABatch) -> list[str]:
         """The answer of each question of a batch."""
         if self.runtime is None:
             return self.backbone.answer(batch.widened())
-        return [self.metadata["answers"][index] for index in self.runtime(batch).argmax(1).tolist()]
+        return [self.answers[index] for index in self.runtime(batch).argmax(1).tolist()]
 
     def best(self, shares: Tensor, number: int) -> list[Answer]:
         """The answers with the largest of these shares (A,); those of 0 are left out."""
         values, indices = shares.topk(min(number, len(shares)))
         pairs = zip(indices.tolist(), values.tolist(), strict=True)
-        return [Answer(self.metadata["answers"][index], value) for index, value in pairs if value > 0]
+        return [Answer(self.answers[index], value) for index, value in pairs if value > 0]
 
     def batch(self, question: str, view: dict[str, Any]) -> VQABatch:
         """One question as a batch; `view` are the batch's fields of the image."""
