@@ -8,10 +8,10 @@ export OMP_NUM_THREADS := 1
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo backbones claims study benchmarks torture test lint ci clean
+.PHONY: help demo backbones claims study benchmarks torture test lint docs docs-serve wheel ci clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "cdvqa needs Python 3.11 or newer")'
@@ -56,6 +56,16 @@ lint: $(VENV)/ready ## ruff, mypy and the import layers
 	$(VENV)/bin/ruff format --check cdvqa tests benchmarks pretraining
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+docs: $(VENV)/ready ## the documents as a site, in build/site
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	$(VENV)/bin/mkdocs build
+
+docs-serve: docs ## the same, on a local page
+	$(VENV)/bin/mkdocs serve
+
+wheel: $(VENV)/ready ## the package, in dist/
+	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 ci: lint test ## what every change must pass
 
