@@ -11,7 +11,7 @@ export HF_HUB_OFFLINE := 1
 .PHONY: help demo backbones claims study benchmarks torture test lint docs docs-serve wheel ci clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "cdvqa needs Python 3.11 or newer")'
