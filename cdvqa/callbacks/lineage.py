@@ -19,9 +19,10 @@ from cdvqa.callbacks.selection import KeepSelected
 from cdvqa.distributed.processes import gather
 from cdvqa.errors import InputError
 from cdvqa.files import remove_leftovers, write_atomically, write_json
+from cdvqa.runs.dashboard import page, row_of
 from cdvqa.runs.folder import Run, read_results
 from cdvqa.runs.lock import RunLock
-from cdvqa.runs.loggers import EventLog
+from cdvqa.runs.loggers import event_logs, is_own
 
 PACKAGES = ("cdvqa", "torch", "pytorch-lightning", "transformers", "torchmetrics", "numpy")
 
@@ -71,6 +72,9 @@ class RunRecord(Callback):
         if parent is not None:
             refuse_other_questions(parent.path, parent.record, pl_module.facts.files)
         self.record = record | surroundings(trainer)
+        for logger in trainer.loggers:
+            if not is_own(logger):  # the run's own get the row at the end, in a folder that holds a run by then
+                logger.log_hyperparams(row_of(self.record))
         if trainer.is_global_zero and pl_module.resumes:
             self._write()
         elif trainer.is_global_zero:
@@ -103,10 +107,19 @@ class RunRecord(Callback):
         selected = {"by": pl_module.protocol.selection, "best": kept.best, "step": kept.step, "sparsity": kept.realised}
         parameters = {"full": full, "kept": full - kept.zeros}
         finished = {"finished": now(), "steps": trainer.global_step, "selected": selected, "parameters": parameters}
-        write_json(self.run.record, self.record | finished)
-        for logger in trainer.loggers:
-            if isinstance(logger, EventLog):
-                logger.log_settings(hyperparameters(pl_module, self.entries["seed"]))
+        self.record |= finished
+        write_json(self.run.record, self.record)
+        for log in event_logs(trainer.loggers):
+            log.log_settings(row_of(self.record))
+        self._show(trainer)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if trainer.global_step == 0:
+            self._show(trainer)
+
+    def _show(self, trainer: pl.Trainer) -> None:
+        for log in event_logs(trainer.loggers):
+            log.log_page("run", page(self.record), trainer.global_step)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
         # Wrong data that shows only when it is read: before the first steps are saved there is nothing worth keeping.
@@ -191,14 +204,6 @@ def count_parameters(stage: Any) -> int:
     """
     parts = (stage.backbone.classifier.parameters(), stage.objective.shipped())
     return sum(stage.counts.values()) + sum(p.numel() for part in parts for p in part)
-
-
-def hyperparameters(stage: Any, seed: int) -> dict[str, Any]:
-    """One row of TensorBoard's HParams table. Every run has the same columns: TensorBoard reads them from one run."""
-    row = {"stage": stage.stage, "objective": stage.objective_name, "pipeline": "+".join(stage.lineage.pipeline)}
-    row |= {"preset": stage.preset, "lr": stage.lr, "seed": seed}
-    plan = stage.lineage.plan or {"method": "full", "assignment": "none", "criterion": "none", "overall": 0.0}
-    return row | {key: plan[key] for key in ("method", "assignment", "criterion")} | {"sparsity": plan["overall"]}
 
 
 def now() -> str:

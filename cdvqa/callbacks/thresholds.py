@@ -6,14 +6,13 @@ import pytorch_lightning as pl
 from pytorch_lightning import Callback
 
 from cdvqa.callbacks.selection import evaluates_as_authors
-from cdvqa.sparsity import binary_masks, reset_thresholds, sparsity_by_matrix, summarise
-from cdvqa.sparsity import masks as live_masks
+from cdvqa.sparsity import binary_masks, reset_thresholds, summarise
 
 
 class ThresholdReset(Callback):
     """Re-select the thresholds every `every` optimiser steps and, unless the authors' way is asked, before validations.
 
-    Logs sparsity per modality, thresholds and mask flips at each reset, and every matrix's sparsity at validation.
+    Logs sparsity per modality, thresholds and mask flips at each reset.
     Every rank holds the same scores, so every rank selects the same thresholds.
 
     Args:
@@ -37,15 +36,8 @@ class ThresholdReset(Callback):
         if trainer.state.fn == "fit" and not evaluates_as_authors(pl_module):
             self._reset(trainer, pl_module)
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        if trainer.state.fn == "fit":
-            shares = sparsity_by_matrix(live_masks(pl_module.backbone))
-            self._log(trainer, {f"sparsity/matrix/{name}": share for name, share in shares.items()})
-
     def _reset(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if binary_masks(pl_module.backbone):
-            self._log(trainer, summarise(reset_thresholds(pl_module.backbone)))
-
-    def _log(self, trainer: pl.Trainer, values: dict[str, float]) -> None:
-        for logger in trainer.loggers:
-            logger.log_metrics(values, step=trainer.global_step)
+            values = summarise(reset_thresholds(pl_module.backbone))
+            for logger in trainer.loggers:
+                logger.log_metrics(values, step=trainer.global_step)

@@ -15,10 +15,12 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
 from cdvqa.callbacks import (
+    Dashboard,
     EpochLine,
     FiniteCheck,
     KeepSelected,
     LastCheckpoint,
+    MaskLog,
     Predictions,
     ProgressLine,
     RunRecord,
@@ -48,7 +50,7 @@ from cdvqa.runs.lineage import (
     sources_of,
 )
 from cdvqa.runs.lock import RunLock
-from cdvqa.runs.loggers import EventLog, MetricsLog
+from cdvqa.runs.loggers import added_loggers, own_loggers
 from cdvqa.stages import VQAStage
 
 TRAINER = {
@@ -138,7 +140,7 @@ class VQACLI(LightningCLI):
         parser.link_arguments("data.dev_share", "model.init_args.dev_share")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Add what every run logs and calls back; `trainer.callbacks` and `trainer.logger` stay the user's."""
+        """Add what every run logs and calls back to `trainer.callbacks` and `trainer.logger`."""
         settings = self._get(self.config_init, "trainer")
         self.datamodule.needs = self.model.needs
         self.network = self._named_network()
@@ -162,17 +164,17 @@ class VQACLI(LightningCLI):
             kept,
             RunRecord(self.run_folder, config, self.entries, kept, last, lock),
             Predictions(self.run_folder),
+            Dashboard(),
             last,
         ]
-        if self.model.stage == 2 and self.model.sparsity.method == "omp":
+        if self.model.stage == 2:
+            callbacks.insert(1, MaskLog())
+        if not self.model.trains:
             kwargs["max_epochs"] = 0  # one-shot pruning is done when the model is set up
         elif self.model.stage == 2:
             callbacks.insert(1, ThresholdReset(self.model.sparsity.reset_every))
-        if self.subcommand == "fit" and settings["logger"] is None:
-            kwargs["logger"] = [EventLog(self.run_folder.folder), MetricsLog(self.run_folder.metrics)]
-        elif settings["logger"] is None:
-            tests = self.subcommand == "test"
-            kwargs["logger"] = EventLog(self.run_folder.folder, self.run_folder.steps) if tests else False
+        own = own_loggers(self.run_folder, self.subcommand or "")
+        kwargs["logger"] = [] if settings["logger"] is False else [*own, *added_loggers(settings["logger"])]
         bars = [callback for callback in settings["callbacks"] or [] if isinstance(callback, ProgressBar)]
         if not sys.stdout.isatty():
             callbacks.append(EpochLine())

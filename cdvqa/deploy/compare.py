@@ -19,7 +19,8 @@ from cdvqa.files import write_json
 from cdvqa.inference.timing import latencies
 from cdvqa.runs.folder import DIGITS
 from cdvqa.runs.identity import differences, text
-from cdvqa.studies.report.overlap import Overlap, read_masks
+from cdvqa.sparsity.statistics import summed
+from cdvqa.studies.report.overlap import read_masks
 from cdvqa.studies.report.verdicts import DRAWS
 
 BATCHES = (1, 8)
@@ -163,8 +164,7 @@ def compare_masks(a: Network, b: Network) -> Section:
         zeros = read_masks(a.path, groups).zeros(read_masks(b.path, groups))
     except InputError as error:
         return Section(name, title, [], [f"The overlap is not available: {error}."])
-    parts = zeros.values()
-    zeros["all"] = Overlap(*(sum(getattr(p, field) for p in parts) for field in ("weights", "first", "second", "both")))
+    zeros["all"] = summed(zeros.values())
     rows = [
         {
             "modality": modality,

@@ -1,6 +1,7 @@
 """VQA accuracy: functions on predictions and annotations, and the metrics that stages use."""
 
 from cdvqa.metrics.functional import (
+    id_and_ood,
     official_vqa_accuracy,
     official_vqa_score,
     set_means,
@@ -13,6 +14,7 @@ from cdvqa.metrics.metric import SplitAccuracy, VQAAccuracy
 __all__ = [
     "SplitAccuracy",
     "VQAAccuracy",
+    "id_and_ood",
     "official_vqa_accuracy",
     "official_vqa_score",
     "set_means",

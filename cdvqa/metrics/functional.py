@@ -108,6 +108,23 @@ def set_means(results: Mapping[str, Mapping[str, Any]], means: Mapping[str, Sequ
     }
 
 
+def id_and_ood(results: Mapping[str, Mapping[str, Any]], means: Mapping[str, float]) -> dict[str, float]:
+    """Accuracy in (`id`) and out of distribution (`ood`), in percent; without a test set of the kind, it is left out.
+
+    Over several test sets of a kind it is their unweighted mean, or `ood_mean` where the data set states that.
+
+    Args:
+        results: accuracies, `all` among them, and `distribution`, by test set.
+        means: the means that the data set states.
+    """
+    found = {}
+    for kind in ("id", "ood"):
+        alike = [result["all"] for result in results.values() if result["distribution"] == kind and "all" in result]
+        if alike:
+            found[kind] = fmean(alike)
+    return found | ({"ood": means["ood_mean"]} if "ood_mean" in means else {})
+
+
 def _pairs(predictions: Iterable[JsonRecord], annotations: Sequence[JsonRecord]) -> list[tuple[str, JsonRecord]]:
     """Join predictions to annotations by question id."""
     answer_of: dict[int, str] = {}

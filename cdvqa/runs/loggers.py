@@ -2,29 +2,23 @@
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL.Image import Image
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 from torch.utils.tensorboard.summary import hparams
 
 from cdvqa.files import naming_full_disk
+from cdvqa.runs.dashboard import Layout, layout
+from cdvqa.runs.folder import Run
 
 HEADER = "step,metric,value\n"
 SELECTED_ACCURACY = "hp/val_accuracy"  # of the selected network; runs that are never validated have none
-DASHBOARD = {
-    "cdvqa": {
-        "loss": ["Multiline", ["train/loss/total", "train/loss/task", "train/loss/entropy"]],
-        "accuracy": [
-            "Multiline",
-            ["val/accuracy/all", "val/accuracy/yes_no", "val/accuracy/number", "val/accuracy/other"],
-        ],
-        "sparsity": ["Multiline", ["sparsity/overall", "sparsity/language", "sparsity/vision", "sparsity/cross"]],
-        "mask flips": ["Multiline", ["mask/flips/overall"]],
-    }
-}
+ONLY_IN_FILE = "sparsity/matrix/"  # the events have them as one picture
 
 
 class EventLog(TensorBoardLogger):
@@ -42,6 +36,7 @@ class EventLog(TensorBoardLogger):
         super().__init__(folder, name="", version="", default_hp_metric=False)
         self.step = step
         self.opened = False
+        self.layout: Layout = {}  # of the page of custom scalars
         threading.excepthook = once
 
     @property
@@ -51,15 +46,28 @@ class EventLog(TensorBoardLogger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         self._open()
-        own = {name: value for name, value in metrics.items() if name != "epoch"}
-        super().log_metrics(own, step if self.step is None else self.step)
+        own = {name: value for name, value in metrics.items() if name != "epoch" and not name.startswith(ONLY_IN_FILE)}
+        super().log_metrics(own, self._step(step))
 
     @rank_zero_only
     def log_settings(self, settings: Mapping[str, Any]) -> None:
-        """Write the run's row of the HParams table; its accuracy is what was logged as `SELECTED_ACCURACY`, if any."""
+        """Write the run's row of the HParams table. `cdvqa board` decides on the columns, which all runs share."""
         self._open()
-        for summary in hparams(dict(settings), {SELECTED_ACCURACY: None}):
+        _, *session = hparams(dict(settings), {})
+        for summary in session:
             self.experiment.file_writer.add_summary(summary)
+
+    @rank_zero_only
+    def log_picture(self, tag: str, picture: Image, step: int) -> None:
+        """Write a picture in RGB."""
+        self._open()
+        self.experiment.add_image(tag, np.asarray(picture), self._step(step), dataformats="HWC")
+
+    @rank_zero_only
+    def log_page(self, tag: str, text: str, step: int) -> None:
+        """Write a page of Markdown."""
+        self._open()
+        self.experiment.add_text(tag, text, self._step(step))
 
     @rank_zero_only
     def save(self) -> None:
@@ -69,7 +77,10 @@ class EventLog(TensorBoardLogger):
     def _open(self) -> None:
         if not self.opened:
             self.opened = True
-            self.experiment.add_custom_scalars(DASHBOARD)
+            self.experiment.add_custom_scalars(self.layout or layout())
+
+    def _step(self, step: int | None) -> int | None:
+        return step if self.step is None else self.step
 
 
 def once(failure: threading.ExceptHookArgs) -> None:
@@ -127,3 +138,30 @@ class MetricsLog(Logger):
             rank_zero_warn(f"{self.path}: {size - present} bytes shorter than at the checkpoint; rows are missing")
         elif present > size:
             os.truncate(self.path, size)
+
+
+def own_loggers(run: Run, command: str) -> list[Logger]:
+    """What every run logs to: `fit` to the events and `metrics.csv`, `test` to the events; others log nothing."""
+    match command:
+        case "fit":
+            return [EventLog(run.folder), MetricsLog(run.metrics)]
+        case "test":
+            return [EventLog(run.folder, run.steps)]
+    return []
+
+
+def added_loggers(given: Iterable[Logger] | Logger | bool | None) -> list[Logger]:
+    """The loggers that `trainer.logger` names; true stands for the run's own."""
+    if given is None or isinstance(given, bool):
+        return []
+    return [given] if isinstance(given, Logger) else list(given)
+
+
+def is_own(logger: Logger) -> bool:
+    """Whether every run has this logger, rather than `trainer.logger` added it."""
+    return isinstance(logger, EventLog | MetricsLog)
+
+
+def event_logs(loggers: Iterable[Logger]) -> list[EventLog]:
+    """Those of these loggers that write TensorBoard's events."""
+    return [logger for logger in loggers if isinstance(logger, EventLog)]

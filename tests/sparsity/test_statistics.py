@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from cdvqa.sparsity import MatrixReset, sparsity_by_matrix, sparsity_by_modality, summarise
+from cdvqa.sparsity.statistics import Overlap, common_zeros, overlap_by_modality
 
 MASKS = {
     "a": torch.tensor([[True, False], [False, False]]),
@@ -41,5 +42,17 @@ def test_a_reset_in_numbers():
             "mask/threshold/min": 0.01,
             "mask/threshold/mean": 0.02,
             "mask/threshold/max": 0.03,
+            "mask/threshold/language": 0.02,
         }
     )
+
+
+def test_overlap_is_of_zeros():
+    """2 of the 4 zeros of either mask of `a` and `b` are common; `c` has none, and counts as equal."""
+    first = {"a": torch.tensor([[0, 0], [0, 1]]).bool(), "b": torch.tensor([1, 1]).bool(), "c": torch.ones(4).bool()}
+    second = {"a": torch.tensor([[0, 0], [1, 1]]).bool(), "b": torch.tensor([1, 0]).bool(), "c": torch.ones(4).bool()}
+    overlaps = common_zeros(first, second)
+    assert overlaps["a"] == Overlap(weights=4, first=3, second=2, both=2)
+    assert [1 - overlap.agreement for overlap in overlaps.values()] == [0.25, 0.5, 0.0]
+    indices = overlap_by_modality(overlaps, {"language": ["a", "b"], "cross": ["c"], "vision": []})
+    assert indices == {"language": 0.5, "cross": 1.0, "overall": 0.5}

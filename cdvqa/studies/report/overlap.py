@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from cdvqa.cli.inspect import ConfigInspector
 from cdvqa.errors import InputError
 from cdvqa.sparsity import NetworkFile
+from cdvqa.sparsity.statistics import Overlap
 from cdvqa.studies.report.table import folders_of
 
 MOST_RUNS = 12  # of a data set and backbone, each with all seeds: LXMERT-base's masks have 25 MB a seed
@@ -24,49 +25,6 @@ NOTE = (
     "masks with as many zeros. Masks of one overall sparsity are compared, that nearest 50 %; of runs with different "
     "objectives or stages, those of the same seed."
 )
-
-
-@dataclass(frozen=True)
-class Overlap:
-    """Two sets of the same weights, such as the zeros of two masks.
-
-    Attributes:
-        weights: how many there are.
-        first, second: how many are in each set.
-        both: how many are in both.
-    """
-
-    weights: int
-    first: int
-    second: int
-    both: int
-
-    @property
-    def index(self) -> float:
-        """Jaccard index: the share of the weights in either set that are in both; 1 where both sets are empty."""
-        return jaccard(self.first, self.second, self.both)
-
-    @property
-    def by_chance(self) -> float:
-        """The index that random sets of these sizes would have."""
-        return jaccard(self.first, self.second, self.first * self.second / self.weights)
-
-    @property
-    def agreement(self) -> float:
-        """The share of all weights that are in both sets or in neither."""
-        return (self.weights - self.first - self.second + 2 * self.both) / self.weights
-
-    @property
-    def complement(self) -> "Overlap":
-        """Of the weights that are not in the sets."""
-        neither = self.weights - self.first - self.second + self.both
-        return Overlap(self.weights, self.weights - self.first, self.weights - self.second, neither)
-
-
-def jaccard(first: int, second: int, both: float) -> float:
-    """Jaccard index of sets of these sizes that have `both` in common."""
-    either = first + second - both
-    return both / either if either else 1.0
 
 
 @dataclass

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from cdvqa.errors import InputError
+from cdvqa.metrics import id_and_ood
 from cdvqa.runs.folder import DIGITS, Run, percent
 from cdvqa.runs.identity import differing, own_settings
 from cdvqa.studies.sweep.records import line_of
@@ -115,14 +116,10 @@ def accuracies(results: Mapping[str, Any]) -> dict[str, float]:
     """
     splits = results.get("splits", {})
     found = {name: split["all"] for name, split in splits.items() if "all" in split} | dict(results.get("means", {}))
-    for kind in ("id", "ood"):
-        alike = [split for split in splits.values() if split["distribution"] == kind and "all" in split]
-        found[kind] = fmean(split["all"] for split in alike) if alike else NAN
-        types = {name for split in alike for name in split} - {"all", *NOT_SCORES}
-        for name in types if kind == "ood" else ():
-            found[name] = fmean(split[name] for split in alike if name in split)
-    if "ood_mean" in found:
-        found["ood"] = found["ood_mean"]
+    found |= dict.fromkeys(("id", "ood"), NAN) | id_and_ood(splits, results.get("means", {}))
+    outside = [split for split in splits.values() if split["distribution"] == "ood" and "all" in split]
+    for name in {name for split in outside for name in split} - {"all", *NOT_SCORES}:
+        found[name] = fmean(split[name] for split in outside if name in split)
     return found
 
 
