@@ -7,7 +7,9 @@ from cdvqa.callbacks.lineage import RunRecord
 from cdvqa.callbacks.mask_log import MaskLog
 from cdvqa.callbacks.predictions import Predictions
 from cdvqa.callbacks.progress import EpochLine, ProgressLine
+from cdvqa.callbacks.samples import SampleQuestions
 from cdvqa.callbacks.selection import KeepSelected
+from cdvqa.callbacks.standard import run_callbacks
 from cdvqa.callbacks.thresholds import ThresholdReset
 from cdvqa.callbacks.training_log import TrainingLog
 
@@ -21,7 +23,9 @@ __all__ = [
     "Predictions",
     "ProgressLine",
     "RunRecord",
+    "SampleQuestions",
     "ThresholdReset",
     "TrainingLog",
     "WholeFiles",
+    "run_callbacks",
 ]

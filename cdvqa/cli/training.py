@@ -14,20 +14,7 @@ from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
-from cdvqa.callbacks import (
-    Dashboard,
-    EpochLine,
-    FiniteCheck,
-    KeepSelected,
-    LastCheckpoint,
-    MaskLog,
-    Predictions,
-    ProgressLine,
-    RunRecord,
-    ThresholdReset,
-    TrainingLog,
-    WholeFiles,
-)
+from cdvqa.callbacks import EpochLine, ProgressLine, WholeFiles, run_callbacks
 from cdvqa.cli.configs import resolve_configs
 from cdvqa.cli.log_filters import quieten
 from cdvqa.cli.parsing import OneLineParser, check_numbers, one_line, trainer_error
@@ -156,23 +143,10 @@ class VQACLI(LightningCLI):
         if self.subcommand == "fit" and self._get(self.config, "ckpt_path") is None:
             self._refuse_existing_run()
         config = self._complete_config()
-        kept = KeepSelected(self.run_folder)
-        last = LastCheckpoint(self.run_folder, self._get(self.config, "checkpoint_every_n_steps"))
-        callbacks: list[Any] = [
-            FiniteCheck(),
-            TrainingLog(),
-            kept,
-            RunRecord(self.run_folder, config, self.entries, kept, last, lock),
-            Predictions(self.run_folder),
-            Dashboard(),
-            last,
-        ]
-        if self.model.stage == 2:
-            callbacks.insert(1, MaskLog())
+        every = self._get(self.config, "checkpoint_every_n_steps")
+        callbacks = run_callbacks(self.run_folder, self.model, config, self.entries, every, lock)
         if not self.model.trains:
             kwargs["max_epochs"] = 0  # one-shot pruning is done when the model is set up
-        elif self.model.stage == 2:
-            callbacks.insert(1, ThresholdReset(self.model.sparsity.reset_every))
         own = own_loggers(self.run_folder, self.subcommand or "")
         kwargs["logger"] = [] if settings["logger"] is False else [*own, *added_loggers(settings["logger"])]
         bars = [callback for callback in settings["callbacks"] or [] if isinstance(callback, ProgressBar)]

@@ -252,13 +252,8 @@ class VQADataModule(pl.LightningDataModule):
         )
 
     def first_batches(self, whole: bool) -> tuple[BatchLoader, int]:
-        """The training questions in the order of the first epoch, the same on every process.
-
-        Args:
-            whole: let one batch hold `global_batch` questions, whatever one process takes at once.
-
-        Returns:
-            A loader, and how many of its batches hold `global_batch` questions together.
+        """A loader of the training questions in the order of the first epoch, the same on every process, and how many
+        of its batches hold `global_batch` questions together: one where `whole` is true.
         """
         batch_size, parts = self._batch_size()
         if whole:
@@ -339,6 +334,7 @@ class VQADataModule(pl.LightningDataModule):
             text_format=self.text_format,
             splits=self.splits,
             question_id={name: dataset.question_id for name, dataset in self._datasets.items()},
+            image_id={name: dataset.image_id for name, dataset in self._datasets.items()},
             question_types=self.question_types,
             answer_types=self.answer_types,
             question_types_known=prepared is None or "train" not in self._datasets or prepared.question_types_known,
@@ -346,6 +342,7 @@ class VQADataModule(pl.LightningDataModule):
             distributions=self.data_set.distributions(),
             means=self.data_set.means(),
             visual_path=self.visual.path,
+            images=self.images_folder,
             features=self.visual.fingerprint(),
             files=(dict(prepared.digests) if prepared else {}) | extra,
             extra_text=OWN_TEXT if text and self.questions_file else text,

@@ -50,13 +50,14 @@ class DataFacts:
         tokenizer, tokenizer_digest: of the questions, and SHA-256 of its word pieces.
         text_format: how questions are cut.
         splits: names of the splits that are evaluated or answered, in the order of their loaders.
-        question_id: the questions of each split that has been set up, in its order.
+        question_id, image_id: the questions of each split that has been set up, in its order, and their images.
         question_types, answer_types: index spaces of the batches' fields.
         question_types_known: False where cached targets of train name no question types.
         subsets: question ids of the test sets inside each test split, by the set's name.
         distributions: whether each test set is in (`id`) or out of (`ood`) distribution.
         means: names of the means over test sets that the data set states, and their sets.
         visual_path: the feature file, or the folder of images.
+        images: folder of images to show to people; it may be absent.
         features: fingerprint of the features or images.
         files: bytes and SHA-256 of the question files read.
         extra_text: SHA-256 of the file of text behind the questions, if there is one; `OWN_TEXT` for own questions,
@@ -73,6 +74,7 @@ class DataFacts:
     text_format: TextFormat
     splits: list[str]
     question_id: Mapping[str, NDArray[np.int64]]
+    image_id: Mapping[str, NDArray[np.int64]]
     question_types: Sequence[str]
     answer_types: Sequence[str]
     question_types_known: bool
@@ -80,6 +82,7 @@ class DataFacts:
     distributions: Mapping[str, Distribution]
     means: Mapping[str, Sequence[str]]
     visual_path: Path
+    images: Path
     features: Mapping[str, Any]
     files: Mapping[str, Any]
     extra_text: str | None

@@ -24,7 +24,7 @@ from PIL import Image
 
 from cdvqa.cli.parsing import OneLineParser
 from cdvqa.data.questions.archives import locate
-from cdvqa.data.visual.image_files import by_image_id, image_files, upright
+from cdvqa.data.visual.image_files import picture_paths, upright
 from cdvqa.deploy.network import Network, load
 from cdvqa.errors import InputError, printable
 from cdvqa.inference.graph import library
@@ -141,11 +141,10 @@ def reply(network: Network, question: str, image_id: int | None, picture: Image.
 def picture_files(folder: Path) -> dict[int, Path]:
     """The pictures in a folder, which may be absent, by image id."""
     try:
-        files = by_image_id(folder, image_files(folder)) if folder.is_dir() else {}
+        return picture_paths(folder)
     except InputError as error:
         print(f"pictures left out: {error}")
         return {}
-    return {number: folder / file.name for number, file in files.items()}
 
 
 def asked_in_tests(network: Network) -> dict[int, list[str]]:

@@ -266,8 +266,8 @@ class VQAStage(pl.LightningModule):
         scores = self.runtime(batch) if self.runtime else self.objective.scores(self.backbone(batch))
         return [self.facts.answers[index] for index in scores.argmax(dim=1).tolist()]
 
-    def validation_step(self, batch: VQABatch, batch_idx: int) -> None:
-        self.accuracies[0].update(batch, self.answer(batch))
+    def validation_step(self, batch: VQABatch, batch_idx: int) -> list[str]:  # type: ignore[override]
+        return self.test_step(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
         self.val_result = accuracy = self.accuracies[0].results("val")["val"]

@@ -55,6 +55,7 @@ def test_events_hold_settings_accuracies_and_test_results(cdvqa: Callable[..., i
     one_shot = events(pruned)
     assert SELECTED_ACCURACY not in one_shot.Tags()["scalars"]
     assert (settings(one_shot)["method"], settings(one_shot)["sparsity"]) == ("omp", 0.5)
+    assert one_shot.Tags()["images"] == ["masks/sparsity"]
     identity = json.loads((trained / "run.json").read_text())["identity"]
     assert identity[:8] == settings(one_shot)["parent"]
     assert f"`{identity}`" in page_of(log) and f"`{identity}`" in page_of(one_shot), "as the run's own, as the parent's"
@@ -158,3 +159,6 @@ def test_every_chart_has_a_tag_and_every_number_a_chart(cdvqa: Callable[..., int
     assert {tag.split("/")[0] for tag in alone if not re.match("mask/(drift|threshold)/", tag)} == {"test"} | {"hp"}
     assert shown["yes_no"] == ["val/accuracy/yes_no"] and "what color is the" in shown
     assert not [tag for tag in scalars if tag.startswith("sparsity/matrix/")]
+    assert set(log.Tags()["images"]) == {
+        "masks/sparsity", "masks/changed_since_start", "samples/dev", "samples/id", "samples/test",
+    }  # fmt: skip

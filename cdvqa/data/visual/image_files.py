@@ -88,6 +88,12 @@ def by_image_id(folder: Path, files: list[ImageFile]) -> dict[int, ImageFile]:
     return known
 
 
+def picture_paths(folder: Path) -> dict[int, Path]:
+    """The images in a folder, which may be absent, by image id; InputError as `image_files` and `by_image_id`."""
+    files = by_image_id(folder, image_files(folder)) if folder.is_dir() else {}
+    return {number: folder / file.name for number, file in files.items()}
+
+
 @contextmanager
 def opened(source: Path | BytesIO) -> Iterator[Image.Image]:
     """An image, of a file or in memory, whose head has been read.

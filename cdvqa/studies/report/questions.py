@@ -15,7 +15,7 @@ from cdvqa.cli.inspect import ConfigInspector
 from cdvqa.data.datamodule import VQADataModule
 from cdvqa.data.questions.official import Questions
 from cdvqa.data.visual.features import RegionFeatures
-from cdvqa.data.visual.image_files import by_image_id, image_files, upright
+from cdvqa.data.visual.image_files import picture_paths, upright
 from cdvqa.errors import InputError
 from cdvqa.files import read_json
 from cdvqa.metrics import vqa_score
@@ -122,10 +122,10 @@ def pictures(module: VQADataModule, wanted: Sequence[int]) -> tuple[dict[int, di
     numbers = sorted(set(wanted))
     folder, features = module.images_folder, module.features_file
     try:
-        files = by_image_id(folder, image_files(folder)) if folder.is_dir() else {}
+        files = picture_paths(folder)
         left = BUDGET
         for number in numbers:
-            if number in files and (uri := data_uri(folder / files[number].name)) and len(uri) < left:
+            if number in files and (uri := data_uri(files[number])) and len(uri) < left:
                 left -= len(uri)
                 found[number] = {"uri": uri}
     except InputError as error:
