@@ -8,7 +8,7 @@ export OMP_NUM_THREADS := 1
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo backbones claims study benchmarks torture test lint docs docs-serve wheel ci clean
+.PHONY: help demo board backbones claims study benchmarks torture test lint docs docs-serve wheel ci clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -22,7 +22,11 @@ $(VENV)/ready: pyproject.toml constraints.txt
 BACKBONE ?= lxmert
 demo: $(VENV)/ready ## the three stages on the embedded world; BACKBONE=lxmert, visualbert, mplug, updn or smrl
 	$(MAKE) study STUDY=demo$(filter-out _lxmert,_$(BACKBONE))
-	@echo "To look into the runs: $(VENV)/bin/tensorboard --logdir logs/scenes"
+	@echo "To look into the runs: make board"
+
+LOGS ?= logs
+board: $(VENV)/ready ## TensorBoard over the runs in LOGS=logs, laid out: docs/DASHBOARD.md
+	$(PYTHON) -m cdvqa board --logs $(LOGS)
 
 backbones: $(VENV)/ready ## every other backbone on the embedded world, four seeds
 	$(PYTHON) -m cdvqa prepare scenes --balanced

@@ -26,6 +26,7 @@ COMMANDS = {
     "compare": ("cdvqa.deploy.compare:run", "compare two networks: settings, masks, answers, size and speed"),
     "sweep": ("cdvqa.studies.sweep.command:run", "run every run of a study, here or on a SLURM cluster"),
     "search": ("cdvqa.studies.search.command:run", "find the share of zeros of each modality at an overall sparsity"),
+    "board": ("cdvqa.studies.board:run", "TensorBoard over all runs, laid out, with an overview of their tests"),
     "report": ("cdvqa.studies.report.command:run", "tables, figures and verdicts of runs, or of a study"),
 }
 

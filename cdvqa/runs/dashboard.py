@@ -10,6 +10,7 @@ from typing import Any
 from tensorboard.plugins.hparams.summary_v2 import Discrete, HParam, Metric, RealInterval
 
 ID_ACCURACY, OOD_ACCURACY = "hp/id_accuracy", "hp/ood_accuracy"  # of the test, in percent
+KEPT_ID, KEPT_OOD = "kept/id_accuracy", "kept/ood_accuracy"  # by percent of kept weights, in place of steps
 METRICS = [Metric(ID_ACCURACY, display_name="ID accuracy"), Metric(OOD_ACCURACY, display_name="OOD accuracy")]
 SPEED, PROCESS_MEMORY, GPU_MEMORY = "machine/questions_per_second", "machine/process_memory", "machine/gpu_memory"
 LEARNING_RATE = "train/learning_rate"

@@ -137,6 +137,14 @@ def test_what_a_clock_measures_is_not_in_the_file_that_a_resumed_run_repeats(cdv
     assert rates == pytest.approx([0.002, 0.0012, 0.0004]), "steps 2, 4 and 6: warm, then on the way to 0"
 
 
+def documented() -> list[str]:
+    """Patterns of the tags in the tables of docs/DASHBOARD.md."""
+    lines = (Path(__file__).parents[2] / "docs" / "DASHBOARD.md").read_text().splitlines()
+    cells = [line.split(" | ")[0] for line in lines if line.startswith("| `")]
+    tags = [tag for cell in cells for tag in re.findall("`(.+?)`", cell)]
+    return [re.sub("<.+?>", ".+", tag) for tag in tags]
+
+
 def test_every_chart_has_a_tag_and_every_number_a_chart(cdvqa: Callable[..., int]):
     """Guards the layout: its patterns are regular expressions, and names of types have characters that mean something.
 
@@ -159,6 +167,8 @@ def test_every_chart_has_a_tag_and_every_number_a_chart(cdvqa: Callable[..., int
     assert {tag.split("/")[0] for tag in alone if not re.match("mask/(drift|threshold)/", tag)} == {"test"} | {"hp"}
     assert shown["yes_no"] == ["val/accuracy/yes_no"] and "what color is the" in shown
     assert not [tag for tag in scalars if tag.startswith("sparsity/matrix/")]
+    tags, patterns = [*scalars, *log.Tags()["images"], "run/text_summary"], documented()
+    assert not [tag for tag in tags if not any(re.fullmatch(pattern, tag) for pattern in patterns)]
     assert set(log.Tags()["images"]) == {
         "masks/sparsity", "masks/changed_since_start", "samples/dev", "samples/id", "samples/test",
     }  # fmt: skip

@@ -1,0 +1,124 @@
+"""`cdvqa board`: TensorBoard over all runs, on a page that is laid out."""
+
+import shutil
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from tensorboard import program
+from tensorboard.plugins.hparams.summary_v2 import hparams_config_pb
+from torch.utils.tensorboard import SummaryWriter
+
+from cdvqa.cli.parsing import OneLineParser
+from cdvqa.errors import InputError
+from cdvqa.metrics import id_and_ood
+from cdvqa.runs.dashboard import KEPT_ID, KEPT_OOD, METRICS, chart, columns, layout, row_of
+from cdvqa.runs.folder import Run, read_results
+
+OVERVIEW = ".board"  # in the folder of the logs; it sorts before every run, and the first layout decides on the order
+BY_KEPT = {
+    "ID and OOD by kept share (percent of the weights)": {
+        "OOD": chart(KEPT_OOD),
+        "ID": chart(KEPT_ID),
+        "ID and OOD": chart(f"({KEPT_ID}|{KEPT_OOD})"),
+    }
+}
+
+
+def run(args: list[str]) -> None:
+    """Run `cdvqa board` with command-line arguments."""
+    parser = OneLineParser(prog="cdvqa board", description=board.__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_function_arguments(board, as_group=False)
+    board(**parser.instantiate_classes(parser.parse_args(args[1:])))
+
+
+def board(logs: Path = Path("logs"), port: int = 6006) -> None:
+    """Serve TensorBoard for all runs of a folder, with an overview of their tests.
+
+    Args:
+        logs: folder that holds <data>/<backbone>/<run>/seed<k>/.
+        port: of the page, on this machine alone.
+    """
+    found = write_overview(logs)
+    print(f"{found} runs: http://localhost:{port}/#custom_scalars")
+    server(logs, port).main()
+
+
+def server(logs: Path, port: int) -> program.TensorBoard:
+    """TensorBoard, not started yet."""
+    tensorboard = program.TensorBoard()
+    tensorboard.configure(argv=("tensorboard", f"--logdir={logs}", f"--port={port}"))
+    return tensorboard
+
+
+def write_overview(logs: Path) -> int:
+    """Write what no run can know of the others, in place of what was written before; return the number of runs.
+
+    That is the layout for the question types of all runs, the columns of HParams (the settings that differ), and
+    accuracy against the share of kept weights.
+
+    Raises:
+        InputError: there is no run.
+    """
+    records, problems = read_runs(logs)
+    for problem in problems:
+        print(f"left out: {problem}")
+    if not records:
+        raise InputError(f"{logs}: no run here; `cdvqa fit --config …` makes one")
+    shutil.rmtree(logs / OVERVIEW, ignore_errors=True)
+    splits = [split for _, results in records.values() for split in results.get("splits", {}).values()]
+    question_types = {name for split in splits for name in split["per_question_type"]}
+    answer_types = dict.fromkeys(name for split in splits for name in split["n"] if name != "all")
+    with SummaryWriter(str(logs / OVERVIEW)) as writer:
+        writer.add_custom_scalars({**BY_KEPT, **layout(question_types, answer_types)})
+        rows = [row_of(record) for record, _ in records.values()]
+        writer._get_file_writer().add_summary(hparams_config_pb(columns(rows), METRICS))
+    for name, points in by_kept_share(records).items():
+        with SummaryWriter(str(logs / OVERVIEW / name)) as writer:
+            for (percent, tag), accuracies in sorted(points.items()):
+                writer.add_scalar(tag, fmean(accuracies), percent)
+    return len(records)
+
+
+def read_runs(logs: Path) -> tuple[dict[Run, tuple[dict[str, Any], dict[str, Any]]], list[str]]:
+    """Record and results of every run, and a line on each that cannot be read."""
+    found, problems = {}, []
+    for path in sorted(logs.glob("*/*/*/*/run.json")):
+        run = Run(path.parent)
+        try:
+            found[run] = (run.read(), read_results(run))
+        except InputError as error:
+            problems.append(str(error))
+        except (OSError, ValueError) as error:
+            problems.append(f"{run.results}: cannot be read ({error})")
+    return found, problems
+
+
+def by_kept_share(
+    records: Mapping[Run, tuple[Mapping[str, Any], Mapping[str, Any]]],
+) -> dict[str, dict[tuple[int, str], list[float]]]:
+    """Test accuracies by percent of kept weights and tag, for each data set, backbone, stage, pipeline and method.
+
+    A point has all seeds, and all ways to share out the zeros over the modalities.
+    """
+    found: dict[str, dict[tuple[int, str], list[float]]] = defaultdict(lambda: defaultdict(list))
+    for run, (record, results) in records.items():
+        row = row_of(record)
+        data, backbone = run.folder.parts[-4:-2]
+        parts = [f"stage{row['stage']}", row["pipeline"], *methods(row)]
+        accuracies = id_and_ood(results.get("splits", {}), results.get("means", {}))
+        for kind, tag in (("id", KEPT_ID), ("ood", KEPT_OOD)):
+            if kind in accuracies:
+                percent = round(100 * (1 - row["sparsity"]))
+                found[f"{data} {backbone} {' '.join(parts)}"][percent, tag].append(accuracies[kind])
+    return found
+
+
+def methods(row: Mapping[str, Any]) -> Iterable[str]:
+    """How a run was pruned, as its name says it; nothing in stage 1."""
+    if row["method"] == "full":
+        return []
+    names = (row["method"], row["assignment"], *([] if row["criterion"] == "magnitude" else [row["criterion"]]))
+    return [str(name).rpartition(".")[2] for name in names]

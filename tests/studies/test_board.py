@@ -1,0 +1,84 @@
+"""TensorBoard over several runs, as its own server hands it out."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+from urllib.request import Request, urlopen
+
+import pytest
+
+from cdvqa.cli import main
+from cdvqa.studies.board import OVERVIEW, server, write_overview
+
+Ask = Callable[..., Any]
+
+
+@pytest.fixture
+def ask(cdvqa: Callable[..., int]) -> Iterator[Ask]:
+    """TensorBoard's answers about a fine-tuned run and two that are pruned from it; one of these is not tested."""
+    assert cdvqa("fit", "stage1_bce.yaml", "--trainer.max_epochs=1") == 0
+    for share in (0.3, 0.5):
+        assert cdvqa("prune", "--model.parent_objective=bce", f"--model.sparsity.overall={share}") == 0
+    assert cdvqa("test", "stage1_bce.yaml", "--trainer.max_epochs=1") == 0
+    assert cdvqa("test", "stage2_omp.yaml", "--model.sparsity.overall=0.3") == 0
+    for _ in range(2):  # the second time it replaces what it wrote
+        assert write_overview(Path("logs")) == 3
+    address = server(Path("logs"), 0).launch()
+
+    def ask(path: str, **body: Any) -> Any:
+        request = Request(f"{address}data/plugin/{path}", json.dumps(body).encode() if body else None)
+        request.add_header("Content-Type", "application/json")
+        with urlopen(request) as answer:
+            return json.load(answer)
+
+    yield ask
+
+
+def accuracies(run: Path) -> list[float]:
+    splits = json.loads((run / "results.json").read_text())["splits"]
+    return [splits[name]["all"] for name in ("id", "test")]
+
+
+def test_the_overview_answers_across_runs(ask: Ask):
+    runs = {run.parent.name.partition("-")[0]: run for run in Path("logs").glob("scenes/lxmert/*/seed0")}
+    tuned, pruned = runs["stage1_bce"], runs["stage2_bce_omp_uniform_s30"]
+
+    layout = ask("custom_scalars/layout")["category"]
+    assert layout[0]["title"].startswith("ID and OOD by kept share")
+    assert len({category["title"] for category in layout}) == len(layout), "the runs' own layouts are the same"
+    titles = [chart["title"] for category in layout for chart in category["chart"]]
+    assert "what color is the" in titles and titles.count("OOD, test") == 1
+
+    tags = ask("scalars/tags")
+    series = {run.removeprefix(f"{OVERVIEW}/"): run for run in tags if run.startswith(OVERVIEW) and tags[run]}
+    assert series.keys() == {"scenes lxmert stage1 bce", "scenes lxmert stage2 bce omp uniform"}
+    for name, run, percent in zip(sorted(series), (tuned, pruned), (100, 70), strict=True):
+        for tag, accuracy in zip(("kept/id_accuracy", "kept/ood_accuracy"), accuracies(run), strict=True):
+            ((_, step, value),) = ask(f"scalars/scalars?run={quote(series[name])}&tag={tag}")
+            assert (step, value) == (percent, pytest.approx(accuracy, abs=1e-4))
+
+    experiment = ask("hparams/experiment", experimentName="")
+    assert [metric["displayName"] for metric in experiment["metricInfos"]] == ["ID accuracy", "OOD accuracy"]
+    columns = [column["name"] for column in experiment["hparamInfos"]]
+    assert {"stage", "method", "sparsity", "model.sparsity.zeros.language", "model.lr"} <= set(columns)
+    assert not {"seed", "preset", "data.name"} & set(columns), "all runs have the same"
+    wanted = {"colParams": [{"hparam": name} for name in columns], "sliceSize": 9, "startIndex": 0}
+    answer = ask("hparams/session_groups", experimentName="", allowedStatuses=["STATUS_SUCCESS"], **wanted)
+    shown = {
+        (row["hparams"]["method"], row["hparams"]["sparsity"]): [metric["value"] for metric in row["metricValues"]]
+        for row in answer["sessionGroups"]
+    }
+    untested = shown.pop(("omp", 0.5))
+    assert untested == [], "a run without a test showed an accuracy of 0"
+    assert shown == {
+        ("full", 0): pytest.approx(accuracies(tuned), abs=1e-4),
+        ("omp", 0.3): pytest.approx(accuracies(pruned), abs=1e-4),
+    }
+
+
+def test_no_run_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    assert main(["board", f"--logs={tmp_path}"]) == 2
+    assert capsys.readouterr().err == f"cdvqa board: {tmp_path}: no run here; `cdvqa fit --config …` makes one\n"
+    assert not list(tmp_path.iterdir())
