@@ -8,7 +8,7 @@ export OMP_NUM_THREADS := 1
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo board backbones claims study benchmarks torture test lint docs docs-serve wheel ci clean
+.PHONY: help demo board backbones claims study benchmarks torture test lint texts docs docs-serve wheel ci clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -60,6 +60,9 @@ lint: $(VENV)/ready ## ruff, mypy and the import layers
 	$(VENV)/bin/ruff format --check cdvqa tests benchmarks pretraining
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+texts: $(VENV)/ready ## what --help shows, from signatures and docstrings: cdvqa/cli/help/
+	$(PYTHON) -m cdvqa.tools.help
 
 docs: $(VENV)/ready ## the documents as a site, in build/site
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -e '.[docs]'

@@ -1,6 +1,7 @@
 """The exceptions a user is meant to read: the command line prints their text without a traceback."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 
 
 class InputError(Exception):
@@ -18,6 +19,12 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
         seen.append(error)
         yield error
         error = error.__cause__ or error.__context__
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a message on a wrong name: "; did you mean NAME?", or nothing where no known name is like it."""
+    close = get_close_matches(name, list(known), n=1, cutoff=0.7)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def printable(text: str, limit: int = 4000) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, TypeVar
 
-from cdvqa.errors import InputError
+from cdvqa.errors import InputError, nearest
 
 T = TypeVar("T")
 
@@ -26,7 +26,8 @@ def find_class(option: str, name: str, known: Mapping[str, type[T]], base: type[
         return known[name]
     module, _, attribute = name.rpartition(".")
     if not module:
-        raise InputError(f"{option} {name!r} is unknown; use one of {', '.join(known)}, or package.module.Class")
+        use = f"use one of {', '.join(known)}, or package.module.Class{nearest(name, known)}"
+        raise InputError(f"{option} {name!r} is unknown; {use}")
     try:
         found = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
@@ -50,8 +51,8 @@ def make(
     found, given = find_class(option, name, known, base), dict(options or {})
     accepted = inspect.signature(found).parameters
     if unknown := sorted(given.keys() - accepted.keys()):
-        known_options = ", ".join(accepted) or "none"
-        raise InputError(f"{option}_options: {name} does not take {', '.join(unknown)} (it takes: {known_options})")
+        takes = f"(it takes: {', '.join(accepted) or 'none'}){nearest(unknown[0], accepted)}"
+        raise InputError(f"{option}_options: {name} does not take {', '.join(unknown)} {takes}")
     try:
         return found(**given)
     except (TypeError, ValueError) as error:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from cdvqa import __version__
-from cdvqa.errors import InputError, Stopped, chain, printable
+from cdvqa.cli.help_texts import help_text
+from cdvqa.errors import InputError, Stopped, chain, nearest, printable
 from cdvqa.files import full_disk
 
 # command: (where it lives, what it does)
@@ -28,6 +29,8 @@ COMMANDS = {
     "search": ("cdvqa.studies.search.command:run", "find the share of zeros of each modality at an overall sparsity"),
     "board": ("cdvqa.studies.board:run", "TensorBoard over all runs, laid out, with an overview of their tests"),
     "report": ("cdvqa.studies.report.command:run", "tables, figures and verdicts of runs, or of a study"),
+    "configs": ("cdvqa.cli.configs:run", "list the shipped configs"),
+    "completion": ("cdvqa.cli.completion:run", "print a script that completes commands and options in a shell"),
 }
 
 HELP = """\
@@ -38,8 +41,8 @@ Compress and debias vision-language models for visual question answering.
 commands:
 {commands}
 
-`cdvqa COMMAND --help` tells a command's options; `cdvqa fit --config stage2_lmh.yaml --print_config` shows a
-complete configuration. A bare config name is looked up among the shipped configs."""
+`cdvqa COMMAND --help` lists a command's options, and `cdvqa configs` the shipped configs, which --config takes by name.
+`cdvqa fit --config stage2_lmh.yaml --print_config` shows a complete configuration."""
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -49,12 +52,20 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     args = list(sys.argv[1:] if args is None else args)
     if not args or args[0] in ("-h", "--help"):
-        print(HELP.format(commands="\n".join(f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items())))
+        print(HELP.format(commands="\n".join(f"  {name:<12}{text}" for name, (_, text) in COMMANDS.items())))
         return 0
     if args[0] in ("--version", "-V"):
         print(f"cdvqa {__version__}")
         return 0
-    return in_one_line(f"cdvqa {args[0]}", lambda: command(args[0])(args))
+    return in_one_line(f"cdvqa {args[0]}", lambda: start(args))
+
+
+def start(args: list[str]) -> int | None:
+    """Show the help that is asked for, or run the command."""
+    if (text := help_text(args)) is None:
+        return command(args[0])(args)
+    print(text, end="")
+    return 0
 
 
 def in_one_line(program: str, run: Callable[[], int | None]) -> int:
@@ -119,6 +130,6 @@ def last_resort(error: BaseException) -> InputError | Stopped | None:
 def command(name: str) -> Callable[[list[str]], int | None]:
     """The function behind a command, imported now."""
     if name not in COMMANDS:
-        raise InputError(f"no such command; there are {', '.join(COMMANDS)}")
+        raise InputError(f"no such command; there are {', '.join(COMMANDS)}{nearest(name, COMMANDS)}")
     module, function = COMMANDS[name][0].split(":")
     return getattr(import_module(module), function)  # type: ignore[no-any-return]

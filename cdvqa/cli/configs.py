@@ -1,22 +1,68 @@
 """Finding config files, those that travel with cdvqa too, and refusing what is none."""
 
 import math
+import re
+import sys
+import textwrap
 from importlib import import_module
+from itertools import groupby
 from pathlib import Path
+from shutil import get_terminal_size
 
 import yaml
 
-from cdvqa.errors import InputError
+from cdvqa.errors import InputError, nearest
 
 MAX_NODES, MAX_DEPTH, MAX_BYTES = 100_000, 50, 10_000_000  # of a config file; the largest shipped one has 40 nodes
 BLOCKS = ("stage1", "stage2", "stage3")  # of an overlay
 PACKAGE = Path(__file__).parent.parent
+FOLDERS = {
+    "configs": "stages",
+    "backbone": "overlays: a backbone",
+    "cluster": "overlays: a cluster",
+    "data": "overlays: a data set",
+    "size": "overlays: a size of the embedded worlds",
+    "paper": "runs of the paper's figures and tables",
+    "studies": "studies, for `cdvqa sweep`, `search` and `report`",
+}
 
 
 def shipped() -> Path:
     """The folder of shipped configs: inside an installed package, beside it in a checkout."""
     installed = PACKAGE / "configs"
     return installed if installed.is_dir() else PACKAGE.parent / "configs"
+
+
+def run(args: list[str]) -> None:
+    """Print the shipped configs."""
+    if asked := args[1:]:
+        if asked[0] not in ("--help", "-h"):
+            raise InputError(f"{asked[0]}: takes no options")
+        print("usage: cdvqa configs\n\nList the shipped configs by folder.")
+        return
+    print("\n".join(listing(get_terminal_size().columns if sys.stdout.isatty() else 120)))
+
+
+def listing(width: int) -> list[str]:
+    """The shipped configs, a line each, by folder."""
+    found = sorted(shipped().rglob("*.yaml"), key=lambda path: (path.parent != shipped(), path))
+    lines = list[str]()
+    for folder, paths in groupby(found, key=lambda path: path.parent):
+        texts = {path.name: about(path) for path in paths}
+        names = max(map(len, texts))
+        lines += ["", f"{FOLDERS.get(folder.name, folder.name)}:"]
+        for name, text in texts.items():
+            short = textwrap.shorten(text, max(width - names - 4, 20), placeholder=" …", break_on_hyphens=False)
+            lines.append(f"  {name:<{names}}  {short}")
+    return lines[1:]
+
+
+def about(path: Path) -> str:
+    """The first sentence that a config says of itself, in its leading comment or its field `about`."""
+    text = path.read_text(encoding="utf-8")
+    said = re.match(r"(?:#.*\n)+", text) or re.search(r"^about: (.*)", text, re.MULTILINE)
+    words = " ".join(re.sub(r"^(# ?|about: )", "", said[0], flags=re.MULTILINE).split()) if said else ""
+    return re.split(r"(?<!App)(?<!Fig)\. |; ", words)[0].rstrip(".")
 
 
 def shipped_configs() -> list[Path]:
@@ -33,14 +79,16 @@ def find_config(name: str) -> str:
     if Path(name).is_file():
         check_config_file(Path(name))
         return name
+    known = sorted(path.name for path in shipped_configs())
+    like = nearest(Path(name).name, known)
     if Path(name).name != name:
-        raise InputError(f"--config {name}: no such file")
+        raise InputError(f"--config {name}: no such file{like}")
     found = [path for path in shipped_configs() if path.name == name]
     if len(found) > 1:
         raise InputError(f"--config {name}: several shipped configs have this name: {', '.join(map(str, found))}")
     if not found:
-        known = ", ".join(sorted(path.name for path in shipped_configs()))
-        raise InputError(f"--config {name}: no such file, and no shipped config of this name; shipped are {known}")
+        listed = "`cdvqa configs` lists them"
+        raise InputError(f"--config {name}: no such file, and no shipped config of this name; {listed}{like}")
     return str(found[0])
 
 

@@ -9,7 +9,9 @@ from typing import Any, NoReturn
 
 from pytorch_lightning.cli import LightningArgumentParser
 
-from cdvqa.errors import InputError
+from cdvqa import backbones, stages
+from cdvqa.cli.help_texts import options_of
+from cdvqa.errors import InputError, nearest
 
 # Lines of the parser's reports that describe its inner workings, not the mistake.
 NOISE = re.compile(
@@ -31,11 +33,30 @@ class OneLineParser(LightningArgumentParser):
         if not self.exit_on_error:  # of one class's options: the parser above reports it with the full name
             super().error(message, ex)
         replaced = next((text for name, text in REPLACED.items() if name in message), None)
-        raise InputError(replaced or one_line(message)) from ex
+        text = one_line(message)
+        raise InputError(replaced or text + nearest_option(text, self)) from ex
 
     def parse_args(self, args: Sequence[str] | None = None, *others: Any, **options: Any) -> Any:  # type: ignore[override]
         """Parse; jsonargparse hands a class's options on as text made by `str`, which writes null as None."""
         return super().parse_args(None if args is None else list(map(as_yaml, args)), *others, **options)
+
+
+def nearest_option(text: str, parser: LightningArgumentParser) -> str:
+    """What an unknown option, or an unknown class, in an error may have been meant for: "; did you mean …?"."""
+    if wrong := re.search(r"no class is called '(\w+)'", text):
+        return nearest(wrong[1], [*backbones.__all__, *stages.__all__])
+    patterns = (
+        r"unrecognized arguments: --([\w.]+)()",
+        r"does not accept option '([\w.]+)()'",
+        r"--([\w.]+): Option '(\w+)' is not accepted",
+    )
+    if (found := next(filter(None, (re.search(pattern, text) for pattern in patterns)), None)) is None:
+        return ""
+    option = found[1] if found[1].endswith(found[2]) else f"{found[1]}.{found[2]}"
+    known = list(parser._option_string_actions)
+    if "--model" in known or parser._subcommands_action:  # the help also has the options of stages and backbones
+        known += options_of("fit")
+    return nearest(f"--{option}", dict.fromkeys(known))
 
 
 def as_yaml(arg: str) -> str:

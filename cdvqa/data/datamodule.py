@@ -46,19 +46,16 @@ class VQADataModule(pl.LightningDataModule):
         root: folder of the official question and annotation files.
         num_answers: size of the answer vocabulary, known without the data and checked against it.
         features: HDF5 file of region features; <root>/features.h5 where null.
-        images: folder of images named by their ids, for a backbone that sees them and no features; <root>/images where
-            null.
+        images: folder of images named by their ids, for a backbone that sees pixels; <root>/images where null.
         augmentation: none, or mplug: random crops, mirroring (which spoils left and right) and RandAugment in training,
             as mPLUG's authors have them.
-        questions: for predict, questions of your own: a JSON list of {question_id, image_id, question}; the test
-            splits' where null.
+        questions: for predict, your own: a JSON list of {question_id, image_id, question}; null: the test splits'.
         extra_text: words read in the images and names of their objects, which are written behind the questions: a JSON
             list of {question_id, ocr, object_label}, as in mPLUG's processed VQA files.
-        tokenizer: vocab.txt, a folder with one, or a hub name; where null <root>/vocab.txt, or without that
-            bert-base-uncased.
+        tokenizer: vocab.txt, a folder with one, or a hub name; null: <root>/vocab.txt, else bert-base-uncased.
         dev_split: how the development split is drawn from train where the data set has none: ood (answers of each
             question type near uniform, but at most a quarter of the questions of any answer) or iid.
-        dev_share: part of train that is drawn, as the preset says where null (0.05 for `paper`); 0 holds nothing out.
+        dev_share: part of train that is drawn; null: as the preset says (0.05 for `paper`); 0: none.
         split_seed: seed of that draw.
         min_count: training questions an answer needs to be in the vocabulary.
         num_workers: threads per training process that read ahead; 0 reads between the steps.

@@ -3,7 +3,7 @@
 import inspect
 from typing import Any
 
-from cdvqa.errors import InputError
+from cdvqa.errors import InputError, nearest
 from cdvqa.objectives.baselines.cf_vqa import CFVQA
 from cdvqa.objectives.baselines.genb_lite import GenBLite
 from cdvqa.objectives.baselines.gge import GGE
@@ -68,8 +68,9 @@ def make_objective(name: str, hidden_size: int, **given: Any) -> Objective:
     accepted = set(inspect.signature(kind).parameters)
     sizes = {"hidden_size", "num_answers", "question_size", "vision_size"}
     if unknown := sorted(set(given) - accepted - sizes):
-        known = ", ".join(sorted(accepted - sizes)) or "none"
-        raise InputError(f"--model.objective_options: {name} does not take {', '.join(unknown)} (it takes: {known})")
+        known = sorted(accepted - sizes)
+        takes = f"(it takes: {', '.join(known) or 'none'}){nearest(unknown[0], known)}"
+        raise InputError(f"--model.objective_options: {name} does not take {', '.join(unknown)} {takes}")
     given["hidden_size"] = hidden_size
     return kind(**{option: value for option, value in given.items() if option in accepted})
 

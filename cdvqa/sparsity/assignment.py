@@ -156,7 +156,7 @@ class Sparsity:
     """Which weights become zero, and how many. Every sparsity is a share of zeros; 0.9 keeps one weight in ten."""
 
     method: Literal["mask", "omp"] = "mask"
-    """`mask` trains the masks; `omp` prunes once by the criterion (one-shot pruning)."""
+    """`mask` trains the masks; `omp` prunes once, by the criterion."""
 
     assignment: str = "uniform"
     """How zeros are shared out: `uniform` (every matrix the same), `modality` (each modality its own share), `global`

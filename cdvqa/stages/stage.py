@@ -56,7 +56,7 @@ class VQAStage(pl.LightningModule):
             before among those of the same data, backbone and seed.
         parent_objective: objectives of the stages before, such as `lpf` (stage 2) or `lpf+lmh` (stage 3); where null
             the stage's own, or those of the run that init_from names.
-        compile: compile the backbone in place (torch.compile): the same network and files, other rounding.
+        compile: compile the backbone in place (torch.compile): the same files, other rounding.
         gradient_checkpointing: keep only what enters each layer, and compute the rest again in backward: the same
             gradients in less memory, for about a third more time.
         preset: `paper` or `authors`; decides every field below that is null.

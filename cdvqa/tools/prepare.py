@@ -1,12 +1,22 @@
 """`cdvqa prepare`: make an embedded world, or get data ready for training."""
 
-from typing import Any
+import re
+from typing import Any, NoReturn
 
 from jsonargparse import ActionYesNo, ArgumentParser, auto_cli
 
 from cdvqa import worlds
+from cdvqa.errors import InputError, nearest
 from cdvqa.tools import prepare_questions
 from cdvqa.tools.prepare_features import features
+
+COMMANDS: dict[str, Any] = {
+    "scenes": worlds.make_scenes,
+    "scenes-vs": worlds.make_scenes_vs,
+    "easyvqa": worlds.make_easyvqa,
+    "features": features,
+    "questions": prepare_questions.questions,
+}
 
 
 class Parser(ArgumentParser):
@@ -18,16 +28,16 @@ class Parser(ArgumentParser):
             del kwargs["type"]
         return super().add_argument(*args, **kwargs)
 
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise InputError: one line, without the usage."""
+        known = self._option_string_actions
+        unknown = re.search(r"unrecognized arguments: (--[\w.]+)|invalid choice: '([\w-]+)' \(choose", message)
+        like = nearest(unknown[1] or unknown[2], known if unknown[1] else COMMANDS) if unknown else ""
+        raise InputError(" ".join(message.split()) + like) from ex
+
 
 def run(args: list[str]) -> None:
     """Run one of the subcommands."""
     if args[1:2] == ["questions"]:  # its options are those of `cdvqa fit`, which only Lightning's parser knows
         return prepare_questions.run(args[2:])
-    commands: dict[str, Any] = {
-        "scenes": worlds.make_scenes,
-        "scenes-vs": worlds.make_scenes_vs,
-        "easyvqa": worlds.make_easyvqa,
-        "features": features,
-        "questions": prepare_questions.questions,
-    }
-    auto_cli(commands, args=args[1:], prog="cdvqa prepare", as_positional=False, parser_class=Parser)
+    auto_cli(COMMANDS, args=args[1:], prog="cdvqa prepare", as_positional=False, parser_class=Parser)

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from cdvqa.cli.configs import check_config_file, shipped
-from cdvqa.errors import InputError
+from cdvqa.errors import InputError, nearest
 from cdvqa.studies.sweep.shares import shares_of
 
 STAGES = ("stage1", "stage2", "stage3")
@@ -117,8 +117,9 @@ def find_study(name: str) -> Path:
     if not path.is_file():
         path = shipped() / "studies" / f"{name.removesuffix('.yaml')}.yaml"
     if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
-        raise InputError(f"study {name}: no such file, and no shipped study of this name; shipped are {known}")
+        known = sorted(file.stem for file in path.parent.glob("*.yaml"))
+        shipped_are = f"shipped are {', '.join(known)}{nearest(path.stem, known)}"
+        raise InputError(f"study {name}: no such file, and no shipped study of this name; {shipped_are}")
     check_config_file(path)
     return path
 
