@@ -10,6 +10,7 @@ from cdvqa.callbacks.progress import EpochLine, ProgressLine
 from cdvqa.callbacks.samples import SampleQuestions
 from cdvqa.callbacks.selection import KeepSelected
 from cdvqa.callbacks.standard import run_callbacks
+from cdvqa.callbacks.summary import Summary
 from cdvqa.callbacks.thresholds import ThresholdReset
 from cdvqa.callbacks.training_log import TrainingLog
 
@@ -24,6 +25,7 @@ __all__ = [
     "ProgressLine",
     "RunRecord",
     "SampleQuestions",
+    "Summary",
     "ThresholdReset",
     "TrainingLog",
     "WholeFiles",

@@ -16,9 +16,11 @@ from rich.table import Table
 
 from cdvqa.callbacks.checkpoint import LastCheckpoint
 from cdvqa.callbacks.selection import KeepSelected
+from cdvqa.data.datasets.data_set import TITLES
 from cdvqa.distributed.processes import gather
 from cdvqa.errors import InputError
 from cdvqa.files import remove_leftovers, write_atomically, write_json
+from cdvqa.messages import say
 from cdvqa.runs.dashboard import page, row_of
 from cdvqa.runs.folder import Run, read_results
 from cdvqa.runs.lock import RunLock
@@ -136,7 +138,7 @@ class RunRecord(Callback):
         write_json(self.run.results, results | {"means": pl_module.test_means})
         print_accuracies(str(self.run.folder), pl_module.test_results)
         for name, mean in pl_module.test_means.items():
-            print(f"{name}: {mean:.2f}")
+            say(f"{name}: {mean:.2f}", "mean", name=name, accuracy=mean)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if trainer.state.fn == "validate" and trainer.is_global_zero:
@@ -146,12 +148,17 @@ class RunRecord(Callback):
 def print_accuracies(title: str, results: Mapping[str, Mapping[str, Any]]) -> None:
     """A line per split: the paper's accuracy per answer type, and the official one of all questions."""
     groups = list(dict.fromkeys(group for result in results.values() for group in result["n"]))
-    table = Table("split", "questions", *groups, "official", title=title, title_justify="left")
+    table = Table("split", "questions", *groups, "official", "distribution", title=title, title_justify="left")
     for split, result in results.items():
         cells = [f"{result[group]:.2f}" if group in result else "" for group in groups]
         official = f"{result['official']['all']:.2f}" if result["n"]["all"] else ""
-        table.add_row(split, f"{result['n']['all']:,}", *cells, official)
-    Console(soft_wrap=True).print(table)
+        kind = TITLES.get(result.get("distribution", ""), "").removesuffix(" distribution")
+        table.add_row(split, f"{result['n']['all']:,}", *cells, official, kind)
+    console = Console(soft_wrap=True)
+    with console.capture() as text:
+        console.print(table)
+    scores = {split: {group: result[group] for group in groups if group in result} for split, result in results.items()}
+    say(text.get().rstrip("\n"), "accuracies", run=title, splits=scores)
 
 
 def results_header(stage: Any) -> dict[str, Any]:

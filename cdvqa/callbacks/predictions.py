@@ -9,6 +9,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from cdvqa.data.answers.normalisation import normalise_answer
 from cdvqa.distributed.processes import gather
 from cdvqa.files import write_json
+from cdvqa.messages import say
 from cdvqa.runs.folder import Run
 
 
@@ -43,7 +44,7 @@ class Predictions(Callback):
                     wanted = [question for question in wanted if question in answered]
                 path = self.run.predictions(name)
                 write_json(path, ordered(normalised(gathered), wanted))
-                print(f"{path}: {len(wanted):,} answers")
+                say(f"{path}: {len(wanted):,} answers", "answers", file=str(path), answers=len(wanted))
 
     on_predict_epoch_end = on_test_epoch_end
 

@@ -1,5 +1,6 @@
 """How a training shows on the terminal, and where there is none."""
 
+import math
 import time
 from shutil import get_terminal_size
 from typing import Any
@@ -10,6 +11,8 @@ from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.callbacks.progress.rich_progress import RichProgressBarTheme
 from rich.progress import BarColumn
 from rich.table import Column
+
+from cdvqa.messages import duration, say
 
 
 class ProgressLine(RichProgressBar):
@@ -34,20 +37,44 @@ class ProgressLine(RichProgressBar):
 
 
 class EpochLine(Callback):
-    """Print one line per epoch: loss, accuracy on the selecting split, seconds. For logs, where a bar is of no use."""
+    """A line per epoch, and at least one a minute, for logs: loss, accuracy on the selecting split, time, time left."""
+
+    EVERY = 60.0  # seconds
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        self._began = time.monotonic()  # a run that is resumed within an epoch does not start that epoch
+        self._began = self._said = time.monotonic()  # a run that is resumed within an epoch does not start that epoch
+        self._start, self._first = self._began, share_done(trainer)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self._began = time.monotonic()
 
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.is_global_zero and time.monotonic() - self._said > self.EVERY and not trainer.is_last_batch:
+            values = {"loss": float(pl_module.report["train/loss/total"])}
+            self._say(trainer, "step", f", step {trainer.global_step:,}", values)
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        if not trainer.is_global_zero:
-            return
-        shown = {"loss": "loss {:.4f}", "val/accuracy/all": "accuracy {:.2f}"}
-        metrics = trainer.callback_metrics
-        parts = [text.format(float(metrics[name])) for name, text in shown.items() if name in metrics]
-        epochs = f"/{trainer.max_epochs}" if (trainer.max_epochs or 0) > 0 else ""
-        seconds = time.monotonic() - self._began
-        print(f"epoch {trainer.current_epoch + 1}{epochs}: {', '.join([*parts, f'{seconds:.1f} s'])}", flush=True)
+        if trainer.is_global_zero:
+            names = {"loss": "loss", "val/accuracy/all": "accuracy"}
+            metrics = trainer.callback_metrics
+            self._say(
+                trainer, "epoch", "", {key: float(metrics[name]) for name, key in names.items() if name in metrics}
+            )
+
+    def _say(self, trainer: pl.Trainer, event: str, step: str, values: dict[str, float]) -> None:
+        now = self._said = time.monotonic()
+        epoch, epochs = trainer.current_epoch + 1, trainer.max_epochs if (trainer.max_epochs or 0) > 0 else None
+        parts = [f"{name} {value:.4f}" if name == "loss" else f"{name} {value:.2f}" for name, value in values.items()]
+        times = {"seconds": round(now - self._began, 1)}
+        done = share_done(trainer)
+        if done > self._first:
+            times["seconds_left"] = round((now - self._start) * (1 - done) / (done - self._first), 1)
+        left = f", about {duration(times['seconds_left'])} left" if times.get("seconds_left") else ""
+        text = f"epoch {epoch}{f'/{epochs}' if epochs else ''}{step}: {', '.join([*parts, duration(times['seconds'])])}"
+        say(text + left, event, epoch=epoch, epochs=epochs, step=trainer.global_step, **values, **times)
+
+
+def share_done(trainer: pl.Trainer) -> float:
+    """The share of the run's optimiser steps that are done; 0 where nobody knows how many there are."""
+    steps = float(trainer.estimated_stepping_batches)
+    return trainer.global_step / steps if 0 < steps < math.inf else 0.0

@@ -1,7 +1,11 @@
 """What the libraries below say that a user can do nothing about."""
 
 import logging
+import re
 import warnings
+from typing import Literal
+
+from cdvqa.messages import Style, say, speak
 
 EXPECTED = (
     # Evaluation accuracies are already the same on every rank: torchmetrics has reduced them.
@@ -19,11 +23,46 @@ EXPECTED = (
 )
 
 
+# What they say of every run.
+COMMONPLACE = re.compile(
+    r"litlogger|^[GTH]PU available|^`Trainer.fit` stopped|^Loading `train_dataloader` to|^LOCAL_RANK|^You are using a C"
+)
+
+
+LogStyle = Literal["text", "json"]
+
+
+class Lines(logging.Handler):
+    """Hands records to `cdvqa.messages.say`."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage(), "log", level=record.levelname.lower(), text=record.getMessage())
+
+
+LINES = Lines()
+
+
+def take_style(style: Style) -> None:
+    """Let cdvqa and the libraries below speak in this style."""
+    speak(style)
+    logger = logging.getLogger("pytorch_lightning")
+    logger.setLevel(logging.WARNING if style == "quiet" else logging.INFO)
+    logger.removeHandler(LINES)
+    if style == "json":
+        logger.addHandler(LINES)
+    for handler in logger.handlers:
+        if handler is not LINES:
+            handler.setLevel(logging.WARNING if style == "json" else logging.NOTSET)
+
+
 def quieten() -> None:
-    """Silence the expected warnings, and no others."""
-    advice = logging.getLogger("pytorch_lightning.utilities.rank_zero")
-    advice.addFilter(lambda record: "litlogger" not in record.getMessage())
+    """Silence the expected warnings and what is said of every run, and nothing else."""
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(is_news)
     # The run folder names the seed; a study would print this line for each of its runs.
     logging.getLogger("lightning_fabric.utilities.seed").setLevel(logging.WARNING)
     for message in EXPECTED:
         warnings.filterwarnings("ignore", message=f".*{message}.*")
+
+
+def is_news(record: logging.LogRecord) -> bool:
+    return not COMMONPLACE.search(record.getMessage())

@@ -1,6 +1,5 @@
 """fit, validate and test: assembles stage, data and trainer from YAML, and nothing else."""
 
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Optional
@@ -16,12 +15,13 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
 from cdvqa.callbacks import EpochLine, ProgressLine, WholeFiles, run_callbacks
 from cdvqa.cli.configs import resolve_configs
-from cdvqa.cli.log_filters import quieten
+from cdvqa.cli.log_filters import LogStyle, quieten, take_style
 from cdvqa.cli.parsing import OneLineParser, check_numbers, one_line, trainer_error
 from cdvqa.data import VQADataModule
 from cdvqa.data.datasets import made_by
 from cdvqa.distributed.processes import end_at_sigterm
 from cdvqa.errors import InputError
+from cdvqa.messages import shows_bars
 from cdvqa.runs.folder import Run, network_file, run_of
 from cdvqa.runs.identity import settings_of
 from cdvqa.runs.lineage import (
@@ -88,7 +88,9 @@ class VQACLI(LightningCLI):
         """Refuse what needs no class to be seen wrong."""
         super().parse_arguments(parser, args)
         subcommand = self.config.get("subcommand")
-        check_numbers(self.config[subcommand] if subcommand else self.config)
+        given = self.config[subcommand] if subcommand else self.config
+        check_numbers(given)
+        take_style("quiet" if given["quiet"] else given["log"])
 
     def before_instantiate_classes(self) -> None:
         """Refuse a data set that is not there before a backbone of 200 million weights is made for it."""
@@ -116,12 +118,10 @@ class VQACLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--overwrite", action=ActionYesNo, default=False, help="Replace the run in this folder.")
-        parser.add_argument(
-            "--checkpoint_every_n_steps",
-            type=Optional[PositiveInt],
-            default=None,
-            help="Optimiser steps between checkpoints within an epoch; null: only at the end of each.",
-        )
+        every = "Optimiser steps between checkpoints within an epoch; null: only at the end of each."
+        parser.add_argument("--checkpoint_every_n_steps", type=Optional[PositiveInt], default=None, help=every)
+        parser.add_argument("--log", type=LogStyle, default="text", help="json: one JSON object a line, and no bars.")
+        parser.add_argument("--quiet", action=ActionYesNo, default=False, help="Print only warnings and errors.")
         parser.link_arguments("data.num_answers", "model.init_args.backbone.init_args.num_answers")
         parser.link_arguments("data.layout", "model.init_args.layout")
         parser.link_arguments("data.dev_share", "model.init_args.dev_share")
@@ -150,7 +150,7 @@ class VQACLI(LightningCLI):
         own = own_loggers(self.run_folder, self.subcommand or "")
         kwargs["logger"] = [] if settings["logger"] is False else [*own, *added_loggers(settings["logger"])]
         bars = [callback for callback in settings["callbacks"] or [] if isinstance(callback, ProgressBar)]
-        if not sys.stdout.isatty():
+        if not shows_bars():
             callbacks.append(EpochLine())
             kwargs["enable_progress_bar"] = settings["enable_progress_bar"] or bool(bars)
         elif settings["enable_progress_bar"] is not False and not bars:
@@ -305,7 +305,7 @@ class VQACLI(LightningCLI):
     def _complete_config(self) -> str:
         """The configuration as YAML, ready to run again: without what only concerned this call."""
         config = self.config[self.subcommand].clone() if self.subcommand else self.config.clone()
-        for name in ("config", "ckpt_path", "overwrite"):
+        for name in ("config", "ckpt_path", "overwrite", "log", "quiet"):
             config.pop(name, None)
         parser = self._parser(self.subcommand)
         return str(parser.dump(config, skip_unset=False, skip_validation=True))

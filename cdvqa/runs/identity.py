@@ -67,7 +67,8 @@ OUTSIDE = {
     "trainer.logger", "trainer.log_every_n_steps", "trainer.enable_checkpointing", "trainer.enable_progress_bar",
     "trainer.enable_model_summary", "trainer.profiler", "trainer.barebones", "trainer.num_sanity_val_steps",
     "trainer.limit_test_batches", "trainer.limit_predict_batches", "trainer.enable_autolog_hparams",
-    "trainer.model_registry", "checkpoint_every_n_steps", "overwrite", "ckpt_path", "config", "runtime", "dtype",
+    "trainer.model_registry", "checkpoint_every_n_steps", "overwrite", "log", "quiet", "ckpt_path", "config", "runtime",
+    "dtype",
     # Paths: `data.name` stands for the content of the files, which the fingerprints in run.json are of.
     "data.root", "data.features", "data.images", "data.questions", "trainer.default_root_dir",
 }  # fmt: skip

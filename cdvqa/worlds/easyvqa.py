@@ -10,6 +10,7 @@ from PIL import Image
 
 from cdvqa.data.visual.features import write_features
 from cdvqa.errors import InputError
+from cdvqa.messages import progress_bar
 from cdvqa.worlds.layout import build_world, record, write_split, write_vocabulary
 
 VERSION = 1
@@ -132,12 +133,14 @@ def _write_images(folder: Path, paths: list[Path]) -> dict[Path, int]:
     ids = {path: number for number, path in enumerate(dict.fromkeys(paths), 1)}
     (folder / "images").mkdir()
     features, boxes = [], []
-    for path, image_id in ids.items():
-        (folder / "images" / f"{image_id}.png").write_bytes(path.read_bytes())
-        with Image.open(path) as image:
-            cells = grid_regions(image)
-        features.append(cells[0])
-        boxes.append(cells[1])
+    with progress_bar("images", len(ids)) as advance:
+        for path, image_id in ids.items():
+            (folder / "images" / f"{image_id}.png").write_bytes(path.read_bytes())
+            with Image.open(path) as image:
+                cells = grid_regions(image)
+            features.append(cells[0])
+            boxes.append(cells[1])
+            advance(1)
     write_features(
         folder / "features.h5",
         features=np.stack(features).astype(np.float16),

@@ -1,12 +1,14 @@
 """Writes scenes one by one: their images, regions and annotated questions."""
 
 import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from cdvqa.data.visual.features import write_features
+from cdvqa.messages import progress_bar
 from cdvqa.worlds.drawing import HEIGHT, WIDTH, Regions, Thing, cut_regions, draw_scene
 from cdvqa.worlds.layout import Record, record, write_vocabulary
 from cdvqa.worlds.scene_questions import LANGUAGE, QUESTION_TYPES, Question, annotate
@@ -43,6 +45,13 @@ class SceneFolder:
             answers = annotate(question, self.rng, self.hard_share)
             records.append(record(question_id, image_id, question.text, "scenes", kind, answer_type, answers))
         return records
+
+    def records(self, scenes: Iterable[AskedScene], split: str, questions: int) -> Iterator[Record]:
+        """Add scenes with this many questions in all, behind a bar that is named after the split."""
+        with progress_bar(f"questions of {split}", questions) as advance:
+            for scene in scenes:
+                yield from self.add(scene)
+                advance(len(scene.questions))
 
     def finish(self) -> None:
         """Write the features of every image and the vocabulary, and copy the small pre-trained models."""

@@ -24,6 +24,7 @@ from cdvqa.data.questions.official import (
 from cdvqa.errors import InputError
 
 Distribution = Literal["id", "ood", "mixed"]
+TITLES = {"id": "in distribution", "ood": "out of distribution"}
 WORLDS = {  # made by this package, by `cdvqa prepare` and these words
     "scenes": "scenes",
     "scenes-micro": "scenes --size micro",

@@ -16,11 +16,12 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
+from cdvqa.data.datasets.data_set import TITLES
 from cdvqa.errors import InputError
 from cdvqa.files import write_atomically
 from cdvqa.runs.folder import percent
 from cdvqa.studies.report.drawing import FAINT, KINDS, Kind, draw_gaps, looks_of
-from cdvqa.studies.report.table import MODULES, TITLES, plain_keys
+from cdvqa.studies.report.table import MODULES, plain_keys
 
 KEYS = {"kind", "panels", "on", "gap"}
 LEGEND_ROWS = 24

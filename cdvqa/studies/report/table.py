@@ -17,7 +17,6 @@ from cdvqa.runs.identity import differing, own_settings
 from cdvqa.studies.sweep.records import line_of
 
 RUN = ["data", "backbone", "run"]  # the columns that the seeds of a run share
-TITLES = {"id": "in distribution", "ood": "out of distribution"}
 PREFIX = r"(model|data|trainer)\."  # of a setting's name
 MODULES = ("language", "vision", "cross")
 NOT_SCORES = ("per_question_type", "official", "n", "distribution")

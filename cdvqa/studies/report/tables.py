@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from cdvqa.data.datasets.data_set import TITLES
 from cdvqa.files import write_atomically
 from cdvqa.runs.identity import differing
 from cdvqa.studies.report.published import REAL, beside_published, mega, paper_table
-from cdvqa.studies.report.table import RUN, TITLES, answer_types, described, spread
+from cdvqa.studies.report.table import RUN, answer_types, described, spread
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,48 @@
+"""What a command says while it runs: text, one JSON object a line (`--log json`), or nothing (`--quiet`)."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+Style = Literal["text", "json", "quiet"]
+_style: Style = "text"  # of this process
+
+
+def speak(style: Style) -> None:
+    """Take a style from now on."""
+    global _style
+    _style = style
+
+
+def shows_bars() -> bool:
+    """Whether there is a terminal for bars, and text is wanted."""
+    return _style == "text" and sys.stdout.isatty()
+
+
+def say(text: str, /, event: str = "message", **values: Any) -> None:
+    """Print `text`; in JSON the event with its values, or with the text where it has none."""
+    if _style == "json":
+        print(json.dumps({"event": event, **(values or {"text": text})}, default=str), flush=True)
+    elif _style == "text":
+        print(text, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """A time in words: 4.2 s, 12 min, 3.5 h."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+@contextmanager
+def progress_bar(step: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar with the remaining time, on a terminal only; what it yields takes the number just done."""
+    from rich import progress as rich  # not worth its time where there is no bar
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    with rich.Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(step, total=total)
+        yield lambda done: bar.advance(task, done)

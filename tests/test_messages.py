@@ -1,0 +1,98 @@
+"""What a run says: a header, a line per epoch and per minute, a summary; as text, as JSON, or nothing."""
+
+import json
+import logging
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from cdvqa import messages
+from cdvqa.callbacks import EpochLine
+from cdvqa.cli.log_filters import take_style
+from tests.conftest import the_run
+
+Command = Callable[..., int]
+
+
+@pytest.fixture(autouse=True)
+def text_again():
+    yield
+    take_style("text")
+
+
+def test_a_training_says_what_it_is_and_what_came_of_it(
+    cdvqa: Command, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+):
+    with caplog.at_level(logging.INFO, "pytorch_lightning"):
+        assert cdvqa("fit", "stage1_bce.yaml") == 0
+        parent = the_run("stage1_bce")
+        out = capsys.readouterr().out
+        assert "objective bce, pipeline bce, no zeros\n" in out
+        assert re.search(r"questions: 380 \(train\), 20 \(dev\); 12 steps of 64 questions\n", out)
+        assert re.search(rf"\nwritten in .*: {parent}/model.safetensors, of step \d+, accuracy \d+\.\d\d on the ", out)
+        assert out.endswith(f"next: cdvqa test --config {parent}/config.yaml\n")
+        assert cdvqa("fit", "stage2_bce.yaml") == 0
+    out = capsys.readouterr().out
+    assert "pipeline bce+bce, 50 % zeros (uniform)\n" in out and f"starts from {parent}/model.safetensors\n" in out
+    said = [record.getMessage() for record in caplog.records]
+    assert not [text for text in said if re.search("available|stopped|estimate", text)] and len(said) > 2
+
+
+def test_the_table_of_a_test_has_the_reports_words(cdvqa: Command, capsys: pytest.CaptureFixture[str]):
+    assert cdvqa("fit", "stage1_bce.yaml") == 0
+    capsys.readouterr()
+    assert cdvqa("test", "stage1_bce.yaml") == 0
+    out = capsys.readouterr().out
+    assert "┃ distribution ┃" in out
+    assert re.search(r"│ id .*│ in  +│", out) and re.search(r"│ test .*│ out of  +│", out)
+    assert out.endswith(f"written: {the_run('stage1_bce')}/results.json\nnext: cdvqa report\n")
+
+
+def test_in_json_every_line_is_an_object_and_the_run_is_the_same(cdvqa: Command, capsys: pytest.CaptureFixture[str]):
+    assert cdvqa("fit", "stage1_bce.yaml", "--log=json") == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    events = [line["event"] for line in lines]
+    assert [event for event in events if event != "log"] == ["start", "epoch", "epoch", "finished"] and "log" in events
+    epoch = next(line for line in lines if line["event"] == "epoch")
+    assert {"epoch", "epochs", "step", "loss", "accuracy", "seconds", "seconds_left"} < epoch.keys()
+    run = the_run("stage1_bce")
+    assert not re.search("^(log|quiet):", (run / "config.yaml").read_text(), re.MULTILINE)
+    assert cdvqa("test", "stage1_bce.yaml", "--log=json") == 0
+    tested = {line["event"]: line for line in map(json.loads, capsys.readouterr().out.splitlines())}
+    results = json.loads((run / "results.json").read_text())
+    assert tested["accuracies"]["splits"]["test"]["all"] == results["splits"]["test"]["all"]
+    assert Path(tested["tested"]["results"]) == run / "results.json"
+
+
+def test_quiet_prints_nothing_but_errors(cdvqa: Command, capfd: pytest.CaptureFixture[str]):
+    assert cdvqa("fit", "stage1_bce.yaml", "--quiet") == 0
+    assert capfd.readouterr().out == ""
+    assert not logging.getLogger("pytorch_lightning.utilities.rank_zero").isEnabledFor(logging.INFO)
+    assert cdvqa("fit", "stage1_bce.yaml", "--quiet") == 2
+    assert "holds a finished run" in capfd.readouterr().err
+
+
+def test_a_long_epoch_says_where_it_is(
+    cdvqa: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(EpochLine, "EVERY", 0.0)
+    assert cdvqa("fit", "stage1_bce.yaml") == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
+    assert len(lines) == 12
+    assert re.fullmatch(r"epoch 2/2, step 8: loss \d+\.\d{4}, \d+\.\d s, about \d+\.\d s left", lines[7])
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(4.21, "4.2 s"), (200, "3 min"), (9000, "2.5 h")])
+def test_times_have_words(seconds: float, words: str):
+    assert messages.duration(seconds) == words
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_bar_is_for_a_terminal(terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(Console, "is_terminal", terminal)
+    with messages.progress_bar("questions of train", 4) as advance:
+        advance(4)
+    assert ("questions of train" in capsys.readouterr().err) == terminal
