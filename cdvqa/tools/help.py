@@ -106,26 +106,27 @@ def model_options() -> tuple[list[str], str]:
     lines = [
         *listed("stage", [("--model", CLASS), *rows(stage, WORDS)]),
         *listed("objective", rows(parts["objective"].values())),
-        *listed("  objectives and their options", [objective(name) for name in OBJECTIVES]),
+        *listed(
+            "  objectives [and their options], see docs/OBJECTIVES.md", [("  ", "; ".join(map(objective, OBJECTIVES)))]
+        ),
         *listed("sparsity (stages 2 and 3)", rows(parts["sparsity"].values())),
         *listed("backbone (more: --model.backbone.help CLASS)", [*rows(parts["backbone"].values()), *backbone_rows()]),
     ]
     return lines, joined(listed("fields that model.preset decides where they are null", rows(settled)))
 
 
-def objective(name: str) -> Row:
-    """An objective: its first line, and its options with their defaults."""
-    kind = OBJECTIVES[name]
-    given = [p for p in inspect.signature(kind).parameters.values() if p.default is not p.empty]
-    own = ", ".join(f"{option.name} {shown(option.default)}" for option in given)
-    return f"  {name}", plain((kind.__doc__ or "").splitlines()[0]) + (f" [{own}]" if own else "")
+def objective(name: str) -> str:
+    """An objective, and its options with their defaults."""
+    given = inspect.signature(OBJECTIVES[name]).parameters.values()
+    own = ", ".join(f"{option.name} {shown(option.default)}" for option in given if option.default is not option.empty)
+    return f"{name} [{own}]" if own else name
 
 
 def backbone_rows() -> list[Row]:
     """The backbones, each with its own options."""
     kinds = {kind for kind in vars(backbones).values() if inspect.isclass(kind) and issubclass(kind, Backbone)}
     taken = {kind.__name__: inspect.signature(kind).parameters.keys() - {"num_answers"} for kind in kinds - {Backbone}}
-    return [(f"  {name}", f"--model.backbone.{{{','.join(sorted(own))}}}") for name, own in sorted(taken.items())]
+    return [(f"  {name}", f"--model.backbone.{{{', '.join(sorted(own))}}}") for name, own in sorted(taken.items())]
 
 
 def parser_of(name: str) -> OneLineParser:
