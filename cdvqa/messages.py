@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 Style = Literal["text", "json", "quiet"]
 _style: Style = "text"  # of this process
+_has_bar = False
 
 
 def speak(style: Style) -> None:
@@ -37,12 +38,25 @@ def duration(seconds: float) -> str:
 
 
 @contextmanager
-def progress_bar(step: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar with the remaining time, on a terminal only; what it yields takes the number just done."""
+def progress_bar(step: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal while a step works, with the remaining time; what it yields takes the number just done.
+
+    Args:
+        step: what is done, in a few words.
+        total: how much there is to do; None where nobody knows. A step within another has no bar.
+    """
     from rich import progress as rich  # not worth its time where there is no bar
     from rich.console import Console
 
+    global _has_bar
     console = Console(stderr=True)
-    with rich.Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task(step, total=total)
-        yield lambda done: bar.advance(task, done)
+    if _has_bar or _style != "text" or not console.is_terminal:
+        yield lambda done: None
+        return
+    _has_bar = True
+    try:
+        with rich.Progress(console=console, transient=True) as bar:
+            task = bar.add_task(step, total=total)
+            yield lambda done: bar.advance(task, done)
+    finally:
+        _has_bar = False

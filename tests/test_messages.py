@@ -90,9 +90,21 @@ def test_times_have_words(seconds: float, words: str):
     assert messages.duration(seconds) == words
 
 
-@pytest.mark.parametrize("terminal", [True, False])
-def test_a_bar_is_for_a_terminal(terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+@pytest.mark.parametrize(
+    ("terminal", "style", "shown"), [(True, "text", True), (False, "text", False), (True, "json", False)]
+)
+def test_a_bar_is_for_a_terminal_and_for_one_step_at_a_time(
+    terminal: bool,
+    style: messages.Style,
+    shown: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
     monkeypatch.setattr(Console, "is_terminal", terminal)
-    with messages.progress_bar("questions of train", 4) as advance:
-        advance(4)
-    assert ("questions of train" in capsys.readouterr().err) == terminal
+    messages.speak(style)
+    for _ in range(2):
+        with messages.progress_bar("questions of train", 4) as advance, messages.progress_bar("within") as inner:
+            advance(4)
+            inner(1)
+        written = capsys.readouterr().err
+        assert ("questions of train" in written) == shown and "within" not in written

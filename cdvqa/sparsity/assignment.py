@@ -169,7 +169,7 @@ class Sparsity:
     """Share of zeros over all prunable weights; follows from the three shares below where all are given."""
 
     language: Optional[float] = None
-    """Share of zeros of the language modules (assignments `modality`, `modality_global`: give two or all three)."""
+    """Share of zeros of the language modules (by modality: give two or all three)."""
 
     vision: Optional[float] = None
     """Share of zeros of the vision modules."""

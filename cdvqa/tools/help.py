@@ -33,7 +33,8 @@ WORDS = {
     "config": "a file or a shipped config's name (see `cdvqa configs`); a later one wins over an earlier.",
     "print_config": "print the complete configuration, and run nothing.",
     "seed_everything": "seed of all random numbers, a whole number; each has a run of its own.",
-    "ckpt_path": "a run folder, network file or checkpoint to use, or `last`; the run of this config where null.",
+    "ckpt_path": "a run folder, network file or checkpoint to use, or `last`; else the run of this config.",
+    "model.objective": "one of those below, or package.module.Class.",
     "model.preset": "`paper` or `authors`: values of many fields (see --help preset).",
     "trainer.max_epochs": "epochs, over which the rate falls to 0.",
     "trainer.precision": "such as 32-true or bf16-mixed.",
@@ -105,7 +106,7 @@ def model_options() -> tuple[list[str], str]:
     settled = [action for dest, action in preset.items() if dest not in linked]
     lines = [
         *listed("stage", [("--model", CLASS), *rows(stage, WORDS)]),
-        *listed("objective", rows(parts["objective"].values())),
+        *listed("objective", rows(parts["objective"].values(), WORDS)),
         *listed(
             "  objectives [and their options], see docs/OBJECTIVES.md", [("  ", "; ".join(map(objective, OBJECTIVES)))]
         ),

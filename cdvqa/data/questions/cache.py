@@ -17,6 +17,7 @@ from cdvqa.data.questions.annotations import Annotations, Categories, HumanAnswe
 from cdvqa.data.questions.official import Questions
 from cdvqa.errors import Stopped
 from cdvqa.files import read_json, write_atomically, write_json
+from cdvqa.messages import progress_bar
 
 Content = dict[str, Any]  # of arrays, or what JSON holds
 T = TypeVar("T")
@@ -56,7 +57,8 @@ class Cache:
                 return build(content)
         except Exception:  # absent, or damaged in any of many ways: each has the same remedy
             pass
-        content = derive()
+        with progress_bar(f"preparing {name}"):
+            content = derive()
         try:
             save(path, {"derived_from": derived_from} | content)
         except (OSError, Stopped) as error:
