@@ -12,7 +12,6 @@ from cdvqa.callbacks.mask_log import MaskLog
 from cdvqa.callbacks.predictions import Predictions
 from cdvqa.callbacks.samples import SampleQuestions
 from cdvqa.callbacks.selection import KeepSelected
-from cdvqa.callbacks.summary import Summary
 from cdvqa.callbacks.thresholds import ThresholdReset
 from cdvqa.callbacks.training_log import TrainingLog
 from cdvqa.runs.folder import Run
@@ -35,5 +34,5 @@ def run_callbacks(
     if stage.stage == 2:  # what a validation has scored is logged before `KeepSelected` may reset it
         masks = [*([ThresholdReset(stage.sparsity.reset_every)] if stage.trains else []), MaskLog()]
     record = RunRecord(run, config, entries, kept, last, lock)
-    shown = [Predictions(run), Dashboard(), SampleQuestions(), Summary(run, kept)]
+    shown = [Predictions(run), Dashboard(), SampleQuestions()]
     return [FiniteCheck(), *masks, TrainingLog(), kept, record, *shown, last]

@@ -17,14 +17,16 @@ class Summary(Callback):
 
     Args:
         run: the run's files.
-        kept: what chooses the run's model; comes before this among the callbacks.
+
+    It comes behind a bar among the callbacks, which would break its last lines.
     """
 
-    def __init__(self, run: Run, kept: KeepSelected) -> None:
-        self.run, self.kept = run, kept
+    def __init__(self, run: Run) -> None:
+        self.run = run
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         self.began = time.monotonic()
+        self.kept = next(one for one in trainer.callbacks if isinstance(one, KeepSelected))  # type: ignore[attr-defined]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if not trainer.is_global_zero:
@@ -52,9 +54,13 @@ class Summary(Callback):
             **values,
         )
 
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        if not trainer.is_global_zero:
-            return
+    def teardown(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
+        if trainer.is_global_zero and stage == "fit":
+            self._trained()
+        elif trainer.is_global_zero and stage == "test":
+            self._tested()
+
+    def _trained(self) -> None:
         network = next(path for path in (self.run.subnetwork, self.run.model) if path.is_file())
         accuracy, seconds = self.kept.best, time.monotonic() - self.began
         command = f"cdvqa test --config {self.run.config}"
@@ -69,11 +75,10 @@ class Summary(Callback):
             next=command,
         )
 
-    def on_test_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        if trainer.is_global_zero:
-            logs = self.run.folder.parents[3] if len(self.run.folder.parents) > 4 else Path("logs")
-            command = "cdvqa report" + ("" if logs == Path("logs") else f" --logs {logs}")
-            say(f"written: {self.run.results}\nnext: {command}", "tested", results=str(self.run.results), next=command)
+    def _tested(self) -> None:
+        logs = self.run.folder.parents[3] if len(self.run.folder.parents) > 4 else Path("logs")
+        command = "cdvqa report" + ("" if logs == Path("logs") else f" --logs {logs}")
+        say(f"written: {self.run.results}\nnext: {command}", "tested", results=str(self.run.results), next=command)
 
 
 def described(plan: Any) -> str:

@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
-from cdvqa.callbacks import EpochLine, ProgressLine, WholeFiles, run_callbacks
+from cdvqa.callbacks import EpochLine, ProgressLine, Summary, WholeFiles, run_callbacks
 from cdvqa.cli.configs import resolve_configs
 from cdvqa.cli.log_filters import LogStyle, quieten, take_style
 from cdvqa.cli.parsing import OneLineParser, check_numbers, one_line, trainer_error
@@ -155,6 +155,7 @@ class VQACLI(LightningCLI):
             kwargs["enable_progress_bar"] = settings["enable_progress_bar"] or bool(bars)
         elif settings["enable_progress_bar"] is not False and not bars:
             callbacks.append(ProgressLine())
+        callbacks.append(Summary(self.run_folder))
         plugins = settings["plugins"] if isinstance(settings["plugins"], list) else [settings["plugins"]]
         kwargs["plugins"] = [*filter(None, plugins), WholeFiles()]
         # Under SLURM Lightning starts from any hpc_ckpt_*.ckpt it finds there.
