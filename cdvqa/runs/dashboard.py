@@ -66,12 +66,15 @@ def chart(pattern: str) -> list[Any]:
 
 
 def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's row of settings: what its name says, and every setting of its identity (`run.json`)."""
+    """A run's row of settings: what its name says, and every setting of its identity (`run.json`).
+
+    TensorBoard sorts the columns by name and shows the first five; those with a capital come first.
+    """
     plan = record["sparsity"] or {"method": "full", "assignment": "none", "criterion": "none", "overall": 0.0}
-    row = {"stage": record["stage"], "pipeline": "+".join(record["pipeline"]), "preset": record["preset"]}
-    row |= {key: plan[key] for key in ("method", "assignment", "criterion")} | {"sparsity": plan["overall"]}
-    settings = {name: value for name, value in record["settings"].items() if value is not None}
-    return {**row, "seed": record["seed"], **{name: plain(value) for name, value in settings.items()}}
+    row = {"Stage": record["stage"], "Pipeline": "+".join(record["pipeline"]), "Seed": record["seed"]}
+    row |= {"Method": plan["method"], "Sparsity": plan["overall"], "preset": record["preset"]}
+    row |= {key: plan[key] for key in ("assignment", "criterion")}
+    return row | {name: plain(value) for name, value in record["settings"].items() if value is not None}
 
 
 def plain(value: Any) -> bool | int | float | str:
@@ -82,19 +85,17 @@ def plain(value: Any) -> bool | int | float | str:
 
 
 def columns(rows: Iterable[Mapping[str, Any]]) -> list[HParam]:
-    """The columns of HParams: each setting that is not the same in all rows, or that only some have."""
-    rows = list(rows)
-    found = []
-    for name in dict.fromkeys(name for row in rows for name in row):
-        values = {row[name] for row in rows if name in row}
-        if len(values) > 1 or not all(name in row for row in rows):
-            found.append(HParam(name, domain(values)))
-    return found
+    """The columns of HParams: each setting that is not the same in all rows that have it."""
+    values: dict[str, set[Any]] = {}
+    for row in rows:
+        for name, value in row.items():
+            values.setdefault(name, set()).add(value)
+    return [HParam(name, domain(found)) for name, found in values.items() if len(found) > 1]
 
 
 def domain(values: set[Any]) -> Discrete | RealInterval:
     """Where values may be: TensorBoard offers a range of numbers, and a list of anything else."""
-    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values) and len(values) > 1:
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         return RealInterval(float(min(values)), float(max(values)))
     kinds = {type(value) for value in values}
     return Discrete(values if len(kinds) == 1 else {str(value) for value in values})

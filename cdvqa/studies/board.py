@@ -18,6 +18,7 @@ from cdvqa.runs.dashboard import KEPT_ID, KEPT_OOD, METRICS, chart, columns, lay
 from cdvqa.runs.folder import Run, read_results
 
 OVERVIEW = ".board"  # in the folder of the logs; it sorts before every run, and the first layout decides on the order
+PAGE = "#custom_scalars&_smoothingWeight=0"  # what is measured at one sparsity is no noise of that at another
 BY_KEPT = {
     "ID and OOD by kept share (percent of the weights)": {
         "OOD": chart(KEPT_OOD),
@@ -42,7 +43,7 @@ def board(logs: Path = Path("logs"), port: int = 6006) -> None:
         port: of the page, on this machine alone.
     """
     found = write_overview(logs)
-    print(f"{found} runs: http://localhost:{port}/#custom_scalars")
+    print(f"{found} runs: http://localhost:{port}/{PAGE}")
     server(logs, port).main()
 
 
@@ -107,18 +108,18 @@ def by_kept_share(
     for run, (record, results) in records.items():
         row = row_of(record)
         data, backbone = run.folder.parts[-4:-2]
-        parts = [f"stage{row['stage']}", row["pipeline"], *methods(row)]
+        parts = [f"stage{row['Stage']}", row["Pipeline"], *methods(row)]
         accuracies = id_and_ood(results.get("splits", {}), results.get("means", {}))
         for kind, tag in (("id", KEPT_ID), ("ood", KEPT_OOD)):
             if kind in accuracies:
-                percent = round(100 * (1 - row["sparsity"]))
+                percent = round(100 * (1 - row["Sparsity"]))
                 found[f"{data} {backbone} {' '.join(parts)}"][percent, tag].append(accuracies[kind])
     return found
 
 
 def methods(row: Mapping[str, Any]) -> Iterable[str]:
     """How a run was pruned, as its name says it; nothing in stage 1."""
-    if row["method"] == "full":
+    if row["Method"] == "full":
         return []
-    names = (row["method"], row["assignment"], *([] if row["criterion"] == "magnitude" else [row["criterion"]]))
+    names = (row["Method"], row["assignment"], *([] if row["criterion"] == "magnitude" else [row["criterion"]]))
     return [str(name).rpartition(".")[2] for name in names]

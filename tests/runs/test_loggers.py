@@ -45,8 +45,8 @@ def test_events_hold_settings_accuracies_and_test_results(cdvqa: Callable[..., i
     assert selected.value == pytest.approx(log.Scalars("val/accuracy/all")[-1].value) and selected.step > 0
     row = settings(log)
     of_the_run = {
-        "stage": 1, "pipeline": "bce", "preset": "paper", "seed": 0,
-        "method": "full", "assignment": "none", "criterion": "none", "sparsity": 0,
+        "Stage": 1, "Pipeline": "bce", "preset": "paper", "Seed": 0,
+        "Method": "full", "assignment": "none", "criterion": "none", "Sparsity": 0,
     }  # fmt: skip
     recorded = json.loads((trained / "run.json").read_text())["settings"]
     assert {name: row.pop(name) for name in of_the_run} == of_the_run
@@ -54,7 +54,7 @@ def test_events_hold_settings_accuracies_and_test_results(cdvqa: Callable[..., i
     assert (row["model.lr"], row["model.objective"], row["trainer.max_epochs"]) == (0.002, "bce", 1)
     one_shot = events(pruned)
     assert SELECTED_ACCURACY not in one_shot.Tags()["scalars"]
-    assert (settings(one_shot)["method"], settings(one_shot)["sparsity"]) == ("omp", 0.5)
+    assert (settings(one_shot)["Method"], settings(one_shot)["Sparsity"]) == ("omp", 0.5)
     assert one_shot.Tags()["images"] == ["masks/sparsity"]
     identity = json.loads((trained / "run.json").read_text())["identity"]
     assert identity[:8] == settings(one_shot)["parent"]
@@ -116,7 +116,7 @@ def test_loggers_are_added_and_replace_none(cdvqa: Callable[..., int]):
     lines = [json.loads(line) for line in Path("plain.jsonl").read_text().splitlines()]
     given = {(str(step), name) for step, values in lines if step is not None for name in values}
     assert rows <= given and {"train/loss/total", "val/accuracy/all"} <= {name for _, name in rows}
-    assert {name for step, values in lines if step is None for name in values} >= {"model.lr", "pipeline"}
+    assert {name for step, values in lines if step is None for name in values} >= {"model.lr", "Pipeline"}
     names = {name for _, name in given}
     assert MEASURED | {ID_ACCURACY, OOD_ACCURACY, "test/id/all"} <= names
     assert names - {"epoch"} == set(events(run).Tags()["scalars"])

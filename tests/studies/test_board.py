@@ -62,12 +62,12 @@ def test_the_overview_answers_across_runs(ask: Ask):
     experiment = ask("hparams/experiment", experimentName="")
     assert [metric["displayName"] for metric in experiment["metricInfos"]] == ["ID accuracy", "OOD accuracy"]
     columns = [column["name"] for column in experiment["hparamInfos"]]
-    assert {"stage", "method", "sparsity", "model.sparsity.zeros.language", "model.lr"} <= set(columns)
-    assert not {"seed", "preset", "data.name"} & set(columns), "all runs have the same"
+    assert {"Stage", "Method", "Sparsity", "model.sparsity.zeros.language"} <= set(columns)
+    assert not {"Seed", "preset", "data.name"} & set(columns), "all runs have the same"
     wanted = {"colParams": [{"hparam": name} for name in columns], "sliceSize": 9, "startIndex": 0}
     answer = ask("hparams/session_groups", experimentName="", allowedStatuses=["STATUS_SUCCESS"], **wanted)
     shown = {
-        (row["hparams"]["method"], row["hparams"]["sparsity"]): [metric["value"] for metric in row["metricValues"]]
+        (row["hparams"]["Method"], row["hparams"]["Sparsity"]): [metric["value"] for metric in row["metricValues"]]
         for row in answer["sessionGroups"]
     }
     untested = shown.pop(("omp", 0.5))
