@@ -40,6 +40,8 @@ def refusal(cdvqa: Command, capsys: pytest.CaptureFixture[str], *flags: str) -> 
         ("--trainer.devices=0", "--trainer.devices 0: "),
         ("--trainer.logger=NoLogger", "--trainer.logger: no class is called 'NoLogger'"),
         ("--trainer.logger=CometLogger", "cannot make pytorch_lightning.loggers.CometLogger; Requirement 'comet-ml"),
+        ("--trainer.logger=WandbLogger", "Requirement 'wandb>=0.12.10' not met. HINT: Try running `pip install -U"),
+        ("--trainer.logger=MLFlowLogger", "Requirement 'mlflow>=1.0.0' not met. HINT: Try running `pip install -U"),
         ("--model.backbone.config.visual_feat_dim=64", "features.h5: features are 128 wide, the backbone takes 64"),
         ("--model.backbone.config.vocab_size=9", "word pieces, the backbone embeds 9; give the backbone's own"),
     ],
