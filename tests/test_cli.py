@@ -90,7 +90,7 @@ def test_every_shipped_config_parses(path: Path, capsys: pytest.CaptureFixture[s
         (("scenes-vs",), (5e-4, 2e-4, 5e-4)),
         (("scenes", "scenes_visualbert"), (5e-4, 5e-4, 5e-4)),
         (("scenes", "scenes_updn"), (2e-3,)),
-        (("scenes", "scenes_smrl"), (4e-3,)),
+        (("scenes", "scenes_smrl"), (2e-3,)),
     ],
 )
 def test_an_embedded_world_has_a_rate_for_each_stage_and_none_for_an_objective(
