@@ -32,6 +32,7 @@ def layout(question_types: Iterable[str] = (), answer_types: Iterable[str] = ())
             "development split": chart("val/accuracy/all"),
         },
         "accuracy by answer type": {name: chart(f"val/accuracy/{re.escape(name)}") for name in groups},
+        "test accuracy by answer type": {f"{name}, test": chart(f"test/[^/]+/{re.escape(name)}") for name in groups},
         "loss": {
             "whole loss": chart("train/loss/total"),
             "terms": chart("train/loss/(?!total|epoch).+"),
