@@ -127,7 +127,7 @@ def backbone_rows() -> list[Row]:
     """The backbones, each with its own options."""
     kinds = {kind for kind in vars(backbones).values() if inspect.isclass(kind) and issubclass(kind, Backbone)}
     taken = {kind.__name__: inspect.signature(kind).parameters.keys() - {"num_answers"} for kind in kinds - {Backbone}}
-    return [(f"  {name}", f"--model.backbone.{{{', '.join(sorted(own))}}}") for name, own in sorted(taken.items())]
+    return [(f"  {name}", f"--model.backbone.{{{','.join(sorted(own))}}}") for name, own in sorted(taken.items())]
 
 
 def parser_of(name: str) -> OneLineParser:

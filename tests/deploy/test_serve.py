@@ -319,8 +319,14 @@ def test_networks_of_different_data_are_refused(networks, monkeypatch):
 @contextmanager
 def served(*runs: Path) -> Iterator[tuple[str, subprocess.Popen]]:
     """The address of a real server on a free port, and its process."""
+
+    def interruptible() -> None:
+        """A process inherits that its parent ignores interrupts, as one does that was started in the background."""
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
     program = [sys.executable, "-m", "cdvqa", "serve", *map(str, runs), "--port=0"]
-    process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(program, **pipes, preexec_fn=interruptible)
     try:
         line = process.stdout.readline()
         assert line.startswith("http://127.0.0.1:"), process.communicate(timeout=60)
