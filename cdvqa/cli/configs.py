@@ -82,7 +82,7 @@ def find_config(name: str) -> str:
     known = sorted(path.name for path in shipped_configs())
     like = nearest(Path(name).name, known)
     if Path(name).name != name:
-        raise InputError(f"--config {name}: no such file{like}")
+        raise InputError(f"--config {name}: no such file; `cdvqa configs` lists the shipped ones{like}")
     found = [path for path in shipped_configs() if path.name == name]
     if len(found) > 1:
         raise InputError(f"--config {name}: several shipped configs have this name: {', '.join(map(str, found))}")

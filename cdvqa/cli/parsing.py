@@ -56,7 +56,7 @@ def nearest_option(text: str, parser: LightningArgumentParser) -> str:
     known = list(parser._option_string_actions)
     if "--model" in known or parser._subcommands_action:  # the help also has the options of stages and backbones
         known += options_of("fit")
-    return nearest(f"--{option}", dict.fromkeys(known))
+    return nearest(f"--{option}", dict.fromkeys(known)) or "; `--help` lists the options"
 
 
 def as_yaml(arg: str) -> str:

@@ -67,7 +67,7 @@ def export(
         raise InputError(f"--dtype {dtype}: {to} takes {', '.join(types)}")
     source = run_of(Path(network))
     if source is None:
-        raise InputError(f"{network}: no run folder")
+        raise InputError(f"{network}: no run folder; name that of a finished run")
     if not source.finished:
         raise InputError(f"{source.folder}: this run is not finished; finish it with --ckpt_path last first")
     path = output or source.folder / "export" / dtype / name

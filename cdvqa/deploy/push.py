@@ -55,7 +55,7 @@ def push(network: str, to: str, dtype: Precision = "fp32", license: Optional[str
     """
     source = run_of(Path(network))
     if source is None:
-        raise InputError(f"{network}: no run folder")
+        raise InputError(f"{network}: no run folder; name that of a finished run")
     if not to.startswith(HUB):
         folder = Path(to)
         if folder.exists():

@@ -118,7 +118,7 @@ def network_file(source: str, flag: str = "--model.init_from") -> Path:
     if path.is_dir():
         return Run(path).result()
     if not path.is_file():
-        raise InputError(f"{source}: no such run folder or network file ({flag})")
+        raise InputError(f"{source}: no such run folder or network file ({flag}); name a finished run's folder")
     return path
 
 
