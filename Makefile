@@ -52,8 +52,8 @@ benchmarks: $(VENV)/ready ## compare cdvqa with baselines and limits: docs/bench
 torture: $(VENV)/ready ## kill runs of every stage at random moments, resume, compare: docs/torture.md
 	$(PYTHON) -m tests.torture
 
-test: $(VENV)/ready ## the whole suite
-	$(PYTHON) -m pytest -n $(JOBS) --dist worksteal
+test: $(VENV)/ready ## the whole suite; FAST=1 leaves out what trains, and answers in two minutes
+	$(PYTHON) -m pytest -n $(JOBS) --dist worksteal $(if $(FAST),-m "not slow")
 
 lint: $(VENV)/ready ## ruff, mypy and the import layers
 	$(VENV)/bin/ruff check cdvqa tests benchmarks pretraining

@@ -20,6 +20,22 @@ from cdvqa.worlds.scenes import SceneConstants, write_scenes
 
 CONF = Path(__file__).parent / "conf"
 GOLDEN = Path(__file__).parent / "golden"
+SLOW = (  # without a world
+    "tests/benchmarks/",
+    "tests/inference/test_graph.py",
+    "tests/test_fuzzing.py",
+    "tests/test_loading_processes.py",
+    "tests/test_nodes.py",
+    "tests/tools/test_prepare_images.py",
+    "tests/tools/test_prepare_killed.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what needs a world, and so trains on it, and `SLOW`: `make test FAST=1` leaves both out."""
+    for item in items:
+        if "scenes" in getattr(item, "fixturenames", ()) or item.nodeid.startswith(SLOW):
+            item.add_marker("slow")
 
 
 @pytest.fixture
