@@ -34,10 +34,16 @@ class Teacher:
         if not run.finished:
             raise InputError(f"--model.teacher {folder}: no finished run; give the folder that holds its run.json")
         network = NetworkFile(run.result())
-        check_compatible(run.result(), network.metadata | {"backbone": ours["backbone"]}, ours)
         settings = yaml.safe_load(run.config.read_text())["model"]["init_args"]
         model = settings["backbone"]
         kind: type[Backbone] = find_class("--model.teacher: backbone", model["class_path"], {}, Backbone)  # type: ignore[type-abstract]
+        if kind.generates:
+            name = network.metadata["backbone"]["name"]
+            raise InputError(
+                f"--model.teacher {folder}: {name} writes its answers and has no scores to learn from; name the run of "
+                "a backbone that scores the vocabulary"
+            )
+        check_compatible(run.result(), network.metadata | {"backbone": ours["backbone"]}, ours)
         options = dict(model.get("init_args") or {}) | {"num_answers": len(network.metadata["answers"])}
         self.backbone = kind(**options)
         self.settings, self.folder = settings, run.result().parent

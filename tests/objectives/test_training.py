@@ -152,6 +152,15 @@ def test_a_teacher_is_a_finished_run(cdvqa: Command, capsys: pytest.CaptureFixtu
     assert settings["settings"]["model.teacher"] == {"identity": identity["identity"], "seed": 3}
 
 
+def test_a_teacher_scores_the_vocabulary(cdvqa: Command, capsys: pytest.CaptureFixture[str]):
+    """A generative teacher ended in a traceback: it sees pictures, and has no logits to learn from."""
+    assert cdvqa("fit", "stage1_ce.yaml", "mplug.yaml", *SHORT) == 0
+    (teacher,) = Path("logs/scenes/mplug").glob("stage1_*/seed0")
+    assert cdvqa("fit", "stage1_bce.yaml", "--model.objective=genb_lite", f"--model.teacher={teacher}", *SHORT) == 2
+    (told,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("cdvqa fit: ")]
+    assert "--model.teacher" in told and "mplug writes its answers" in told
+
+
 def test_parameters_lie_beside_the_network_and_belong_to_their_objective(
     cdvqa: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
