@@ -36,7 +36,8 @@ def train(config: str | Path | Sequence[str | Path], **overrides: Any) -> Path:
 
     Args:
         config: a config file, the name of a shipped one, or several; later ones win.
-        overrides: options by name, with two underscores for each dot; they win over the configs.
+        overrides: options by name, with two underscores for each dot; they win over the configs. `quiet=True` prints
+            only warnings and errors.
 
     Raises:
         cdvqa.errors.InputError: a setting is wrong, a file is missing, or the run exists; `overwrite=True` replaces it.

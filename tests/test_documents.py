@@ -4,7 +4,7 @@ import re
 import shlex
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 import pytest
@@ -22,6 +22,8 @@ TESTED_ELSEWHERE = {
     "docs/format.md": "tests/sparsity/test_subnetwork.py",
     "docs/mistakes.md": "tests/test_mistakes.py",
 }
+NOTEBOOK = "docs/quickstart.ipynb"
+ASSERTED = {NOTEBOOK: ("table", "questions"), "docs/library.md": ("table",)}
 WITH_RUNS = "docs/evaluate.md"  # its commands are for finished runs
 # The commands are as written, but for these: trainings are cut short, and the world is smaller.
 SHORT = {"trainer__max_epochs": 1, "trainer__limit_train_batches": 2, "data__min_count": 2}
@@ -51,6 +53,12 @@ def blocks() -> list[Block]:
         here = [Block(page, text[: m.start()].count("\n") + 1, m[2], m[3], m[1]) for m in fenced.finditer(text)]
         assert len(re.findall(r"^```", text, re.M)) == 2 * len(here), f"{page}: a block without a language"
         found += here
+    for number, cell in enumerate(orjson.loads((ROOT / NOTEBOOK).read_bytes())["cells"]):
+        text = "".join(cell["source"]) + "\n"
+        if cell["cell_type"] == "code":
+            console = text.startswith("!")
+            language, text = ("console", text.replace("!", "$ ")) if console else ("python", text)
+            found.append(Block(NOTEBOOK, number, language, text, None))
     return found
 
 
@@ -149,9 +157,12 @@ def test_the_commands_for_finished_runs_are_executed(walk: Path, monkeypatch: py
 def test_a_page_is_executed(page: str, walk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "data").symlink_to(walk / "data")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cdvqa, "train", partial(cdvqa.train, **SHORT))
+    variables: dict[str, Any] = {}
     for block in EXECUTED:
         if block.page == page and block.language == "console":
             execute(block)
         elif block.page == page:
-            monkeypatch.setattr(cdvqa, "train", partial(cdvqa.train, **SHORT))
-            exec(block.text, {})
+            exec(block.text, variables)
+    for name in ASSERTED.get(page, ()):
+        assert len(variables[name]), f"{page}: {name} is empty"

@@ -19,8 +19,8 @@ def train(config: str | Path | Sequence[str | Path], overrides: Mapping[str, Any
     configs = [config] if isinstance(config, str | Path) else config
     args = [word for name in configs for word in ("--config", str(name))]
     options = {name.replace("__", "."): value for name, value in overrides.items()}
-    overwrite = ["--overwrite"] if options.pop("overwrite", False) else []
-    args += [f"--{name}={as_yaml(value)}" for name, value in options.items()]
+    overwrite, quiet = ([f"--{name}"] if options.pop(name, False) else [] for name in ("overwrite", "quiet"))
+    args += [*(f"--{name}={as_yaml(value)}" for name, value in options.items()), *quiet]
     run = command(["fit", *args, *overwrite])
     command(["test", *args])
     return run

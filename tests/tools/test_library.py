@@ -27,9 +27,10 @@ def world(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tupl
     return configs, {name.replace(".", "__"): yaml.safe_load(value) for name, value in pairs}
 
 
-def test_two_stages_are_trained_asked_and_tabulated(world):
+def test_two_stages_are_trained_asked_and_tabulated(world, capsys: pytest.CaptureFixture[str]):
     configs, options = world
-    first = cdvqa.train(["stage1_bce.yaml", *configs], **options, **SHORT)
+    first = cdvqa.train(["stage1_bce.yaml", *configs], **options, **SHORT, quiet=True)
+    assert capsys.readouterr().out == ""
     assert json.loads((first / "results.json").read_text())["splits"]["test"]["n"]["all"] == 70
     second = cdvqa.train(["stage2_lmh.yaml", *configs], **options, **SHORT, model__parent_objective="bce")
 
