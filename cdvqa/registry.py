@@ -41,7 +41,7 @@ def find_class(option: str, name: str, known: Mapping[str, type[T]], base: type[
 
 
 def make(
-    option: str, name: str, known: Mapping[str, type[T]], base: type[T], options: Mapping[str, Any] | None = None
+    option: str, name: str, known: Mapping[str, type[T]], base: type[Any], options: Mapping[str, Any] | None = None
 ) -> T:
     """An instance of the class that `name` stands for, built with `options`; arguments as in `find_class`.
 

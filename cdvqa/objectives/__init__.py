@@ -49,7 +49,7 @@ def find_objective(name: str, flag: str = "--model.objective") -> type[Objective
     Raises:
         InputError: no objective is called `name`; the message begins with `flag`.
     """
-    return find_class(flag, name, OBJECTIVES, Objective)  # type: ignore[type-abstract]
+    return find_class(flag, name, OBJECTIVES, Objective)
 
 
 def make_objective(name: str, hidden_size: int, **given: Any) -> Objective:

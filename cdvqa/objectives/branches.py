@@ -14,7 +14,10 @@ class Branch(nn.Sequential):
         super().__init__(first, nn.ReLU(), second, nn.ReLU(), last)
 
     def forward(self, features: Tensor) -> Tensor:
-        return super().forward(features.detach())  # type: ignore[no-any-return]
+        features = features.detach()
+        for layer in self:
+            features = layer(features)
+        return features
 
 
 class AnsweringBranch(nn.Module):

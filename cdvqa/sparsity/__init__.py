@@ -1,5 +1,6 @@
 """Masks, thresholds and sparsity budgets: which weights become zero, and how the rest is kept."""
 
+from cdvqa.presets import TieBreak
 from cdvqa.sparsity.assignment import LXMERT_COUNTS, MODALITIES, Assignment, Group, Matrix, Sparsity, solve_budget
 from cdvqa.sparsity.attach import attach_fixed_masks, attach_masks, dense_state, fold_masks, one_shot_masks
 from cdvqa.sparsity.criteria import Criterion
@@ -10,7 +11,6 @@ from cdvqa.sparsity.reset import reset_thresholds
 from cdvqa.sparsity.selection.threshold import (
     Rule,
     Selection,
-    TieBreak,
     count_zeros,
     magnitude_scores,
     select_global_threshold,

@@ -241,11 +241,11 @@ class Sparsity:
     def make_assignment(self) -> Assignment:
         """The assignment that the options name."""
         options = self.assignment_options
-        return make("--model.sparsity.assignment", self.assignment, ASSIGNMENTS, Assignment, options)  # type: ignore[type-abstract]
+        return make("--model.sparsity.assignment", self.assignment, ASSIGNMENTS, Assignment, options)
 
     def make_criterion(self) -> Criterion:
         """The criterion that the options name."""
-        return make("--model.sparsity.criterion", self.criterion, CRITERIA, Criterion, self.criterion_options)  # type: ignore[type-abstract]
+        return make("--model.sparsity.criterion", self.criterion, CRITERIA, Criterion, self.criterion_options)
 
     def settled(self, counts: Mapping[str, int]) -> "Sparsity":
         """These options with the overall share that follows from language, vision and cross where all are given.

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from cdvqa.errors import InputError
+from cdvqa.presets import TieBreak
 from cdvqa.registry import make
 from cdvqa.sparsity.assignment import ASSIGNMENTS, Assignment, Group, Matrix
 from cdvqa.sparsity.criteria import CRITERIA, Criterion, Gradients, Magnitude
@@ -18,7 +19,7 @@ from cdvqa.sparsity.masks.matrices import TrainedMask, masked_matrices, owner
 from cdvqa.sparsity.masks.units import TwoOfFour, UnitMask, Units
 from cdvqa.sparsity.patterns import Pattern, Structure, patterned_masks, unit_groups
 from cdvqa.sparsity.reset import first_thresholds, live_zeros
-from cdvqa.sparsity.selection.threshold import Ranking, TieBreak, count_zeros, initial_scores, select_each
+from cdvqa.sparsity.selection.threshold import Ranking, count_zeros, initial_scores, select_each
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ def lay_out(
         for name in names
     }
     if isinstance(assignment, str):
-        assignment = make("assignment", assignment, ASSIGNMENTS, Assignment)  # type: ignore[type-abstract]
+        assignment = make("assignment", assignment, ASSIGNMENTS, Assignment)
     if overall is None:
         zeros = sum(matrix.share * matrix.weight.numel() for matrix in matrices.values())
         overall = round(zeros / max(sum(matrix.weight.numel() for matrix in matrices.values()), 1), 12)
@@ -201,7 +202,7 @@ def check_pattern(pattern: Pattern, groups: Sequence[Group], tie_break: TieBreak
 def first_masks(layout: Layout, criterion: str | Criterion, gradients: Iterable[Gradients]) -> dict[str, Tensor]:
     """Bool masks by parameter name (True = kept), in the order of the matrices: the least important are zero."""
     if isinstance(criterion, str):
-        criterion = make("criterion", criterion, CRITERIA, Criterion)  # type: ignore[type-abstract]
+        criterion = make("criterion", criterion, CRITERIA, Criterion)
     weights = layout.weights
     live = {name: weight for name, weight in weights.items() if name not in layout.fixed}
     importance = {name: weights[name].abs().float() for name in layout.fixed}

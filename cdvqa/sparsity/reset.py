@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from cdvqa.errors import InputError
+from cdvqa.presets import TieBreak
 from cdvqa.sparsity.masks.mask import BinaryMask, pack, unpack
 from cdvqa.sparsity.masks.matrices import MaskedMatrix, TrainedMask, masked_matrices
 from cdvqa.sparsity.masks.units import TwoOfFour, UnitMask, Units
-from cdvqa.sparsity.selection.threshold import Ranking, Rule, TieBreak, count_zeros, select_each
+from cdvqa.sparsity.selection.threshold import Ranking, Rule, count_zeros, select_each
 from cdvqa.sparsity.statistics import MatrixReset
 
 

@@ -26,9 +26,10 @@ def read_metadata(path: Path) -> dict[str, Any]:
     if path.suffix == ".safetensors":
         return NetworkFile(path).metadata
     try:
-        return torch.load(path, "cpu", mmap=True, weights_only=True)["network"]  # type: ignore[no-any-return]
+        metadata: dict[str, Any] = torch.load(path, "cpu", mmap=True, weights_only=True)["network"]
     except Exception as error:  # torch names no base of what it raises at a broken file
         raise InputError(f"{path}: no checkpoint of cdvqa, or a broken one ({type(error).__name__})") from error
+    return metadata
 
 
 def check_compatible(path: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """Optimiser steps of two halves, of which the first is for the objective's own parameters alone."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -8,8 +8,11 @@ from torch import Tensor, nn
 from cdvqa.objectives import Loss
 from cdvqa.stages.inputs import step_weight
 
+if TYPE_CHECKING:  # it imports this module
+    from cdvqa.stages.stage import VQAStage
 
-def first_half(stage: Any, inputs: dict[str, Any], batch_idx: int) -> Loss:
+
+def first_half(stage: "VQAStage", inputs: dict[str, Any], batch_idx: int) -> Loss:
     """Step the objective's own parameters by the clipped gradient of `objective.first`.
 
     The optimiser and its state are those of the whole step, as in the authors' code of GGE. Nothing here counts as an
@@ -25,17 +28,19 @@ def first_half(stage: Any, inputs: dict[str, Any], batch_idx: int) -> Loss:
         half, it carries the gradient over.
     """
     with torch.autocast(stage.device.type, enabled=False):
+        assert stage.objective.first is not None
         first = stage.objective.first(**inputs)
         trained = [parameter for parameter in stage.objective.parameters() if parameter.requires_grad]
         loss = first.total * step_weight(stage, first.count, batch_idx)
-        gradients = torch.autograd.grad(loss, trained, allow_unused=True, materialize_grads=True)
+        local = torch.autograd.grad(loss, trained, allow_unused=True, materialize_grads=True)
+        gradients = [stage.trainer.strategy.reduce(gradient, reduce_op="mean") for gradient in local]
         for parameter, gradient in zip(trained, gradients, strict=True):
-            parameter.grad = stage.trainer.strategy.reduce(gradient, reduce_op="mean")
+            parameter.grad = gradient
         if stage.objective_clip is not None:
-            nn.utils.clip_grad_norm_(trained, stage.objective_clip)
-        kept = [parameter.grad for parameter in trained]
-        stage.trainer.optimizers[0].step()  # parameters without a gradient stay; it frees the gradients afterwards
-        return first._replace(total=sum(map(carried, kept, trained), loss.new_zeros(())))
+            nn.utils.clip_grad_norm_(trained, stage.objective_clip)  # in place
+        # The optimiser skips parameters without a gradient, so it changes these alone. It frees the gradients.
+        stage.trainer.optimizers[0].step()
+        return first._replace(total=sum(map(carried, gradients, trained), loss.new_zeros(())))
 
 
 def carried(gradient: Tensor, parameter: Tensor) -> Tensor:

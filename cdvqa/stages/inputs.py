@@ -1,7 +1,7 @@
 """What an objective is given of a batch, and how much the batch counts in its optimiser step."""
 
 from dataclasses import replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytorch_lightning as pl
@@ -14,8 +14,11 @@ from cdvqa.data.loaders import TrainingLoader
 from cdvqa.distributed.processes import all_rows, map_nested
 from cdvqa.objectives import Progress
 
+if TYPE_CHECKING:  # it imports this module
+    from cdvqa.stages.stage import VQAStage
 
-def objective_inputs(stage: Any, batch: VQABatch, together: bool = False) -> dict[str, Any]:
+
+def objective_inputs(stage: "VQAStage", batch: VQABatch, together: bool = False) -> dict[str, Any]:
     """What the stage's objective takes of a batch, by name; for a generative backbone, what `sequence` takes.
 
     Floating-point tensors get the stage's own type, whatever the precision of the forward pass.
@@ -25,15 +28,15 @@ def objective_inputs(stage: Any, batch: VQABatch, together: bool = False) -> dic
         batch: this process's questions.
         together: of the questions of all processes.
     """
-    output = stage.backbone(batch)
+    output: Output = stage.backbone(batch)
 
     def widened(tensor: Tensor) -> Tensor:
         return tensor.to(stage.dtype) if tensor.is_floating_point() else tensor
 
     with torch.autocast(stage.device.type, enabled=False):
         if output.sequence is not None:
-            return cast(dict[str, Any], output.sequence._asdict() | {"logits": widened(output.sequence.logits)})
-        inputs = map_nested(needed(stage, batch, output), widened)
+            return output.sequence._asdict() | {"logits": widened(output.sequence.logits)}
+        inputs: dict[str, Any] = map_nested(needed(stage, batch, output), widened)
         if together:
             inputs = map_nested(inputs, all_rows)
     if stage.objective.batch_dependent:
@@ -41,10 +44,10 @@ def objective_inputs(stage: Any, batch: VQABatch, together: bool = False) -> dic
         stage.objective.generator = torch.Generator().manual_seed(int(seeds.generate_state(1)[0]))
     if "progress" in stage.objective.needs:
         inputs["progress"] = progress(stage.trainer)
-    return cast(dict[str, Any], inputs)
+    return inputs
 
 
-def needed(stage: Any, batch: VQABatch, output: Output) -> dict[str, Any]:
+def needed(stage: "VQAStage", batch: VQABatch, output: Output) -> dict[str, Any]:
     """Logits, soft targets and the tensors that the objective needs, by name."""
     names = {"logits", "soft_target", *stage.objective.needs} - {"views"}
     # In one order on all processes, which may have to exchange them.
@@ -65,7 +68,7 @@ def progress(trainer: pl.Trainer) -> Progress:
     return Progress(trainer.global_step, steps, trainer.current_epoch, max(trainer.max_epochs or 0, 1))
 
 
-def step_weight(stage: Any, counted: int, batch_idx: int) -> float:
+def step_weight(stage: "VQAStage", counted: int, batch_idx: int) -> float:
     """What to multiply a batch's mean loss by, so that a step is the mean over all questions that count in it.
 
     Lightning divides by the number of accumulated batches, and DDP by that of processes.

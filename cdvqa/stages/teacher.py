@@ -36,7 +36,7 @@ class Teacher:
         network = NetworkFile(run.result())
         settings = yaml.safe_load(run.config.read_text())["model"]["init_args"]
         model = settings["backbone"]
-        kind: type[Backbone] = find_class("--model.teacher: backbone", model["class_path"], {}, Backbone)  # type: ignore[type-abstract]
+        kind: type[Backbone] = find_class("--model.teacher: backbone", model["class_path"], {}, Backbone)
         if kind.generates:
             name = network.metadata["backbone"]["name"]
             raise InputError(

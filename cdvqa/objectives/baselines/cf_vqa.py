@@ -1,6 +1,6 @@
 """CF-VQA: what the question and the image say alone is taken away at test."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import reduce
 from typing import cast
 
@@ -88,14 +88,14 @@ class CFVQA(LabelledObjective):
 
     def scores(self, output: Output) -> Tensor:
         """The total indirect effect, h(x, z_q, z_v) − h(c, z_q, c)."""
-        seen = [cast(Tensor, getattr(output, name)) for name in self.branches]
+        seen: list[Tensor] = [getattr(output, name) for name in self.branches]
         mixed = [super().scores(output), *(branch.bias(rows) for branch, rows in self._pairs(seen))]
         # In bf16 σ is 1 from 6 on, and many answers would tie.
         logits, *biases = (scores.to(self.constant.dtype) for scores in mixed)
         return self.fuse(logits, *biases) - self.direct_effect(biases[0])
 
     def _pairs(self, seen: list[Tensor]) -> list[tuple[AnsweringBranch, Tensor]]:
-        branches = cast(list[AnsweringBranch], self.branches.values())
+        branches = cast(Iterable[AnsweringBranch], self.branches.values())
         return list(zip(branches, seen, strict=True))
 
 

@@ -1,5 +1,6 @@
 """Gradient reversal: an adversary that answers from the question alone."""
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -49,7 +50,7 @@ class GRL(Objective):
     def loss(self, logits: Tensor, soft_target: Tensor, question: Tensor, progress: Progress) -> Loss:
         factor = self.reversal(progress.step + 1)
         task = binary_cross_entropy(logits, soft_target)
-        guess = self.adversary(Reversed.apply(question, factor))
+        guess = self.adversary(reverse(question, factor))
         adversary = self.weight * binary_cross_entropy(guess, soft_target)
         return Loss(task + adversary, {"task": task, "adversary": adversary}, len(logits))
 
@@ -71,3 +72,6 @@ class Reversed(Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         return gradients[0] * ctx.factor, None
+
+
+reverse: Callable[[Tensor, float], Tensor] = Reversed.apply

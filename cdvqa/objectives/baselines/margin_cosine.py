@@ -56,5 +56,5 @@ def frequency_margins(counts: Tensor, min_count: int, entropy_limit: float) -> T
     """
     kept = counts * (counts >= min_count)
     shares = kept / kept.sum(dim=1, keepdim=True).clamp(min=1)
-    entropy = torch.special.entr(shares).sum(dim=1, keepdim=True) / math.log(2)
+    entropy: Tensor = torch.special.entr(shares).sum(dim=1, keepdim=True) / math.log(2)
     return shares * (entropy < entropy_limit)

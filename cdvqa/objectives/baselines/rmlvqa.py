@@ -86,7 +86,8 @@ class RMLVQA(Objective):
         if self.training:
             kept = torch.rand(units.shape, generator=self.generator) >= DROPOUT
             units = units * kept.to(units) / (1 - DROPOUT)
-        return last(units)  # type: ignore[no-any-return]
+        logits: Tensor = last(units)
+        return logits
 
     def scores(self, output: Output) -> Tensor:
         assert output.logits is not None and output.hidden is not None, "a generative backbone says its answers"

@@ -47,7 +47,7 @@ class NetworkFile:
                 self._header = Header.read(path, file.metadata() or {})
                 found = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
                 self._header.check({key: (part.get_dtype(), part.get_shape()) for key, part in found.items()})
-                self._stored = {key: file.get_tensor(key) for key in found}
+                self._stored: dict[str, Tensor] = {key: file.get_tensor(key) for key in found}
         except (SafetensorError, OSError) as error:
             raise InputError(
                 f"{path} is truncated or no safetensors file ({error}); copy or create it again"

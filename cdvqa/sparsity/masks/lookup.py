@@ -1,5 +1,6 @@
 """Masking no more of an embedding than the rows that are looked up."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,13 +21,13 @@ def mask_rows_only(table: nn.Embedding) -> None:
 
 
 def _look_up(table: nn.Embedding, ids: Tensor) -> Tensor:
-    (mask,) = table.parametrizations.weight  # type: ignore[union-attr, misc]
+    parametrizations: Any = table.parametrizations
+    (mask,) = parametrizations.weight
     if torch.compiler.is_compiling() or not isinstance(mask, BinaryMask):
         return nn.Embedding.forward(table, ids)
-    weight: Tensor = table.parametrizations.weight.original  # type: ignore[union-attr, assignment]
+    weight: Tensor = parametrizations.weight.original
     slot = mask.slot if mask.score.grad is None else None
-    rows: Tensor = _MaskedRows.apply(weight, mask.score, ids, mask.rows(weight, ids), table, slot)
-    return rows
+    return _masked_rows(weight, mask.score, ids, mask.rows(weight, ids), table, slot)
 
 
 class _MaskedRows(torch.autograd.Function):
@@ -55,3 +56,6 @@ class _MaskedRows(torch.autograd.Function):
             gradient = torch.empty_like(weight, dtype=ctx.score_dtype)
         gradient.zero_()[rows] = (weight[rows] * sums).to(ctx.score_dtype)
         return None, gradient.detach(), None, None, None, None
+
+
+_masked_rows: Callable[[Tensor, Tensor, Tensor, Tensor, nn.Embedding, Slot | None], Tensor] = _MaskedRows.apply

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cdvqa.sparsity.masks.slot import Slot, StraightThrough
-from cdvqa.sparsity.selection.threshold import Rule, TieBreak, live_mask, outranks
+from cdvqa.presets import TieBreak
+from cdvqa.sparsity.masks.slot import Slot, straight_through
+from cdvqa.sparsity.selection.threshold import Rule, live_mask, outranks
 
 _PIECE = 1 << 19
 """Entries of W ⊙ m written at a time: the search for ties finds them in the processor's cache."""
@@ -85,8 +86,7 @@ class BinaryMask(nn.Module):
                 lambda out: write_masked(out, weight, score, *rule),
                 self.score.grad,
             )
-        result: Tensor = StraightThrough.apply(weight, self.score, masked, slot)
-        return result
+        return straight_through(weight, self.score, masked, slot)
 
     @torch.no_grad()
     def follow(self, rule: Rule) -> None:

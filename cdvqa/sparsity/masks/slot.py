@@ -92,3 +92,6 @@ class StraightThrough(torch.autograd.Function):
             return None, (weight * gradients[0]).to(ctx.score_dtype), None, None
         # Nothing else refers to this new view, so that autograd makes it `score.grad` without a copy.
         return None, torch.mul(weight, gradients[0], out=buffer).detach(), None, None
+
+
+straight_through: Callable[[Tensor, Tensor, Tensor, Slot | None], Tensor] = StraightThrough.apply

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cdvqa.sparsity.masks.mask import UNPLACED, BinaryMask, Placement
-from cdvqa.sparsity.masks.slot import Slot, StraightThrough
+from cdvqa.sparsity.masks.slot import Slot, straight_through
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,7 @@ class UnitMask(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         masked = torch.where(self.mask(weight), weight, 0)
-        result: Tensor = StraightThrough.apply(weight, self.spread.expand(self.score, weight), masked, None)
-        return result
+        return straight_through(weight, self.spread.expand(self.score, weight), masked, None)
 
 
 class TwoOfFour(nn.Module):
@@ -114,8 +113,7 @@ class TwoOfFour(nn.Module):
             slot = self.slot
             sources = (weight, self.kept)
             masked = slot.read(sources, lambda out: torch.where(self.kept, weight, zero, out=out), self.score.grad)
-        result: Tensor = StraightThrough.apply(weight, self.score, masked, slot)
-        return result
+        return straight_through(weight, self.score, masked, slot)
 
     @torch.no_grad()
     def reselect(self, weight: Tensor) -> None:

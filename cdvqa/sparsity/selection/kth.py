@@ -93,7 +93,8 @@ def sizes_like(values: np.ndarray, weight: Tensor, start: int) -> np.ndarray:
     numpy has no bf16; a block of the right type is not copied.
     """
     block = weight[start : start + len(values)].to(torch.from_numpy(values).dtype)
-    return np.abs(block.numpy())  # type: ignore[no-any-return]
+    sizes: np.ndarray = np.abs(block.numpy())
+    return sizes
 
 
 def _tied(
@@ -152,7 +153,8 @@ def _sample(total: int) -> np.ndarray:
     """
     size = min(total, math.ceil(2 * total ** (2 / 3)))
     ends = np.arange(size + 1) * total // size
-    return np.random.default_rng(0).integers(ends[:-1], ends[1:])
+    positions: np.ndarray = np.random.default_rng(0).integers(ends[:-1], ends[1:])
+    return positions
 
 
 def _pick(parts: Sequence[Tensor], positions: np.ndarray, dtype: torch.dtype) -> np.ndarray:
