@@ -1,4 +1,4 @@
-"""Training objectives; the name is what configs and run folders use."""
+"""Training objectives, and the short names that configs and run folders use."""
 
 import inspect
 from typing import Any

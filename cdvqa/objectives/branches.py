@@ -1,4 +1,4 @@
-"""Small networks of an objective that look at the question or the image alone."""
+"""Branches: small networks of an objective that see the question or the image alone."""
 
 from torch import Tensor, nn
 
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 class Branch(nn.Sequential):
     """Linear, ReLU, Linear, ReLU, Linear: (B, inputs) → (B, outputs), as RUBi and CF-VQA have it.
 
-    Its input is taken as it is: the backbone learns nothing from a branch.
+    Its input is detached: a branch does not train the backbone.
     """
 
     def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
@@ -23,8 +23,8 @@ class Branch(nn.Sequential):
 class AnsweringBranch(nn.Module):
     """A branch that biases the scores of the main model, and the layer by which it learns to answer on its own.
 
-    RUBi, LPF, CF-VQA and GGE share it. `bias` (B, A) is what is mixed into the scores of the main model; `answer` makes
-    of it the scores that have a loss of their own, whose gradient reaches `bias` too.
+    RUBi, LPF, CF-VQA and GGE share it. `bias` (B, A) is mixed into the scores of the main model; `answer` maps it to
+    scores with a loss of their own, whose gradient reaches `bias` too.
 
     Args:
         inputs: width of the question's or the image's features.

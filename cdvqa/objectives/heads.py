@@ -1,4 +1,4 @@
-"""Answer heads: the authors' classifier, and the cosines that take the place of its last Linear."""
+"""Answer heads: the authors' classifier, and cosines in place of its last Linear."""
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from torch.nn.utils.parametrizations import weight_norm
 def answer_head(hidden_size: int, num_answers: int, dropout: float = 0.5) -> nn.Sequential:
     """Weight-norm Linear H → 2H, ReLU, Dropout, weight-norm Linear 2H → A; one scalar norm per matrix, biases 0.
 
-    Source: the authors' classifier ("Model heads").
+    Source: the authors' code, `hg_transformers/classifier.py`.
     """
     first, second = nn.Linear(hidden_size, 2 * hidden_size), nn.Linear(2 * hidden_size, num_answers)
     for layer in (first, second):

@@ -42,9 +42,9 @@ class LPF(LabelledObjective):
 
 
 class LPFQ(LabelledObjective):
-    """LPF with β = softmax(W z + b)[label] of a question-only branch z, and the branch's cross-entropy; at test, x.
+    """LPF with β = softmax(W z + b)[label] of a question-only branch z, and the branch's cross-entropy.
 
-    Both terms train the branch; neither reaches the question encoder through it.
+    At test the logits x are ranked. Both terms train the branch; neither reaches the question encoder through it.
 
     Source: Liang et al. (2021), jokieleung/LPF-VQA; γ is 5 in its configs. Their label is drawn in proportion to the
     human answers; here it is the one of highest soft score.
@@ -53,8 +53,8 @@ class LPFQ(LabelledObjective):
         question_size: Hq, width of `question`.
         num_answers: A.
         gamma: γ.
-        ce_epochs: number of epochs at the start of each stage in which nothing is weighed (γ = 0); 10 in the authors'
-            recipe for S-MRL.
+        ce_epochs: number of epochs at the start of each stage with γ = 0, which is plain cross-entropy; 10 in the
+            authors' recipe for S-MRL.
         width: of the branch's hidden layers.
     """
 

@@ -1,7 +1,7 @@
 """The protocol of a training objective."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -9,14 +9,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cdvqa.data.dataset import View
+from cdvqa.errors import InputError
 from cdvqa.objectives.output import Output
 
 
 class Loss(NamedTuple):
-    """What is minimised, and the parts it is the sum of.
+    """A loss and its terms.
 
     Attributes:
-        total: scalar.
+        total: scalar to minimise, the sum of the terms.
         terms: scalars by name, logged as `train/loss/NAME`: `task`, and others such as `entropy` of LMH.
         count: number of questions that every term is a mean over.
         logged: further scalars to log, as `objective/NAME`.
@@ -29,7 +30,7 @@ class Loss(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """How far the training is: optimiser steps done and in all, epochs done and in all (1 or more)."""
+    """How far training is: optimiser steps done and planned, epochs done and planned (1 or more)."""
 
     step: int
     steps: int
@@ -38,24 +39,24 @@ class Progress(NamedTuple):
 
 
 class Objective(nn.Module, ABC):
-    """A training objective: a function of a few tensors, to a scalar and its terms.
+    """A training objective: a loss, and the tensors it is computed from.
 
     A subclass defines `loss`, and lists in `needs` what it takes beside logits and soft targets:
 
     - prior (B, A): how often each answer is right under the question's type;
     - hidden (B, H): the pooled output before the classifier;
     - label (B,) int64: the answer of highest soft score, −1 where none is in the vocabulary;
-    - question (B, Hq) and vision (B, Hv): what the backbone knows of either alone, detached;
+    - question (B, Hq) and vision (B, Hv): features of the question and of the image alone, detached;
     - counts (B, A): how often each answer occurs among the normalised human answers to the training questions of the
       question's type;
     - teacher: the `Output` of the finished run that `model.teacher` names, without gradient;
     - views: an `Output` for each of `views`, which costs a forward pass each;
     - progress: a `Progress`.
 
-    It is found by a short name (`cdvqa.objectives.OBJECTIVES`) or by `package.module.Class`; its arguments are
-    `model.objective_options`, and `hidden_size`, `num_answers`, `question_size` or `vision_size`, if it takes them,
-    come from the backbone (1 for what it does not provide, which is refused if the objective then needs it). A complete
-    example, `--model.objective focal.Focal`:
+    It is found by a short name (`cdvqa.objectives.OBJECTIVES`) or by `package.module.Class`. Its arguments are
+    `model.objective_options`; if it takes `hidden_size`, `num_answers`, `question_size` or `vision_size`, these come
+    from the backbone. A size is 1 if the backbone does not provide the tensor, and an objective that needs the tensor
+    is then refused. A complete example, `--model.objective focal.Focal`:
 
         class Focal(Objective):
             def __init__(self, gamma: float = 2.0) -> None:
@@ -69,25 +70,27 @@ class Objective(nn.Module, ABC):
                 return Loss(loss, {"task": loss}, count=len(logits))
 
     Attributes:
-        needs: names of the tensors that `loss` takes; it gets these and no others. Where an option decides, the
+        needs: names of the tensors that `loss` takes; it gets these and no others. If they depend on an option, the
             constructor sets it.
-        views: other forms of each question, by name: functions from its text and a random generator, which is a
-            function of seed, epoch and question id, to another text.
+        views: other forms of each question, by name. A view maps the question's text and a random generator, seeded by
+            the run's seed, the epoch and the question id, to another text; an `AnsweredView` sees the training answers
+            as well.
         batch_dependent: whether a term depends on the batch as a whole, as contrastive losses do. `loss` then gets the
-            questions of all processes, and gradients cannot be accumulated. Random numbers for it come from
+            questions of all processes, and gradient accumulation is refused. It takes random numbers from
             `self.generator`, which is seeded by the run's seed and the step.
         in_network: whether its parameters are a part of the network at test: saved in the network file and counted.
-            Otherwise they lie in `objective.safetensors` beside it.
-        trains_question: whether `question` is not detached, so that the backbone is trained through it, as by an
-            adversary.
-        training_only: beginnings of the names of parameters that `scores` does not use: these lie beside the network
-            even if the others are a part of it.
+            Otherwise they are saved beside it, in `objective.safetensors`.
+        trains_question: whether the backbone is trained through `question`, as by an adversary; otherwise `question`
+            is detached.
+        training_only: prefixes of the names of parameters that `scores` does not use. These are saved beside the
+            network even if the others are a part of it.
         first: where a step has two halves, the loss of the first, a function of the same inputs as `loss`. The
-            objective's own parameters are stepped with its clipped gradient; then `loss` is formed, and its gradient
-            added to that. Gradients cannot be accumulated then. None where a step has one loss.
-        fresh_in_each_stage: whether a stage leaves aside the parameters that the stage before has trained.
-        preset_fields: options that are fields of the presets, such as LMH's `trainable`, by the field's name.
-        sequence_options: defaults of options that differ for a generative backbone.
+            objective's own parameters take a step along its clipped gradient; then `loss` is computed, and its
+            gradient is added to that one. Gradient accumulation is refused. None where a step has one loss.
+        fresh_in_each_stage: whether each stage starts with new parameters, not with those of the stage before.
+        preset_fields: options that are also preset fields: the field by the option, such as `lmh_trainable` by
+            LMH's `trainable`.
+        sequence_options: option defaults that differ for a generative backbone.
     """
 
     needs: frozenset[str] = frozenset()
@@ -137,8 +140,8 @@ class Objective(nn.Module, ABC):
     def counted(self, label: Tensor) -> int:
         """Number of questions that the terms are a mean over, from the questions' labels (N,): all of them.
 
-        It must agree with `Loss.count`. An optimiser step weights its batches by it, so that the step is the mean over
-        all questions of the step, in however many batches and processes.
+        It must agree with `Loss.count`. An optimiser step weights its batches by it, so that its gradient is that of
+        the mean over all questions of the step, whatever the number of batches and processes.
         """
         return len(label)
 
@@ -146,7 +149,7 @@ class Objective(nn.Module, ABC):
         """Called once before training where there is a teacher: `objective()` loads the objective that trained it.
 
         Raises:
-            InputError: this objective cannot learn from a network that was trained so.
+            InputError: this objective cannot learn from a teacher of that objective.
         """
 
     def ships(self, name: str) -> bool:
@@ -158,7 +161,7 @@ class Objective(nn.Module, ABC):
         return [parameter for name, parameter in self.named_parameters() if self.ships(name)]
 
     def head(self, inputs: int, answers: int) -> nn.Module | None:
-        """What takes the place of the classifier's last Linear (`inputs` → `answers`); None leaves it.
+        """A module (B, inputs) → (B, answers) in place of the classifier's last Linear; None keeps the Linear.
 
         It is saved, counted and trained as a part of the classifier.
         """
@@ -166,7 +169,7 @@ class Objective(nn.Module, ABC):
 
     def scores(self, output: Output) -> Tensor:
         """What evaluation ranks, (B, A): the logits."""
-        assert output.logits is not None, "a generative backbone says its answers"
+        assert output.logits is not None, "a generative backbone has no scores"
         return output.logits
 
     def sequence(self, logits: Tensor, target: Tensor, weight: Tensor, prior: Tensor, questions: int) -> Loss:
@@ -192,6 +195,12 @@ class LabelledObjective(Objective):
 
     def counted(self, label: Tensor) -> int:
         return int((label >= 0).sum())
+
+
+def check_option(option: str, value: str, known: Collection[str]) -> None:
+    """Raise InputError unless the value of an objective's option is one of `known`."""
+    if value not in known:
+        raise InputError(f"--model.objective_options.{option} is {value!r}; use one of {', '.join(known)}")
 
 
 def labelled_only(label: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:

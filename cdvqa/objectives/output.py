@@ -1,4 +1,4 @@
-"""What a backbone computes from a batch, and objectives and evaluation read."""
+"""The output of a backbone, which objectives and evaluation read."""
 
 from typing import NamedTuple
 
@@ -30,7 +30,7 @@ class Output(NamedTuple):
         logits: scores of the answers, (B, A); None for a generative backbone.
         hidden: pooled output before the classifier, (B, H); None for a generative backbone.
         sequence: token-level parts of a generative backbone; None for a classifier.
-        question: what the backbone knows of the question alone, (B, Hq), detached; None where nobody asked for it.
+        question: features of the question alone, (B, Hq), detached; None unless the objective needs it.
         vision: mean of the region features as the backbone embeds them, (B, Hv), detached; None likewise.
     """
 

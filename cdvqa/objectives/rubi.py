@@ -21,9 +21,9 @@ class RUBi(LabelledObjective):
 
 
 class RUBiQ(LabelledObjective):
-    """Cross-entropy of x ⊙ σ(z) and of W z + b with one label, z being a question-only branch; at test, x.
+    """Cross-entropy of x ⊙ σ(z) and of W z + b with one label, z being a question-only branch.
 
-    Both terms train the branch; neither reaches the question encoder through it.
+    At test the logits x are ranked. Both terms train the branch; neither reaches the question encoder through it.
 
     Source: Cadene et al. (2019), cdancette/rubi.bootstrap.pytorch. They draw the label in proportion to the human
     answers; here it is the one of highest soft score.

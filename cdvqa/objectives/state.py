@@ -31,13 +31,12 @@ def save_objective(objective: Objective, folder: Path) -> None:
 
 
 def load_objective(objective: Objective, folder: Path, purpose: Purpose) -> None:
-    """Fill the objective from `folder`, if the same objective wrote there; say so where the file is not read.
+    """Load the objective's parameters from `folder`, if the same objective saved them; log a file that is not read.
 
     Args:
-        objective: as it is built.
-        folder: where the network lies that it trained.
-        purpose: `start` a stage; `score` answers, for which `scores` may need the parameters; or `teach`, which needs
-            them all.
+        objective: newly built.
+        folder: of the network that the objective trained.
+        purpose: `start` a stage; `score` answers, if `scores` uses the parameters; or `teach`, which needs all of them.
 
     Raises:
         InputError: the file is unreadable or does not fit; or it is needed, and absent or another objective's.
@@ -50,19 +49,19 @@ def load_objective(objective: Objective, folder: Path, purpose: Purpose) -> None
         wanted = type(objective).scores is not Objective.scores and not objective.in_network
     else:
         wanted = True
-    unread, needed = not (beside and wanted), purpose != "start"
-    if unread and needed:
+    reads, needed = bool(beside and wanted), purpose != "start"
+    if needed and not reads:
         return
     if path.is_file():
         try:
             with safe_open(path, framework="pt") as file:
                 theirs = (file.metadata() or {}).get("objective")
-                if theirs == name and not unread:
+                if theirs == name and reads:
                     objective.load_state_dict(objective.state_dict() | {key: file.get_tensor(key) for key in beside})
                     rank_zero_info(f"objective: {path}")
         except (SafetensorError, OSError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
-            if unread:
+            if not reads:
                 rank_zero_info(f"objective: {path} cannot be read ({reason}); {name} takes nothing from it")
                 return
             raise InputError(f"{path}: does not fit {name} ({reason}); copy it again") from error

@@ -12,14 +12,11 @@ from cdvqa.objectives import OBJECTIVES
 from tests.conftest import overlay, the_run
 from tests.forking import fork
 from tests.killing import differences
+from tests.objectives.test_training import SHORT, WITNESS
 from tests.test_processes import DOUBLE, STILL, TWO, command, witnessed
 from tests.test_resume import logged
 
 Command = Callable[..., int]
-SHORT = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]
-WITNESS = "--trainer.callbacks+=tests.witness.Witness"
-
-
 VARIANTS = [*OBJECTIVES, "gge mode=dq_iter", "mmbs base=lmh", "cf_vqa vision=false"]
 
 

@@ -89,8 +89,9 @@ def test_an_objective_of_the_whole_batch_is_not_accumulated(cdvqa: Command, caps
     assert "--trainer.accumulate_grad_batches: Contrast depends on the whole batch" in capsys.readouterr().err
 
 
-def test_an_objective_is_told_its_needs_and_no_more_and_draws_the_noise_of_its_step(cdvqa: Command):
-    flags = [f"--model.objective={TOYS}.Told", "--trainer.limit_train_batches=2", "--trainer.limit_val_batches=0", EACH]
+def test_an_objective_gets_its_needs_and_no_more_and_draws_the_noise_of_its_step(cdvqa: Command):
+    flags = [f"--model.objective={TOYS}.LogsProgress", "--trainer.limit_train_batches=2", EACH]
+    flags += ["--trainer.limit_val_batches=0"]
     for seed in (0, 1):
         assert cdvqa("fit", "stage1_bce.yaml", *flags, f"--seed_everything={seed}") == 0
     found = {name: logged(1, f"objective/{name}") for name in ("step", "steps", "epoch", "epochs")}
@@ -157,8 +158,8 @@ def test_a_teacher_scores_the_vocabulary(cdvqa: Command, capsys: pytest.CaptureF
     assert cdvqa("fit", "stage1_ce.yaml", "mplug.yaml", *SHORT) == 0
     (teacher,) = Path("logs/scenes/mplug").glob("stage1_*/seed0")
     assert cdvqa("fit", "stage1_bce.yaml", "--model.objective=genb_lite", f"--model.teacher={teacher}", *SHORT) == 2
-    (told,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("cdvqa fit: ")]
-    assert "--model.teacher" in told and "mplug writes its answers" in told
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("cdvqa fit: ")]
+    assert "--model.teacher" in error and "mplug writes its answers" in error
 
 
 def test_parameters_lie_beside_the_network_and_belong_to_their_objective(
@@ -176,20 +177,20 @@ def test_parameters_lie_beside_the_network_and_belong_to_their_objective(
     assert cdvqa("fit", "stage2_bce.yaml", scaled[0], "--model.objective_lr=1e-12", *SHORT) == 0
     torch.testing.assert_close(load_file(run_of(2) / "objective.safetensors")["scale"], trained)
 
-    logged, start = list[str](), [f"--model.init_from={run_of(1)}"]
-    monkeypatch.setattr("cdvqa.objectives.state.rank_zero_info", logged.append)
+    said, start = list[str](), [f"--model.init_from={run_of(1)}"]
+    monkeypatch.setattr("cdvqa.objectives.state.rank_zero_info", said.append)
     for other in (f"--model.objective={TOYS}.Rescaled", "--model.objective=ce"):
-        logged.clear()
+        said.clear()
         assert cdvqa("fit", "stage2_bce.yaml", other, *start, *SHORT) == 0
-        assert [line.removeprefix("objective: ") for line in logged] == [f"{file} is of {TOYS}.Scaled and is not read"]
+        assert [line.removeprefix("objective: ") for line in said] == [f"{file} is of {TOYS}.Scaled and is not read"]
 
     counts = {counted(run) for run in (run_of(1), the_run("stage2_Scaled+ce_mask_uniform_s50"))}
     assert len(counts) == 1, "its parameters are not counted"
     # The same holds where it cannot be read; whoever needs it, is refused.
     file.write_bytes(b"cut")
-    logged.clear()
+    said.clear()
     assert cdvqa("fit", "stage2_bce.yaml", "--model.objective=ce", "--overwrite", *start, *SHORT) == 0
-    assert len(logged) == 1 and f"{file} cannot be read (" in logged[0]
+    assert len(said) == 1 and f"{file} cannot be read (" in said[0]
     capsys.readouterr()
     assert cdvqa("fit", "stage2_bce.yaml", scaled[0], "--overwrite", *start, *SHORT) == 2
     assert f"{file}: does not fit {TOYS}.Scaled (" in capsys.readouterr().err

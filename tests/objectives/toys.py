@@ -50,8 +50,8 @@ class Margin(Objective):
         return Loss(loss, {"task": loss}, len(logits))
 
 
-class Told(Objective):
-    """BCE; logs what it is told of the training, and a random number."""
+class LogsProgress(Objective):
+    """BCE; logs the progress of training, and a random number."""
 
     needs = frozenset({"progress"})
     batch_dependent = True

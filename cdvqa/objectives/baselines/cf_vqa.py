@@ -1,4 +1,4 @@
-"""CF-VQA: what the question and the image say alone is taken away at test."""
+"""CF-VQA: at test, the direct effect of the question is subtracted from the scores."""
 
 from collections.abc import Callable, Iterable
 from functools import reduce
@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from cdvqa.errors import InputError
 from cdvqa.objectives.branches import AnsweringBranch
-from cdvqa.objectives.objective import LabelledObjective, Loss, labelled_only, mean_or_zero
+from cdvqa.objectives.objective import LabelledObjective, Loss, check_option, labelled_only, mean_or_zero
 from cdvqa.objectives.output import Output
 
 FLOOR = 1e-12  # the authors' ε
@@ -19,7 +18,7 @@ FLOOR = 1e-12  # the authors' ε
 class CFVQA(LabelledObjective):
     """Counterfactual inference over the logits x, a question branch z_q and a vision branch z_v.
 
-    A fusion h mixes the three: h(x, z_q, z_v) is the total effect. A learned scalar c, 0 at the start, stands for what
+    A fusion h mixes the three: h(x, z_q, z_v) is the total effect. A learned scalar c, 0 at the start, replaces what
     is not seen: h(c, z_q, c) is the direct effect of the question. At test the difference of the two is ranked. The
     loss is the sum of four terms, with one label a:
 
@@ -29,7 +28,7 @@ class CFVQA(LabelledObjective):
     Without the vision branch ("simple" in the authors' code) z_v, its term and the second c are left out.
 
     Both branches and c are used at test, so they are a part of the network. The layers W, b are used in training alone
-    and lie beside it.
+    and are saved beside it.
 
     Source: Niu et al. (2021), yuleiniu/cfvqa. They draw the label in proportion to the human answers; here it is the
     one of highest soft score.
@@ -58,8 +57,7 @@ class CFVQA(LabelledObjective):
         width: int = 1024,
     ) -> None:
         super().__init__()
-        if fusion not in FUSIONS:
-            raise InputError(f"--model.objective_options.fusion is {fusion!r}; use one of {', '.join(FUSIONS)}")
+        check_option("fusion", fusion, FUSIONS)
         self.fuse = FUSIONS[fusion]
         sizes = {"question": question_size} | ({"vision": vision_size} if vision else {})
         self.branches = nn.ModuleDict({name: AnsweringBranch(size, width, num_answers) for name, size in sizes.items()})

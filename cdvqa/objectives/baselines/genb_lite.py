@@ -1,4 +1,4 @@
-"""GenB without its generator: targets that a biased model has not explained yet."""
+"""GenB without its generator: the part of the targets that a biased model does not explain."""
 
 from torch import Tensor
 
@@ -11,8 +11,8 @@ from cdvqa.objectives.output import Output
 class GenBLite(Objective):
     """BCE with the pseudo-labels clamp(2t σ(−2tb), 0, 1) of a biased teacher's logits b.
 
-    GenB trains b beside the model, on noise in place of images and against a discriminator. Here b is a finished run,
-    named by `model.teacher`: a weak model, such as UpDn trained with bce on the same training questions.
+    GenB trains b beside the model, on noise in place of images and against a discriminator. Here b comes from a
+    finished run, named by `model.teacher`: a weak model, such as UpDn trained with bce on the same training questions.
 
     Source: Cho et al. (2023), the loss of their target model.
     """

@@ -1,11 +1,10 @@
-"""GGE: the model learns what the biases leave over."""
+"""GGE: the model is trained on what the biases do not explain."""
 
 from torch import Tensor
 
-from cdvqa.errors import InputError
 from cdvqa.objectives.bce import binary_cross_entropy
 from cdvqa.objectives.branches import AnsweringBranch
-from cdvqa.objectives.objective import Loss, Objective
+from cdvqa.objectives.objective import Loss, Objective, check_option
 
 NEEDS = {
     "d": frozenset({"prior"}),
@@ -27,7 +26,7 @@ class GGE(Objective):
         dq_iter  in each step first BCE(q̂, ŷ(t, p_b)) over the branch, then BCE(x, ŷ(t, σ(z) + p_b)) over all
 
     As in the authors' code, the gradient reaches the branch through ŷ too, `q` takes q̂ without a sigmoid, and the
-    second half of `dq_iter` takes z in place of q̂. At test, x.
+    second half of `dq_iter` takes z in place of q̂. At test the logits x are ranked.
 
     Source: Han et al. (2021), GeraldHan/GGE.
 
@@ -43,8 +42,7 @@ class GGE(Objective):
 
     def __init__(self, question_size: int, num_answers: int, mode: str = "dq", width: int = 1024) -> None:
         super().__init__()
-        if mode not in NEEDS:
-            raise InputError(f"--model.objective_options.mode is {mode!r}; use one of {', '.join(NEEDS)}")
+        check_option("mode", mode, NEEDS)
         self.mode, self.needs = mode, NEEDS[mode]
         if "question" in self.needs:
             self.branch = AnsweringBranch(question_size, width, num_answers)

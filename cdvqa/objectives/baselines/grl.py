@@ -28,7 +28,7 @@ class GRL(Objective):
         weight: weight of the adversary's loss.
         width: of the adversary's hidden layer.
         start: optimiser steps before the reversal begins.
-        ramp: optimiser steps until it is whole.
+        ramp: optimiser steps in which λ falls from 0 to −1; 0: at once.
     """
 
     needs = frozenset({"question", "progress"})
@@ -62,7 +62,7 @@ class GRL(Objective):
 
 
 class Reversed(Function):
-    """The features as they are; their gradient times a factor."""
+    """Identity of the features; their gradient is multiplied by a factor."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, factor: float) -> Tensor:

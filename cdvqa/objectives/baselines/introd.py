@@ -1,4 +1,4 @@
-"""IntroD: distillation from a debiased teacher, as far as the question suits it."""
+"""IntroD: distillation from a debiased teacher, weighted question by question."""
 
 from collections.abc import Callable
 
@@ -21,7 +21,7 @@ class IntroD(Objective):
         w = L(d) / (L(d) + L(e)),  L(y) = max(Σ BCE(y, t / Σt), 1e-12),
         loss = w · (−Σ softmax(d) log softmax(x)) + (1 − w) · Σ BCE(x, t).
 
-    At test the student's logits are ranked: nothing of the teacher is left in the network.
+    At test the student's logits are ranked; the network holds nothing of the teacher.
 
     Source: Niu and Zhang (2021), the variant of their code for LMH.
     """

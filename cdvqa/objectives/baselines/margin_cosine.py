@@ -15,11 +15,11 @@ class MarginCosine(Objective):
 
         L = −(1/B) Σ_b Σ_a t log softmax(s (cos θ − (1 − m))),
 
-    with m from `frequency_margins`. The cosines are those of a `CosineHead` in the place of the classifier's last
+    with m from `frequency_margins`. The cosines are those of a `CosineHead` in place of the classifier's last
     Linear; evaluation ranks them without margins.
 
     Source: Guo et al. (2021), "AdaVQA: Overcoming Language Priors with Adapted Margin Cosine Loss", and its code
-    (`utils/losses.py`, `tools/compute_softscore.py`), which loses the vocabulary's first answer from the counts; this
+    (`utils/losses.py`, `tools/compute_softscore.py`), which drops the vocabulary's first answer from the counts; this
     does not.
 
     Args:

@@ -1,4 +1,4 @@
-"""MMBS: each question is drawn to a form of itself that the bias says less about."""
+"""MMBS: a contrast between each question and a form of it that carries less of the bias."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -12,14 +12,13 @@ from torch.nn.functional import batch_norm, cross_entropy, normalize
 
 from cdvqa.data.answers.targets import SoftTargets
 from cdvqa.data.dataset import Answered, AnsweredView, View
-from cdvqa.errors import InputError
 from cdvqa.objectives.bce import BCE
 from cdvqa.objectives.lmh import LMH
-from cdvqa.objectives.objective import Loss, Objective
+from cdvqa.objectives.objective import Loss, Objective, check_option
 from cdvqa.objectives.output import Output
 
-SHARE = 0.6  # β: how much of the least given answers of a type can be unbiased
-TEMPERATURE = 0.5
+SHARE = 0.6  # β: the largest share of a type's answers that can be unbiased
+TEMPERATURE = 0.5  # of the contrastive term
 
 
 class Positive(AnsweredView):
@@ -57,6 +56,9 @@ class MMBS(Objective):
     Args:
         hidden_size: H, width of `hidden`.
         base: the objective of the original question, `bce` or `lmh`.
+
+    Raises:
+        InputError: no such base.
     """
 
     needs = frozenset({"prior", "hidden", "views"})
@@ -66,8 +68,7 @@ class MMBS(Objective):
 
     def __init__(self, hidden_size: int, base: Literal["bce", "lmh"] = "bce") -> None:
         super().__init__()
-        if base not in ("bce", "lmh"):
-            raise InputError(f"--model.objective_options.base: {base!r} is not one of bce, lmh")
+        check_option("base", base, ("bce", "lmh"))
         self.base: Objective = LMH(hidden_size) if base == "lmh" else BCE()
 
     def loss(
@@ -96,14 +97,14 @@ def contrastive(vectors: Tensor, positive: Tensor) -> Tensor:
 def unbiased(answered: Answered) -> NDArray[np.bool_]:
     """Which answers of each question type the bias says little about, (types, A).
 
-    Of the n answers given in a type, those are the ⌊(1 − e) · 0.6 · n⌋ of least summed soft score; of equal ones those
-    that appear first. e = σ(H − mean of H over the types), H being the entropy of the scores in bits.
+    Of the n answers given in a type, those are the ⌊(1 − e) · 0.6 · n⌋ of least summed soft score; among equal scores
+    the answers that appear first. e = σ(H − mean of H over the types), H being the entropy of the scores in bits.
     """
     types, targets = answered.question_type, answered.targets
-    kind = np.repeat(types.codes, np.diff(targets.offsets)).astype(np.int64)
-    cell = kind * targets.num_answers + targets.label
-    cells, first, place = np.unique(cell, return_index=True, return_inverse=True)
-    score = np.bincount(place, weights=targets.score.astype(np.float64))
+    type_of_each = np.repeat(types.codes, np.diff(targets.offsets)).astype(np.int64)
+    cell_of_each = type_of_each * targets.num_answers + targets.label  # in the flattened table (types, A)
+    cells, first, index = np.unique(cell_of_each, return_index=True, return_inverse=True)
+    score = np.bincount(index, weights=targets.score.astype(np.float64))
     kinds = cells // targets.num_answers
     share = score / np.bincount(kinds, weights=score)[kinds]
     entropy = np.bincount(kinds, weights=-share * np.log2(share), minlength=len(types.names))
@@ -112,13 +113,13 @@ def unbiased(answered: Answered) -> NDArray[np.bool_]:
     number = np.floor((1 - evenness) * SHARE * given).astype(int)
     chosen = np.zeros((len(types.names), targets.num_answers), bool)
     order = np.lexsort((first, score))
-    for row, of in enumerate(number):
-        chosen.flat[cells[order[kinds[order] == row][:of]]] = True
+    for kind, count in enumerate(number):
+        chosen.flat[cells[order[kinds[order] == kind][:count]]] = True
     return chosen
 
 
 def top_label(targets: SoftTargets) -> NDArray[np.int64]:
-    """The answer of highest soft score of each question, (N,): of equal ones that of the lowest index; −1 for none."""
+    """The answer of highest soft score of each question, (N,): among equal ones the lowest index; −1 for none."""
     question = np.repeat(np.arange(len(targets)), np.diff(targets.offsets))
     order = np.lexsort((targets.label, -targets.score, question))
     label = np.full(len(targets), -1, np.int64)

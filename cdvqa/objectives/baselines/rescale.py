@@ -7,12 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
-from cdvqa.errors import InputError
 from cdvqa.objectives.ce import soft_cross_entropy
-from cdvqa.objectives.objective import Loss, Objective
+from cdvqa.objectives.objective import Loss, Objective, check_option
 
-LARGEST = 100.0
-ANNOTATORS = 10
+LARGEST = 100.0  # weight of an answer
+ANNOTATORS = 10  # human answers to a question
 
 
 class Rescale(Objective):
@@ -27,19 +26,21 @@ class Rescale(Objective):
     So the only kept answer of a type, with ln 2, weighs less than one that was never given.
 
     Source: Guo et al. (2022), "Loss Re-scaling VQA", and its code (`utils/losses.py`), whose comment gives weight 1 to
-    answers that are not kept. Their code loses the vocabulary's first answer from the counts; this does not.
+    answers that are not kept. Their code drops the vocabulary's first answer from the counts; this does not.
 
     Args:
         form: bce or ce.
         min_count: how many human answers under the type an answer needs to be kept.
+
+    Raises:
+        InputError: no such form.
     """
 
     needs = frozenset({"counts"})
 
     def __init__(self, form: Literal["bce", "ce"] = "bce", min_count: int = 10) -> None:
         super().__init__()
-        if form not in ("bce", "ce"):
-            raise InputError(f"--model.objective_options.form: {form!r} is unknown; use bce or ce")
+        check_option("form", form, ("bce", "ce"))
         self.form, self.min_count = form, min_count
 
     def weights(self, counts: Tensor) -> Tensor:

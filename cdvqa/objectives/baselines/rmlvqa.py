@@ -28,8 +28,8 @@ class RMLVQA(Objective):
         bias     = −(1/B) Σ_b Σ_a t f log softmax(v),
         contrast = `supervised_contrast`(hidden, label),
 
-    and the loss is their sum. The bias head is the authors' classifier once more: weight-norm Linear H → 2H, ReLU,
-    dropout .5, weight-norm Linear 2H → A. It scores at test, too, and so is a part of the network:
+    and the loss is their sum. The bias head is a second `answer_head`: weight-norm Linear H → 2H, ReLU,
+    dropout .5, weight-norm Linear 2H → A. Test scores use it, so it is a part of the network:
 
         ½ softmax(cos θ / ‖cos θ‖) + ½ softmax(v / (.2 ‖v‖)).
 
@@ -90,7 +90,7 @@ class RMLVQA(Objective):
         return logits
 
     def scores(self, output: Output) -> Tensor:
-        assert output.logits is not None and output.hidden is not None, "a generative backbone says its answers"
+        assert output.logits is not None and output.hidden is not None, "a generative backbone has no scores"
         bias = normalize(self.bias(output.hidden), dim=1) / TEMPERATURE
         return (normalize(output.logits, dim=1).softmax(dim=1) + bias.softmax(dim=1)) / 2
 

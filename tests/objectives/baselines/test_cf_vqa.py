@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from cdvqa.errors import InputError
 from cdvqa.objectives import Output, make_objective
@@ -47,19 +46,6 @@ def test_losses_gradients_and_scores_equal_the_reference(golden, case: str, fusi
         assert seen[name].grad is None and not arrays[f"{key}_grad_{letter}"].any()
         check_gradients(branch, arrays, f"{key}_grad/", f"{letter}_1", f"{letter}_2")
     assert_close(objective.scores(Output(logits, None, **seen)), arrays[f"{key}_tie"])
-
-
-def test_questions_without_a_label_do_not_count():
-    objective = made("cf_vqa").double()
-    inputs = given(objective, rows=4) | {"label": torch.tensor([2, -1, 0, -1])}
-    kept = {key: value[[0, 2]] if isinstance(value, Tensor) else value for key, value in inputs.items()}
-    loss, alone = objective(**inputs), objective(**kept)
-    assert loss.count == alone.count == objective.counted(inputs["label"]) == 2
-    for term, value in loss.terms.items():
-        torch.testing.assert_close(value, alone.terms[term], rtol=1e-12, atol=0)
-    none = objective(**inputs | {"label": torch.full((4,), -1)}).total
-    none.backward()
-    assert none.item() == 0 and not any(parameter.grad.any() for parameter in objective.parameters())
 
 
 @pytest.mark.parametrize("vision", [True, False])

@@ -52,7 +52,7 @@ def test_the_ensemble_is_that_of_the_teachers_own_objective(golden, case):
     assert sum(loss.terms.values()).item() == pytest.approx(loss.total.item(), rel=1e-12)
 
 
-def test_a_question_that_both_are_sure_of_has_a_weight(golden):
+def test_a_question_that_both_are_sure_of_has_a_weight():
     """The authors' code for the other teachers divides 0 by 0 here."""
     target = torch.tensor([[1.0, 0.0]]).double()
     sure = torch.tensor([[800.0, -800.0]]).double()

@@ -1,6 +1,5 @@
 """What of CF-VQA ships with the network, and which backbones and settings the objectives with branches refuse."""
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,15 +10,11 @@ from safetensors.torch import load_file
 
 from cdvqa.cli import main
 from cdvqa.sparsity import Subnetwork
-from tests.objectives.test_training import SHORT, run_of
+from tests.objectives.test_training import SHORT, counted, run_of
 
 Command = Callable[..., int]
 BAG = str(Path(__file__).parents[2] / "extending" / "backbone.yaml")  # it provides the question alone
 CF_VQA = ["--model.objective=cf_vqa", "--model.objective_options={width: 32}"]
-
-
-def full(run: Path) -> int:
-    return json.loads((run / "run.json").read_text())["parameters"]["full"]  # type: ignore[no-any-return]
 
 
 def test_what_answers_is_in_the_network_and_counted_and_the_rest_beside_it(
@@ -36,7 +31,7 @@ def test_what_answers_is_in_the_network_and_counted_and_the_rest_beside_it(
     assert beside.keys() == layers
     assert cdvqa("fit", "stage1_bce.yaml", "--seed_everything=1", *SHORT) == 0
     (plain,) = Path("logs/scenes/lxmert").glob("stage1_bce-*/seed1")
-    assert full(first) - full(plain) == sum(value.numel() for value in own.values())
+    assert counted(first) - counted(plain) == sum(value.numel() for value in own.values())
 
     # The next stage starts from both files.
     still = [*CF_VQA, "--model.objective_lr=1e-12"]

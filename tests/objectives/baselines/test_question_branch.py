@@ -72,20 +72,6 @@ def test_only_the_main_path_reaches_the_question_encoder(golden, name: str):
     check_gradients(objective.branch, arrays, f"shared_{name}_grad/", "c_1", "c_2")
 
 
-@pytest.mark.parametrize("name", ["rubi_q", "lpf_q"])
-def test_questions_without_a_label_do_not_count(name: str):
-    objective = made(name).double()
-    inputs = given(objective, rows=4) | {"label": torch.tensor([2, -1, 0, -1])}
-    kept = {key: value[[0, 2]] if isinstance(value, Tensor) else value for key, value in inputs.items()}
-    loss, alone = objective(**inputs), objective(**kept)
-    assert loss.count == alone.count == objective.counted(inputs["label"]) == 2
-    torch.testing.assert_close(loss.total, alone.total, rtol=1e-12, atol=0)
-    none = objective(**inputs | {"label": torch.full((4,), -1)})
-    none.total.backward()
-    assert none.total.item() == 0 and none.count == 0
-    assert not any(parameter.grad.any() for parameter in objective.parameters())
-
-
 def test_lpf_weighs_nothing_in_its_first_epochs():
     inputs = given(made("lpf_q"))
     plain = made("lpf_q", gamma=0.0).double()(**inputs).total
