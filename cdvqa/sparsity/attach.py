@@ -120,8 +120,8 @@ def unit_masks(layout: Layout, kept: Mapping[str, Tensor], alpha: float, thresho
     for group in unit_groups(layout.pattern, weights, shares, layout.structures):
         name, spread = next(iter(group.spreads.items()))
         start = initial_scores(spread.sums(kept[name].float()) > 0, alpha, threshold)
-        place = Placement(0, share=group.share)
-        units = Units(start, group.norms(weights), threshold, place, levels_meet(alpha, threshold))
+        placement = Placement(0, share=group.share)
+        units = Units(start, group.norms(weights), threshold, placement, levels_meet(alpha, threshold))
         made |= {name: UnitMask(units, spread) for name, spread in group.spreads.items()}
     return made
 
@@ -260,7 +260,7 @@ def check_levels(alpha: float, threshold: float, tie_break: TieBreak) -> None:
 
 
 def check_names(model: nn.Module, names: Sequence[str], dead: Collection[str] = ()) -> None:
-    """Refuse names that cannot be masked, before anything is changed."""
+    """Raise InputError for names that cannot be masked, before anything is changed."""
     parameters, masked = dict(model.named_parameters()), {matrix.name for matrix in masked_matrices(model)}
     for name in names:
         if name in masked:
@@ -275,7 +275,7 @@ def check_names(model: nn.Module, names: Sequence[str], dead: Collection[str] = 
 
 
 def attach_fixed_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Hold the zeros of `masks` (bool by parameter name, True = kept) in place; what was trainable stays trainable.
+    """Attach constant masks (bool by parameter name, True = kept); what was trainable stays trainable.
 
     Raises:
         InputError: a name that is no parameter of `model` or masked already, or a mask of another shape.
@@ -295,21 +295,21 @@ def attach_fixed_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
 
 def fold_masks(model: nn.Module) -> None:
-    """Write the zeros into the weights and remove the machinery; on a model without masks it does nothing."""
+    """Write the zeros into the weights and remove the masks; a model without masks is left as it is."""
     for matrix in masked_matrices(model):
         parametrize.remove_parametrizations(matrix.module, matrix.tensor, leave_parametrized=True)
 
 
 @torch.no_grad()
 def dense_state(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict that `fold_masks` would leave: plain names, zeros in the weights, no machinery.
+    """The state dict that `fold_masks` would leave: plain names, zeros in the weights, no scores.
 
     Tensors are copies on the CPU; the model is left as it is.
     """
     state = dict(model.state_dict())
     for matrix in masked_matrices(model):
         path = matrix.name.removesuffix(matrix.tensor)
-        machinery = f"{path}parametrizations.{matrix.tensor}."
-        state = {key: value for key, value in state.items() if not key.startswith(machinery)}
+        prefix = f"{path}parametrizations.{matrix.tensor}."
+        state = {key: value for key, value in state.items() if not key.startswith(prefix)}
         state[matrix.name] = getattr(matrix.module, matrix.tensor)
     return {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in state.items()}

@@ -37,7 +37,7 @@ class Criterion(ABC):
         """The importance of every entry: by matrix name, a tensor of the weight's shape without NaN.
 
         Args:
-            weights: the matrices to mask, by name; those that cannot reach the answer always go by magnitude.
+            weights: the matrices to mask, by name; those that cannot reach the answer are always ranked by magnitude.
             gradients: one item per batch, computed when it is taken: dropout off, the same batches on every process.
         """
 
@@ -67,7 +67,7 @@ class Random(Criterion):
 
 
 class FirstOrder(Criterion):
-    """|W · mean gradient of the stage's objective|: by how much the loss changes, to first order, without the weight.
+    """|W · mean gradient of the stage's objective|: to first order, the change of the loss when the weight is removed.
 
     SNIP (Lee et al. 2019, Eq. 5) and first-order Taylor pruning (Molchanov et al. 2019, Eq. 8) without their scaling.
 

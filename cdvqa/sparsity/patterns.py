@@ -15,7 +15,7 @@ BLOCK = 16  # rows: one instruction's fp32 values
 
 
 class Part(NamedTuple):
-    """A matrix of a structure, and the axis on which its units lie: 0, a unit is rows of it; 1, it is columns."""
+    """A matrix of a structure, and the axis of its units: 0, a unit is some of its rows; 1, some of its columns."""
 
     name: str
     axis: int
@@ -37,10 +37,10 @@ class UnitGroup(NamedTuple):
     share: float
     """Share of zeros over the units, 0 to 1."""
     spreads: dict[str, Spread]
-    """Where they lie in each matrix that they are part of."""
+    """Where they are in each of their matrices, by matrix name."""
 
     def norms(self, values: Mapping[str, Tensor]) -> Tensor:
-        """L2 norm of each unit over all its matrices; `values` (by matrix name) are weights or their importance."""
+        """L2 norm of each unit (units,) over all its matrices; `values`, by matrix name, are weights or importance."""
         sums = [spread.sums(values[name].detach().float().square()) for name, spread in self.spreads.items()]
         return torch.stack(sums).sum(0).sqrt()
 

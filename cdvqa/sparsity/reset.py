@@ -53,7 +53,7 @@ def reset_thresholds(model: nn.Module) -> dict[str, MatrixReset]:
 
 @torch.no_grad()
 def first_thresholds(model: nn.Module) -> None:
-    """Select the thresholds of scores that start as they are, rather than around a threshold given beforehand."""
+    """Select the first thresholds of scores that start at |W|, which have no threshold yet."""
     matrices = masked_matrices(model)
     rules = select_all(matrices)
     for name, _, _, mask, weight in matrices:
@@ -75,18 +75,19 @@ def rankings(matrices: Sequence[MaskedMatrix]) -> list[tuple[list[str], Ranking]
         groups.setdefault(matrix.mask.placement.group, []).append(matrix)
     ranked = []
     for members in groups.values():
-        place = members[0].mask.placement
+        placement = members[0].mask.placement
         live = [(m.name, m.mask.score, m.weight) for m in members if isinstance(m.mask, BinaryMask)]
         fixed = [m.weight.numel() for m in members if not isinstance(m.mask, BinaryMask)]
         if live:
             names, scores, weights = (list(column) for column in zip(*live, strict=True))
-            zeros = live_zeros(place.share, [w.numel() for w in weights], fixed, place.tie_break, reset=True)
-            ranked.append((names, Ranking(scores, zeros, weights, place.tie_break)))
+            live_sizes, tie_break = [weight.numel() for weight in weights], placement.tie_break
+            zeros = live_zeros(placement.share, live_sizes, fixed, tie_break, reset=True)
+            ranked.append((names, Ranking(scores, zeros, weights, tie_break)))
     return ranked
 
 
 def reset_units(matrices: Sequence[MaskedMatrix]) -> dict[Units, tuple[Tensor, Tensor, Tensor]]:
-    """Re-select the units in training; for each group which are kept before, by the latest selection, and now."""
+    """Re-select the units in training; by group, which are kept before, by the latest selection, and now (bool)."""
     groups = list(dict.fromkeys(m.mask.units for m in matrices if isinstance(m.mask, UnitMask)))
     ranked = [
         Ranking([units.score], count_zeros(units.placement.share, units.score.numel()), [units.norm])
@@ -104,7 +105,7 @@ def reset_units(matrices: Sequence[MaskedMatrix]) -> dict[Units, tuple[Tensor, T
 def live_zeros(
     share: float, live: Sequence[int], fixed: Sequence[int], tie_break: TieBreak, reset: bool = False
 ) -> int:
-    """Zeros of a group that are left to its `live` matrices beside its `fixed` ones (numbers of weights)."""
+    """The zeros of a group less those of its fixed matrices; `live` and `fixed` are numbers of weights by matrix."""
     total = count_zeros(share, sum(live) + sum(fixed), tie_break, reset)
     left = total - sum(count_zeros(share, weights, tie_break) for weights in fixed)
     return min(max(left, 0), sum(live))
@@ -123,7 +124,7 @@ def rounded(rule: Rule, mask: BinaryMask) -> Rule:
 
 @torch.no_grad()
 def take_over(mask: BinaryMask, rule: Rule, weight: Tensor) -> Tensor:
-    """Let `mask` follow `rule`, and bring the mask that it remembers from the latest selection up to date.
+    """Let `mask` follow `rule`, and store its new mask as that of the latest selection.
 
     Returns:
         What `changes` counts, on the mask's device.

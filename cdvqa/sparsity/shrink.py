@@ -1,4 +1,4 @@
-"""Taking out what the masks have emptied: heads and neurons go, the matrices get smaller, the answers stay."""
+"""Remove the heads and neurons that the masks have emptied: smaller matrices, the same answers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +12,7 @@ from cdvqa.sparsity.masks.matrices import owner
 from cdvqa.sparsity.patterns import Structure
 from cdvqa.sparsity.subnetwork import Subnetwork
 
-NUMBER, WIDTHS = "num_attention_heads", ("head_size", "all_head_size")  # what transformers' attentions know of heads
+NUMBER, WIDTHS = "num_attention_heads", ("head_size", "all_head_size")  # attributes of transformers' attentions
 
 
 def left_over(structures: Sequence[Structure], masks: Mapping[str, Tensor]) -> dict[str, list[int]]:
@@ -39,7 +39,7 @@ def left_over(structures: Sequence[Structure], masks: Mapping[str, Tensor]) -> d
     return found
 
 
-def places_kept(
+def kept_positions(
     structures: Sequence[Structure], left: Mapping[str, Sequence[int]], shapes: Mapping[str, Sequence[int]]
 ) -> Iterator[tuple[str, int, Tensor]]:
     """The rows (axis 0) or columns (1) that each matrix keeps, as (name, axis, indices).
@@ -50,7 +50,7 @@ def places_kept(
         shapes: of the matrices.
 
     Raises:
-        InputError: a structure that the model has not, or a unit that the structure has not.
+        InputError: a structure that the model lacks, or a unit that the structure lacks.
     """
     known = {structure.name: structure for structure in structures}
     if not isinstance(left, Mapping):
@@ -62,33 +62,33 @@ def places_kept(
             raise InputError(f"{name}: this backbone has no such heads or neurons")
         for matrix, axis in structure.parts:
             size = shapes[matrix][axis] // structure.number
-            places = [unit * size + place for unit in units for place in range(size)]
-            yield matrix, axis, torch.tensor(places, dtype=torch.long)
+            positions = [unit * size + offset for unit in units for offset in range(size)]
+            yield matrix, axis, torch.tensor(positions, dtype=torch.long)
 
 
 def shrink_tensors(
     tensors: Mapping[str, Tensor], structures: Sequence[Structure], left: Mapping[str, Sequence[int]]
 ) -> dict[str, Tensor]:
-    """Tensors by parameter name (weights, or masks) without the rows, columns and biases of what is not left."""
+    """Tensors by parameter name (weights, or masks) without the rows, columns and biases of what is removed."""
     small = dict(tensors)
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    for name, axis, places in places_kept(structures, left, shapes):
-        small[name] = small[name].index_select(axis, places)
+    for name, axis, positions in kept_positions(structures, left, shapes):
+        small[name] = small[name].index_select(axis, positions)
         bias = f"{name.removesuffix('.weight')}.bias"
         if axis == 0 and bias in small:
-            small[bias] = small[bias].index_select(0, places)
+            small[bias] = small[bias].index_select(0, positions)
     return small
 
 
 def without_unused(network: Subnetwork, structures: Sequence[Structure], unused: Sequence[str]) -> Subnetwork:
     """A network without empty heads and neurons, and without the parameters that no answer needs.
 
-    Where some are taken out, so are masks that keep everything. Otherwise a further training still needs every mask.
+    If something is removed, so are the masks that keep everything; otherwise stage 3 still needs every mask.
 
     Args:
         network: whole.
         structures: of the backbone.
-        unused: what the names of parameters begin with that no answer needs.
+        unused: prefixes of the names of parameters that no answer needs.
     """
     gone, left = tuple(unused), left_over(structures, network.masks)
     if not left and not gone:
@@ -102,7 +102,7 @@ def without_unused(network: Subnetwork, structures: Sequence[Structure], unused:
 
 @torch.no_grad()
 def shrink(model: nn.Module, structures: Sequence[Structure], left: Mapping[str, Sequence[int]]) -> None:
-    """Make a model's matrices smaller, in place; if what goes was empty, its answers stay.
+    """Make a model's matrices smaller, in place; if what is removed was empty, its answers stay the same.
 
     Args:
         model: without masks attached.
@@ -110,8 +110,8 @@ def shrink(model: nn.Module, structures: Sequence[Structure], left: Mapping[str,
         left: the heads or neurons to keep, by structure's name.
     """
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-    for name, axis, places in places_kept(structures, left, shapes):
-        keep(cast(nn.Linear, owner(model, name)[0]), axis, places)
+    for name, axis, positions in kept_positions(structures, left, shapes):
+        keep(cast(nn.Linear, owner(model, name)[0]), axis, positions)
     for structure in structures:
         first = structure.parts[0].name
         attention = model.get_submodule(first.removesuffix(".weight").rpartition(".")[0])
@@ -122,13 +122,13 @@ def shrink(model: nn.Module, structures: Sequence[Structure], left: Mapping[str,
                     setattr(attention, attribute, model.get_parameter(first).shape[0])
 
 
-def keep(layer: nn.Linear, axis: int, places: Tensor) -> None:
+def keep(layer: nn.Linear, axis: int, positions: Tensor) -> None:
     """Keep these rows (axis 0, with their biases) or columns (axis 1) of a linear layer."""
-    places = places.to(layer.weight.device)
-    layer.weight = nn.Parameter(layer.weight.index_select(axis, places), layer.weight.requires_grad)
+    positions = positions.to(layer.weight.device)
+    layer.weight = nn.Parameter(layer.weight.index_select(axis, positions), layer.weight.requires_grad)
     if axis == 1:
-        layer.in_features = len(places)
+        layer.in_features = len(positions)
         return
-    layer.out_features = len(places)
+    layer.out_features = len(positions)
     if layer.bias is not None:
-        layer.bias = nn.Parameter(layer.bias.index_select(0, places), layer.bias.requires_grad)
+        layer.bias = nn.Parameter(layer.bias.index_select(0, positions), layer.bias.requires_grad)

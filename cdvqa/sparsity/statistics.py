@@ -17,7 +17,7 @@ class MatrixReset:
     zeros: int
     """Zeros right after the reset."""
     zeros_before: int
-    """Zeros right before it; what they differ by had drifted since the last reset."""
+    """Zeros right before it; the difference is the drift since the last reset."""
     flips: int
     """Entries whose mask is not what the previous reset (or the start) left."""
     threshold: float | None
@@ -76,8 +76,13 @@ def common_zeros(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> d
 
 def overlap_by_modality(overlaps: Mapping[str, Overlap], groups: Mapping[str, Sequence[str]]) -> dict[str, float]:
     """Jaccard index of the zeros of each modality of `groups` (matrix names by modality), and of `overall`."""
-    named = {**groups, "overall": [name for members in groups.values() for name in members]}
+    named = with_overall(groups)
     return {modality: summed([overlaps[name] for name in names]).index for modality, names in named.items() if names}
+
+
+def with_overall(groups: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
+    """Matrix names by modality, and all of them as `overall`."""
+    return {**groups, "overall": [name for members in groups.values() for name in members]}
 
 
 def summed(parts: Iterable[Overlap]) -> Overlap:
@@ -93,7 +98,7 @@ def sparsity_by_matrix(masks: Mapping[str, Tensor]) -> dict[str, float]:
 def sparsity_by_modality(masks: Mapping[str, Tensor], groups: Mapping[str, Sequence[str]]) -> dict[str, float]:
     """Share of zeros of each modality of `groups` (matrix names by modality), and `overall`."""
     shares, zeros = {}, _zeros(masks)
-    for modality, names in {**groups, "overall": [name for members in groups.values() for name in members]}.items():
+    for modality, names in with_overall(groups).items():
         weights = sum(masks[name].numel() for name in names)
         if weights:
             shares[modality] = sum(zeros[name] for name in names) / weights
@@ -128,6 +133,6 @@ def summarise(report: Mapping[str, MatrixReset]) -> dict[str, float]:
 
 
 def _zeros(masks: Mapping[str, Tensor]) -> dict[str, int]:
-    """Zeros of each mask; a GPU's are fetched once for all."""
+    """Zeros of each mask, with one transfer from a GPU."""
     kept = torch.stack([mask.count_nonzero() for mask in masks.values()]).tolist() if masks else []
     return {name: mask.numel() - count for (name, mask), count in zip(masks.items(), kept, strict=True)}

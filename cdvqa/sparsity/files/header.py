@@ -1,4 +1,4 @@
-"""What the file of a network says of itself. docs/format.md describes it."""
+"""The header of a network file. docs/format.md describes it."""
 
 import math
 import zlib
@@ -25,7 +25,16 @@ SHORTEST_CODE = 8
 
 @dataclass
 class Header:
-    """What the header of a network file says, checked."""
+    """The checked header of a network file.
+
+    Attributes:
+        path: the file, which errors name.
+        tensors: plain parameter names of all tensors.
+        shapes: of the masked matrices, by name.
+        metadata: what JSON can hold.
+        deflated: names of the matrices whose mask is stored as Huffman codes.
+        checksums: CRC-32 by stored key; None in version 1, which has none.
+    """
 
     path: str | Path
     tensors: list[str] = field(default_factory=list)

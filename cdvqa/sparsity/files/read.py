@@ -22,15 +22,15 @@ PIECE = 1 << 18
 class NetworkFile:
     """A network file. Its header is checked when it is opened, and a tensor when it is read.
 
-    Nothing that the header says is believed before that, so a broken file costs no more memory than a few times its
-    size. Tensors are read one at a time, from where the file is mapped into memory.
+    The header is not trusted before it is checked, so a broken file takes no more memory than a few times its size.
+    Tensors are read one at a time from the memory-mapped file.
 
     Args:
         path: the file.
 
     Attributes:
         path: the file.
-        names: the plain parameter names of all tensors.
+        names: the plain parameter names of all tensors, in their order in the network.
         shapes: those of the masked matrices, in the backbone's order.
         metadata: what JSON can hold: objective, sparsity, answer vocabulary, text format …
 
@@ -161,7 +161,7 @@ def expand(out: Tensor, bits: NDArray[np.uint8], kept: Tensor) -> None:
     By positions, piece by piece: `masked_scatter` has to guess every bit, and numpy's assignment takes a third of the
     time of torch's `index_copy`.
     """
-    if kept.dtype == torch.bfloat16:  # which numpy has not; it is copied, not computed with
+    if kept.dtype == torch.bfloat16:  # numpy has no such type, but only copies here
         out, kept = out.view(torch.int16), kept.view(torch.int16)
     weights, values, start = out.numpy(), kept.numpy(), 0
     for number, of_piece in enumerate(pieces(bits)):

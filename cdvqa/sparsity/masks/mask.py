@@ -18,7 +18,7 @@ _PIECE = 1 << 19
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a matrix stands among all masked matrices, and how its sparsity is assigned."""
+    """Position of a matrix among all masked matrices, and how its sparsity is assigned."""
 
     order: int
     """Position in the backbone's list; decides ties between the matrices of a group."""
@@ -81,11 +81,8 @@ class BinaryMask(nn.Module):
             masked, slot = torch.where(self.mask(weight), weight, 0), None
         else:
             slot = self.slot
-            masked = slot.read(
-                (weight, score, *rule),
-                lambda out: write_masked(out, weight, score, *rule),
-                self.score.grad,
-            )
+            sources = (weight, score, *rule)
+            masked = slot.read(sources, lambda out: write_masked(out, weight, score, *rule), self.score.grad)
         return straight_through(weight, self.score, masked, slot)
 
     @torch.no_grad()

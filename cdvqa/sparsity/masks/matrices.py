@@ -22,8 +22,7 @@ class MaskedMatrix(NamedTuple):
 
 
 def masked_matrices(model: nn.Module) -> list[MaskedMatrix]:
-    """Every masked matrix of the model in the order of attachment (other parametrizations are passed over)."""
-
+    """Every masked matrix of the model in the order of attachment (other parametrizations are skipped)."""
     found = []
     for path, module in model.named_modules():
         lists: Any = module.parametrizations if parametrize.is_parametrized(module) else {}
@@ -50,6 +49,6 @@ def binary_masks(model: nn.Module) -> dict[str, TrainedMask]:
 
 
 def owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
-    """The module that holds a parameter, and the attribute it holds it under."""
+    """The module that holds a parameter, and the name of its attribute."""
     path, _, tensor = name.rpartition(".")
     return model.get_submodule(path), tensor

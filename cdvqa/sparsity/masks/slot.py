@@ -9,18 +9,18 @@ from torch import Tensor
 
 
 class Slot:
-    """The buffer of one matrix: derived from the matrix and its mask, so neither saved nor copied with them.
+    """The buffer of one matrix. It is derived from the matrix and its mask, so neither saved nor copied with them.
 
     It holds W ⊙ m from the first forward pass after an update until backward, then the gradient of the scores until the
     optimiser has used it; the two are never needed at once. Where they would be (a further micro-batch while the first
-    one's gradient waits, or a graph that still needs an earlier W ⊙ m), the newcomer gets memory of its own.
-    So W ⊙ m, and the gradient after it, are good until the next update; who wants them longer copies them.
+    one's gradient waits, or a graph that still needs an earlier W ⊙ m), the later one gets memory of its own.
+    W ⊙ m, and the gradient after it, are valid until the next update; copy them to keep them longer.
     """
 
     def __init__(self) -> None:
         self._buffer: Tensor | None = None
         self._made_from: list[tuple[int, int]] | None = None
-        self._readers: WeakSet[Any] = WeakSet()  # graph nodes whose backward is yet to come
+        self._readers: WeakSet[Any] = WeakSet()  # graph nodes that still have to run backward
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Slot":
         return Slot()
@@ -48,14 +48,15 @@ class Slot:
         return out
 
     def holds(self, masked: Tensor) -> bool:
+        """Whether `masked` is the buffer, not memory of its own."""
         return masked is self._buffer
 
     def await_backward(self, node: Any) -> None:
-        """Leave the buffer as it is until `node` has had its backward or is gone with its graph."""
+        """Leave the buffer as it is until `node` has run backward or is freed with its graph."""
         self._readers.add(node)
 
     def release(self, node: Any, weight: Tensor) -> Tensor | None:
-        """The buffer, free for the gradient, if `node` is the last to have its backward."""
+        """The buffer, free for the gradient, if `node` is the last to run backward."""
         self._made_from = None  # the scores are about to change, and a fused optimiser does not say so
         if node not in self._readers:  # backward for a second time
             return None

@@ -12,7 +12,7 @@ from cdvqa.sparsity.masks.slot import Slot, straight_through
 
 @dataclass(frozen=True)
 class Spread:
-    """Where the units of a group lie in one matrix.
+    """Where the units of a group are in one matrix.
 
     Attributes:
         size: rows or columns of a unit.
@@ -31,7 +31,7 @@ class Spread:
         return (wide[:, None] if self.axis == 0 else wide[None]).expand(weight.shape)
 
     def sums(self, values: Tensor) -> Tensor:
-        """The sum of a matrix's values over each unit."""
+        """The sum of a matrix's values over each unit: (units,), or (blocks of a column, columns) of blocks."""
         if self.axis is None:
             rows, columns = values.shape
             return functional.pad(values, (0, 0, 0, -rows % self.size)).view(-1, self.size, columns).sum(1)
@@ -63,7 +63,7 @@ class UnitMask(nn.Module):
 
     Args:
         units: shared by all matrices that the units are part of.
-        spread: where they lie in this one.
+        spread: where they are in this one.
     """
 
     def __init__(self, units: Units, spread: Spread, placement: Placement = UNPLACED) -> None:
@@ -85,7 +85,7 @@ class UnitMask(nn.Module):
 
 
 class TwoOfFour(nn.Module):
-    """A trained mask that keeps at most two of each four neighbours in a row; it changes at a reset, not between two.
+    """A trained mask that keeps at most two of each four neighbours in a row; it changes only at a reset.
 
     Args:
         score: real-valued mask m̂ of the weight's shape, fp32.

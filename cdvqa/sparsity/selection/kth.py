@@ -1,8 +1,8 @@
 """The last zero of a ranking: the entry that ranks k-th in ascending (score, |weight|, part, position), exactly.
 
-On the CPU in a few passes over memory, without a copy of all numbers: a small sample gives a bracket that holds the
-answer with odds of some hundred to one; one pass counts what lies below the bracket and gathers what lies inside it.
-Numbers tied with an end of the bracket, however many, are only counted. On a GPU by sorting.
+The CPU searches in a few passes over memory, without a copy of all numbers. A small sample gives a bracket that holds
+the answer in about 99 of 100 cases; one pass counts the numbers below the bracket and gathers those inside it. Numbers
+tied with an end of the bracket, however many, are only counted. A GPU sorts.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Thresholds that give exactly the sparsity asked for, whatever ties the scores hold.
+"""Thresholds that give exactly the requested sparsity, however many scores are tied.
 
 Entries are ranked in ascending (score, |weight|, index) and the first ⌊s·n + ½⌋ become zeros (`exact`). A sort is never
 needed: the last zero alone, the entry at that rank, decides every entry. Its score is the threshold; its |weight| and
@@ -88,10 +88,13 @@ def _mask_by_block(scores: Tensor, weight: Tensor | None, rule: Rule) -> Tensor:
 
 
 def count_zeros(sparsity: float, weights: int, tie_break: TieBreak = "exact", reset: bool = False) -> int:
-    """How many of `weights` entries become zeros.
+    """How many of `weights` entries become zeros at the share `sparsity`.
 
     `exact`: ⌊s·n + ½⌋ with s the decimal number as written (0.29 of 50 is 14.5, hence 15, though its binary
     product falls short). `strict`: the authors' floating-point ⌊s·n⌋, at a reset max(1, ⌊s·n⌋) unless s = 0.
+
+    Raises:
+        InputError: a sparsity outside 0 to 1.
     """
     if not 0 <= sparsity <= 1:
         raise InputError(f"sparsity is {sparsity:g}; a share of zeros lies between 0 and 1")
@@ -136,7 +139,7 @@ def select_each(rankings: Sequence[Ranking]) -> list[list[Rule]]:
 
 
 def _last_zero(ranking: Ranking) -> tuple[Tensor, Tensor]:
-    """`last_zero` of a ranking; without zeros that of one, which tells whether a score is NaN."""
+    """`last_zero` of a ranking; of a ranking without zeros that of one zero, so that a NaN score is still found."""
     scores = [part.detach().reshape(-1) for part in ranking.scores]
     if any(part.dtype not in (torch.float32, torch.float64) for part in scores):
         raise InputError(f"thresholds are selected from float32 scores, not {scores[0].dtype}; keep the masks in fp32")
@@ -155,6 +158,16 @@ def magnitude_scores(
     """Initial scores (fp32, the weight's shape): 0 for the smallest |weight|, α·φ for the others (paper Eq. 3).
 
     `strict` takes k = ⌊s·n⌋ and keeps |weight| > the k-th smallest, so tied entries all start at 0.
+
+    Args:
+        weight: W, of any shape and floating type.
+        sparsity: share of zeros s, 0 to 1.
+        alpha: α.
+        threshold: φ.
+        tie_break: `exact` (⌊s·n + ½⌋ zeros; tied entries are ranked by index) or `strict`.
+
+    Raises:
+        InputError: a sparsity outside 0 to 1, or a weight that is NaN.
     """
     size = weight.detach().abs().float()
     zeros = count_zeros(sparsity, weight.numel(), tie_break)
@@ -173,10 +186,13 @@ def select_threshold(
     """The threshold that prunes the share `sparsity` of one matrix; mask training re-selects it every t_m steps.
 
     Args:
-        scores: real-valued mask, any shape, fp32.
+        scores: real-valued mask m̂, any shape, fp32 or fp64.
         sparsity: share of zeros, 0 to 1.
         weight: the masked weight, ranks tied scores by |weight|; without it they are ranked by index alone.
         tie_break: `exact` (⌊s·n + ½⌋ zeros) or `strict` (the authors': score > max(1, ⌊s·n⌋)-th smallest).
+
+    Raises:
+        InputError: a sparsity outside 0 to 1, or scores that are NaN or neither float32 nor float64.
     """
     together = select_global_threshold([scores], sparsity, None if weight is None else [weight], tie_break)
     return replace(together, mask=together.mask[0])
@@ -190,7 +206,7 @@ def select_global_threshold(
 ) -> Selection:
     """One threshold that prunes the share `sparsity` of all matrices together; ties go by (|weight|, matrix, position).
 
-    Arguments as in `select_threshold`, one tensor per matrix.
+    Arguments and errors as in `select_threshold`, one tensor per matrix.
     """
     zeros = count_zeros(sparsity, sum(part.numel() for part in scores), tie_break, reset=True)
     (rules,) = select_each([Ranking(scores, zeros, weights, tie_break)])
