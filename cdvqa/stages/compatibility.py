@@ -18,16 +18,16 @@ REMEDY = {"tokenizer": "; give the word pieces it was trained with by --data.tok
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """What a network file or a checkpoint says of itself.
+    """The metadata of a network file or a checkpoint.
 
     Raises:
-        InputError: it is neither, or a broken one.
+        InputError: it is neither, or it is broken.
     """
     if path.suffix == ".safetensors":
         return NetworkFile(path).metadata
     try:
         metadata: dict[str, Any] = torch.load(path, "cpu", mmap=True, weights_only=True)["network"]
-    except Exception as error:  # torch names no base of what it raises at a broken file
+    except Exception as error:  # torch's errors at a broken file have no common base
         raise InputError(f"{path}: no checkpoint of cdvqa, or a broken one ({type(error).__name__})") from error
     return metadata
 
@@ -71,8 +71,8 @@ def check_stage(backbone: Backbone, stage: int) -> None:
 
 def check_objective(backbone: Backbone, name: str, objective: Objective) -> None:
     """Raise InputError where a backbone does not provide what the objective is to be trained with."""
-    if backbone.generates and not speaks(type(objective)):
-        known = ", ".join(name for name, kind in OBJECTIVES.items() if speaks(kind))
+    if backbone.generates and not takes_sequences(type(objective)):
+        known = ", ".join(name for name, kind in OBJECTIVES.items() if takes_sequences(kind))
         raise InputError(
             f"--model.objective: {backbone.name} does not take {name}, only {known}; the others are defined over a "
             "vocabulary of answers"
@@ -109,13 +109,13 @@ def check_width(backbone: Backbone, file: Path, features: Mapping[str, Any]) -> 
         )
 
 
-def speaks(objective: type[Objective]) -> bool:
+def takes_sequences(objective: type[Objective]) -> bool:
     """Whether an objective is defined over the word pieces of a generative backbone."""
     return objective.sequence is not Objective.sequence
 
 
 def needs_question_types(objective: Objective) -> bool:
-    """Whether an objective looks at what is known of a question's type."""
+    """Whether an objective uses the answer prior or the answer counts of a question's type."""
     return bool(objective.needs & {"prior", "counts"})
 
 

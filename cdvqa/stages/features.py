@@ -1,4 +1,4 @@
-"""Whether a network gets region features of the kind that it was trained on."""
+"""Whether the region features are of the kind that a network was trained on."""
 
 from collections.abc import Iterator, Mapping
 from math import sqrt
@@ -7,16 +7,16 @@ from typing import Any
 
 from pytorch_lightning.utilities import rank_zero_warn
 
-# How far two samples of n images may lie apart before they count as different: what one extractor gives for other
-# photographs, and 1/√n for how little few images tell. 64 images allow 0.275. Boxes in pixels, vectors scaled to one
-# length and sorted regions lie at least 0.5 off, a grid's rows against no order 0.33.
+# Largest difference between the features of one extractor for different photographs. For samples of n images 1/√n is
+# added, because few images vary more: 64 images allow 0.275. Boxes in pixels, vectors scaled to one length and sorted
+# regions differ by at least 0.5; regions in the rows of a grid, from regions in no order, by 0.33.
 SAME_KIND = 0.15
 
 
 def warn_of_other_features(
     network: Path, theirs: Mapping[str, Any] | None, file: Path, ours: Mapping[str, Any]
 ) -> None:
-    """Warn, in one line, if `file` holds features of another making than those the network was trained on.
+    """Warn, in one line, if `file` holds features of another kind than those the network was trained on.
 
     Args:
         network: the network's file.
@@ -33,9 +33,9 @@ def warn_of_other_features(
 
 
 def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """What is clearly different, and the two values: extractor, mean norm, box range, order of the regions.
+    """Name and two values of what clearly differs: extractor, mean norm, range of boxes, order of regions.
 
-    What one of the two does not tell is passed over. Digest, type and number of images may differ freely.
+    What is missing in one of the two fingerprints is skipped. Digest, type and number of images may differ.
     """
     there, here = theirs.get("extractor"), ours.get("extractor")
     if there and here and there != here:

@@ -20,12 +20,12 @@ class FurtherFineTune(VQAStage):
     stage = 3
 
     def __init__(self, *args: Any, sparsity: Optional[dict[str, Any]] = None, **kwargs: Any) -> None:
-        known = [field.name for field in fields(Sparsity)]
-        if unknown := sorted(set(sparsity or {}) - set(known)):
+        known, asked = [field.name for field in fields(Sparsity)], dict(sparsity or {})
+        if unknown := sorted(asked.keys() - known):
             raise InputError(f"--model.sparsity.{unknown[0]}: unknown; a subnetwork has {', '.join(known)}")
-        if (sparsity or {}).get("pattern") == 124:  # 2:4 without quotes, which YAML reads in base 60
-            sparsity = {**(sparsity or {}), "pattern": "2:4"}
-        self.asked_sparsity = sparsity
+        if asked.get("pattern") == 124:  # 2:4 without quotes, which YAML reads in base 60
+            asked["pattern"] = "2:4"
+        self.asked_sparsity = asked or None
         super().__init__(*args, **kwargs)
 
     def shape_model(self, network: NetworkFile | None) -> None:

@@ -1,4 +1,4 @@
-"""Optimiser steps of two halves, of which the first is for the objective's own parameters alone."""
+"""Optimiser steps of two halves: the first one changes the objective's own parameters alone."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:  # it imports this module
 def first_half(stage: "VQAStage", inputs: dict[str, Any], batch_idx: int) -> Loss:
     """Step the objective's own parameters by the clipped gradient of `objective.first`.
 
-    The optimiser and its state are those of the whole step, as in the authors' code of GGE. Nothing here counts as an
-    optimiser step of the run: masks, schedule and checkpoints see one step a batch.
+    The optimiser and its state are those of the whole step, as in the authors' code of GGE. This half does not count
+    as an optimiser step of the run: masks, schedule and checkpoints see one step per batch.
 
     Args:
         stage: with an optimiser; its objective has a `first`.
@@ -24,8 +24,8 @@ def first_half(stage: "VQAStage", inputs: dict[str, Any], batch_idx: int) -> Los
         batch_idx: number of the batch in the epoch.
 
     Returns:
-        The first half's terms, and as total a zero whose gradient is the clipped one: added to the loss of the second
-        half, it carries the gradient over.
+        The first half's terms, with a total of 0 whose gradient is the clipped one: added to the loss of the second
+        half, it passes the gradient on.
     """
     with torch.autocast(stage.device.type, enabled=False):
         assert stage.objective.first is not None
@@ -44,5 +44,5 @@ def first_half(stage: "VQAStage", inputs: dict[str, Any], batch_idx: int) -> Los
 
 
 def carried(gradient: Tensor, parameter: Tensor) -> Tensor:
-    """0, with this gradient with respect to a parameter."""
+    """0, whose gradient with respect to `parameter` is `gradient`."""
     return (gradient * (parameter - parameter.detach())).sum()

@@ -1,4 +1,4 @@
-"""What an objective is given of a batch, and how much the batch counts in its optimiser step."""
+"""The inputs of an objective from a batch, and the weight of the batch in its optimiser step."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
@@ -19,14 +19,14 @@ if TYPE_CHECKING:  # it imports this module
 
 
 def objective_inputs(stage: "VQAStage", batch: VQABatch, together: bool = False) -> dict[str, Any]:
-    """What the stage's objective takes of a batch, by name; for a generative backbone, what `sequence` takes.
+    """The arguments of the stage's objective by name; for a generative backbone, those of `sequence`.
 
     Floating-point tensors get the stage's own type, whatever the precision of the forward pass.
 
     Args:
-        stage: backbone, objective and teacher; a tensor that none of them has is left out.
+        stage: its backbone, objective and teacher are used; a tensor that none of them has is left out.
         batch: this process's questions.
-        together: of the questions of all processes.
+        together: gather the questions of all processes.
     """
     output: Output = stage.backbone(batch)
 
@@ -63,7 +63,7 @@ def needed(stage: "VQAStage", batch: VQABatch, output: Output) -> dict[str, Any]
 
 
 def progress(trainer: pl.Trainer) -> Progress:
-    """How far the training is; one-shot pruning, which has no epoch, counts as the start of one."""
+    """How far training is; one-shot pruning, which has no epoch, counts as the start of one."""
     steps = int(trainer.estimated_stepping_batches)
     return Progress(trainer.global_step, steps, trainer.current_epoch, max(trainer.max_epochs or 0, 1))
 
@@ -74,10 +74,10 @@ def step_weight(stage: "VQAStage", counted: int, batch_idx: int) -> float:
     Lightning divides by the number of accumulated batches, and DDP by that of processes.
 
     Args:
-        stage: its trainer has the loader of the training questions, its objective says which of them count; all do for
-            a generative backbone.
-        counted: those of this batch.
-        batch_idx: its number in the epoch.
+        stage: its trainer has the loader of the training questions. Its objective decides which of them count; for a
+            generative backbone all do.
+        counted: questions of this batch that count.
+        batch_idx: number of the batch in the epoch.
     """
     trainer = stage.trainer
     loader, accumulated = cast(TrainingLoader, trainer.train_dataloader), trainer.accumulate_grad_batches

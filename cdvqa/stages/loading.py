@@ -1,4 +1,4 @@
-"""Networks in and out of a stage's model: backbone, the objective's head, and its part in the network."""
+"""Load a stage's model from a network, and save it as one: backbone, objective's head, objective's parameters."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -12,7 +12,7 @@ from cdvqa.objectives.state import class_path
 from cdvqa.sparsity import NetworkFile, Subnetwork
 from cdvqa.sparsity.shrink import shrink
 
-OWN = "objective."  # begins the names of an objective's tensors in a network file
+OWN = "objective."  # prefix of the names of an objective's tensors in a network file
 
 
 def objective_for(backbone: Backbone, name: str, options: Mapping[str, Any]) -> Objective:
@@ -22,15 +22,15 @@ def objective_for(backbone: Backbone, name: str, options: Mapping[str, Any]) -> 
     return make_objective(name, backbone.hidden_size, num_answers=backbone.num_answers, **sizes, **options)
 
 
-def pair(backbone: Backbone, objective: Objective) -> str | None:
-    """Let the backbone compute what the objective needs, and carry its head; return the head's kind, None without."""
+def prepare_backbone(backbone: Backbone, objective: Objective) -> str | None:
+    """Make the backbone compute what the objective needs, and take its head; return the head's class path, or None."""
     backbone.asked = objective.needs & backbone.provides.keys()
     backbone.trains_question = objective.trains_question
     return replace_head(backbone, objective)
 
 
 def replace_head(backbone: Backbone, objective: Objective) -> str | None:
-    """Put the objective's head in the place of the classifier's last Linear; return its kind, None without one."""
+    """Put the objective's head in place of the classifier's last Linear; return its class path, None without one."""
     if backbone.generates:
         return None
     classifier = cast(nn.Sequential, backbone.classifier)
@@ -43,7 +43,7 @@ def replace_head(backbone: Backbone, objective: Objective) -> str | None:
 
 
 def take_network(backbone: Backbone, objective: Objective, metadata: dict[str, Any]) -> Subnetwork:
-    """The network as it is now, with its masks and, where it belongs to it, the objective's part."""
+    """The network as it is now, with its masks and the objective's parameters that belong to it."""
     network = Subnetwork.from_model(backbone, metadata)
     network.state |= part_of_network(objective)
     return network
@@ -59,8 +59,8 @@ def fill_network(
 ) -> list[str]:
     """Fill backbone and objective from a network.
 
-    A head of another kind starts fresh, and so does the part of another objective. Where parts of the network were
-    taken out, the backbone loses them too.
+    A head of another kind starts fresh, and so do the parameters of another objective. Parts that were removed from
+    the network are removed from the backbone too.
 
     Args:
         backbone, objective: what to fill.
@@ -69,7 +69,7 @@ def fill_network(
         evaluates: whether the network is evaluated as it is, so that nothing may start fresh.
 
     Returns:
-        What starts fresh, in words.
+        What starts fresh, as words for a message.
 
     Raises:
         InputError: nothing may start fresh, and something would; or a tensor is missing, damaged or of another shape.

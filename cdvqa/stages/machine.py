@@ -1,4 +1,4 @@
-"""What a run asks of the machine before it starts: a precision that keeps scores whole, kernels, a compiler."""
+"""Checks before a run starts: a precision that keeps the scores in fp32, kernels for the GPU, a compiler."""
 
 import torch
 
@@ -16,7 +16,7 @@ def check_precision(precision: str) -> None:
 
 
 def check_kernels(device: torch.device) -> None:
-    """Raise InputError where this build of torch has no code for the GPU; any other failure stays what it is."""
+    """Raise InputError where this build of torch has no code for the GPU; any other error is raised as it is."""
     try:
         torch.ones(1, device=device).add_(1)
     except RuntimeError as error:
@@ -32,7 +32,7 @@ def check_compiler(device: torch.device) -> None:
     """Raise InputError where torch cannot compile, before the data are read."""
     try:
         torch.compile(lambda tensor: tensor + 1)(torch.ones(1, device=device))
-    except Exception as error:  # each compiler behind torch raises its own kind
+    except Exception as error:  # torch's compilers raise errors of many types
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(
             f"--model.compile true: torch cannot compile here ({reason}); install a C++ compiler, or leave it out"

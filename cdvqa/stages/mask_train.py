@@ -61,7 +61,7 @@ class MaskTrain(VQAStage):
         options |= {"scores": plan.scores, "alpha": plan.alpha, "threshold": plan.threshold}
         attach_masks(self.backbone, groups, self.rates, **options)
 
-    # An assignment may use the weights, which a resumed run has only later: it keeps the groups of its start.
+    # An assignment may depend on the weights. A resumed run loads these after the assignment, so the groups are saved.
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
@@ -106,7 +106,7 @@ class MaskTrain(VQAStage):
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode, so no dropout; afterwards each part is in the mode that it had."""
+    """Evaluation mode, so no dropout; afterwards each submodule is in its former mode."""
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:

@@ -53,7 +53,7 @@ def make_optimizer(name: OptimizerName, groups: list[dict[str, Any]]) -> Optimiz
     """Build the optimiser called `name`; β (0.9, 0.999) and eps 1e-8 throughout. Each step frees the gradients.
 
     Args:
-        name: which.
+        name: `adamw`, `adam`, `adamax` or `authors_adamw`.
         groups: each with its params, lr and weight_decay.
     """
     if name == "authors_adamw":
@@ -70,7 +70,7 @@ def make_optimizer(name: OptimizerName, groups: list[dict[str, Any]]) -> Optimiz
 
 
 def _finish(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-    """Free the gradients, whose memory the masks use again; say that parameters changed, which fused steps do not."""
+    """Free the gradients, whose memory the masks reuse; mark parameters as changed, which fused steps do not do."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     changed = [parameter for parameter in parameters if parameter.grad is not None]
     optimizer.zero_grad()

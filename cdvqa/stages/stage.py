@@ -35,7 +35,7 @@ from cdvqa.stages.compatibility import (
 from cdvqa.stages.features import warn_of_other_features
 from cdvqa.stages.halves import first_half
 from cdvqa.stages.inputs import objective_inputs, step_weight
-from cdvqa.stages.loading import fill_network, objective_for, pair
+from cdvqa.stages.loading import fill_network, objective_for, prepare_backbone
 from cdvqa.stages.machine import check_compiler, check_kernels, check_precision
 from cdvqa.stages.optimisation import epoch_schedule, linear_schedule, make_optimizer, warmup_steps
 from cdvqa.stages.teacher import Teacher
@@ -65,8 +65,8 @@ class VQAStage(pl.LightningModule):
     """
 
     stage: ClassVar[int]
-    sparsity: Sparsity | None = None  # what the stage makes
-    asked_sparsity: dict[str, Any] | None = None  # what a stage 3 wants of its parent
+    sparsity: Sparsity | None = None  # of stage 2
+    asked_sparsity: dict[str, Any] | None = None  # settings by which a stage 3 finds its parent
 
     @takes_preset_fields
     def __init__(
@@ -111,30 +111,30 @@ class VQAStage(pl.LightningModule):
         self.objective = objective_for(backbone, objective, options)
         if self.trains:
             check_objective(backbone, objective, self.objective)
-        self.head = pair(backbone, self.objective)
+        self.head = prepare_backbone(backbone, self.objective)
         self.teacher: Teacher | None = None
         if ("teacher" in self.objective.needs) != (teacher is not None):
             raise InputError("--model.teacher: give it if, and only if, the objective needs a teacher")
         self.parent_objective = parent_objective
-        # The command line fills in both: the network to start from, and what the run takes over from it.
+        # The command line sets both: the network to start from, and what the run inherits from it.
         self.start: Path | None = Path(init_from) if init_from else None
         self.lineage = Lineage([self.objective_name], None, self.protocol.selection)
-        self.resumes = False  # a checkpoint will fill in every tensor, so nothing need be read
+        self.resumes = False  # a checkpoint will fill in every tensor, so no network is read
         self.evaluates: Path | None = None  # a finished network to evaluate as it is
-        self.evaluated: dict[str, Any] = {}  # what that network says of itself
+        self.evaluated: dict[str, Any] = {}  # metadata of that network
         self.runtime: Runtime | None = None  # what answers in place of the backbone
         self.counted = 0  # questions that counted in the latest batch
-        self.report: dict[str, Tensor] = {}  # what the latest batch says of the training; a callback logs it
+        self.report: dict[str, Tensor] = {}  # scalars of the latest batch, which a callback logs
         self.configured = False
 
     @property
     def trains(self) -> bool:
-        """False where the stage prunes by magnitude in one shot."""
+        """False for one-shot pruning."""
         return self.stage != 2 or self.sparsity is None or self.sparsity.method != "omp"
 
     @property
     def needs(self) -> DataNeeds:
-        """What this stage asks of the data module."""
+        """What this stage needs of the data module."""
         needs = self.objective.needs
         return DataNeeds(
             protocol=self.protocol,
@@ -198,7 +198,7 @@ class VQAStage(pl.LightningModule):
         """Attach what the stage trains; `network` is what it started from (None on resume)."""
 
     def metadata(self) -> dict[str, Any]:
-        """What a network file says of itself: enough to answer questions with it, and to refuse a wrong pairing."""
+        """Metadata of the network file: enough to answer questions with it, and to refuse a run that does not fit."""
         return {
             "backbone": self.backbone.description,
             "answers": list(self.facts.answers),
@@ -301,7 +301,7 @@ class VQAStage(pl.LightningModule):
 
     @property
     def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
-        """What DDP leaves alone: every process computes the same masks and rules, and need not be sent them."""
+        """Buffers, which DDP need not send: every process computes the same masks and rules."""
         return [name for name, _ in self.named_buffers()]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

@@ -19,7 +19,7 @@ from cdvqa.stages.loading import objective_for, replace_head
 
 
 class Teacher:
-    """A frozen network in evaluation mode; it is no part of the model that it teaches.
+    """A frozen network in evaluation mode; it is not part of the model that it teaches.
 
     Args:
         folder: the run's folder: its backbone is built from `config.yaml`, its weights are those it selected.

@@ -28,7 +28,7 @@ def gradients(count=3):
     return [{n: torch.randn(weights[n].shape, generator=generator) for n in NAMES} for _ in range(count)]
 
 
-def test_first_order_takes_sixteen_batches_unless_told_otherwise():
+def test_first_order_takes_sixteen_batches_by_default():
     assert (FirstOrder().batches, FirstOrder(2).batches) == (16, 2)
 
 

@@ -227,7 +227,7 @@ def test_blocks_of_sixteen_rows_and_a_short_last_one(rows, columns):
         assert (blocks(spread.expand(sums, weight))[row, column] == sums[row, column]).all()
 
 
-def test_what_a_pattern_cannot_do_is_told():
+def test_what_a_pattern_cannot_do_is_reported():
     with pytest.raises(InputError, match=r"pattern structured needs --model.tie_break exact, not strict"):
         attached("structured", 0.5, tie_break="strict")
     with pytest.raises(InputError, match=r"prunes matrix by matrix, and the assignment ranks 6 together"):

@@ -1,4 +1,4 @@
-"""Features of another making are never taken silently."""
+"""Features of another kind are never accepted silently."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ Command = Callable[..., int]
 
 
 def sample(seed: int, images: int = 40, regions: int = 36) -> tuple[np.ndarray, np.ndarray]:
-    """Features of rectified units, and boxes that are nowhere in order."""
+    """Features of rectified units, and boxes in no order."""
     rng = np.random.default_rng(seed)
     low, size = rng.random((images, regions, 2)) * 0.7, 0.1 + rng.random((images, regions, 2)) * 0.2
     return np.maximum(rng.normal(0, 2, (images, regions, 64)), 0), np.concatenate([low, low + size], 2)
@@ -45,14 +45,14 @@ CHANGES: dict[str, tuple[Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_another_making_is_seen(change: str):
+def test_features_of_another_kind_are_detected(change: str):
     make, what = CHANGES[change]
     found = [name for name, _, _ in differences(measure(*sample(0)), measure(*make(*sample(1))))]
     assert what in found, found
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 64), st.integers(4, 36))
-def test_other_images_of_the_same_making_are_not(seed: int, images: int, regions: int):
+def test_other_images_with_features_of_the_same_kind_are_not(seed: int, images: int, regions: int):
     ours = measure(*sample(seed, images, regions))
     assert list(differences(measure(*sample(0)), ours)) == []
     halves, boxes = sample(seed, images, regions)
@@ -65,7 +65,7 @@ def test_extractors_are_compared_where_both_are_known():
     assert list(differences(measure(*sample(0)) | {"extractor": None}, known)) == []
     other = known | {"extractor": "bottom-up"}
     assert list(differences(other, known)) == [("extractor", "'bottom-up'", "'grid 6 x 6'")]
-    assert list(differences({}, known)) == []  # a network that does not tell
+    assert list(differences({}, known)) == []  # a network without a fingerprint
 
 
 @pytest.fixture

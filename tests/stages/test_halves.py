@@ -12,7 +12,7 @@ from tests.objectives.baselines.test_gge import PARTS, Model, objective_of
 from tests.objectives.inputs import assert_close, double
 
 
-def test_the_first_half_steps_the_branch_and_carries_its_clipped_gradient_over(golden, monkeypatch):
+def test_the_first_half_steps_the_branch_and_passes_its_clipped_gradient_on(golden, monkeypatch):
     arrays = golden("loss_gge")
     clip, lr = float(arrays["iter_clip"]), float(arrays["iter_lr"])
     sizes = len(arrays["iter_sd/q_emb.lin.bias"]), arrays["iter_target"].shape[2]

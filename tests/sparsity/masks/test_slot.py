@@ -279,7 +279,7 @@ def test_two_processes_are_bit_equal_to_the_plain_way(tmp_path):
     try:
         for process in processes:
             process.wait(timeout=180)
-    finally:  # one that waits for the other tells nothing; what the other printed does
+    finally:  # a process that waits for the other prints nothing; the other's output explains the failure
         for process in processes:
             process.kill()
         outcomes = [process.communicate() for process in processes]
