@@ -88,8 +88,8 @@ class Objective(nn.Module, ABC):
             objective's own parameters take a step along its clipped gradient; then `loss` is computed, and its
             gradient is added to that one. Gradient accumulation is refused. None where a step has one loss.
         fresh_in_each_stage: whether each stage starts with new parameters, not with those of the stage before.
-        preset_fields: options that are also preset fields: the field by the option, such as `lmh_trainable` by
-            LMH's `trainable`.
+        preset_fields: preset fields that are options of the objective, by option: `{"trainable": "lmh_trainable"}`
+            of LMH.
         sequence_options: option defaults that differ for a generative backbone.
     """
 

@@ -27,7 +27,7 @@ class MaskTrain(VQAStage):
     stage = 2
 
     def __init__(self, *args: Any, sparsity: Sparsity = Sparsity(), **kwargs: Any) -> None:  # noqa: B008 (immutable use)
-        self.sparsity = sparsity
+        self.sparsity = sparsity  # the constructor of VQAStage reads its method
         super().__init__(*args, **kwargs)
         self.sparsity = plan = sparsity.settled(self.counts)
         if plan.overall != sparsity.overall:

@@ -111,8 +111,8 @@ def epoch_schedule(name: Schedule, optimizer: Optimizer, total: int, per_epoch: 
 def epoch_cosine_schedule(optimizer: Optimizer, total: int, per_epoch: int) -> LambdaLR:
     """The schedule of the authors' mPLUG: a rate for each epoch, on a cosine from the group's rate down to 1e-6.
 
-    In the first epoch the rate goes from 1e-5 to the group's in four steps, one every 100 optimiser steps: for a rate
-    below 1e-5, that of the vision encoder, downwards.
+    In the first epoch the rate goes from 1e-5 to the group's in four steps, one every 100 optimiser steps; a
+    rate below 1e-5, as the vision encoder has, is thus approached from above.
 
     Args:
         optimizer: its groups may have rates of their own.

@@ -1,4 +1,4 @@
-"""What objectives are given in tests: the authors' arrays, or numbers for whatever they need."""
+"""Inputs of objectives in tests: the authors' arrays, or random numbers for whatever they need."""
 
 import json
 from typing import Any

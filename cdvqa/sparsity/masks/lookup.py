@@ -1,4 +1,4 @@
-"""Masking no more of an embedding than the rows that are looked up."""
+"""Mask only those rows of an embedding that are looked up."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,9 +12,9 @@ from cdvqa.sparsity.masks.slot import Slot
 
 
 def mask_rows_only(table: nn.Embedding) -> None:
-    """Let the look-ups of a parametrized embedding mask only the rows they read; its `weight` stays W ⊙ m.
+    """Let the look-ups of a parametrized embedding mask only the rows they read; its `weight` is still W ⊙ m.
 
-    Parametrization gave the module a class of its own, which it loses again when the mask is folded.
+    This changes the class that parametrization made for this module alone, and that folding the mask removes.
     """
     if type(table).forward is nn.Embedding.forward and table.max_norm is None and not table.sparse:
         type(table).forward = _look_up  # type: ignore[assignment, method-assign]
