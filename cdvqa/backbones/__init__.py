@@ -1,4 +1,4 @@
-"""Vision-language models behind one protocol, one room each."""
+"""Vision-language models behind one protocol, each in a file or folder of its own."""
 
 from cdvqa.backbones.backbone import Backbone, LoadReport
 from cdvqa.backbones.lxmert import Lxmert

@@ -1,4 +1,4 @@
-"""What a stage asks of a vision-language model."""
+"""The protocol of a backbone: what a stage needs from a vision-language model."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -50,19 +50,46 @@ class LoadReport:
 class Backbone(nn.Module, ABC):
     """A vision-language model with an answer head.
 
+    A subclass sets `name`, `hidden_size`, `num_answers` and `classifier`, and defines `forward`, `answer` and
+    `description`; with `matrices` it can be pruned. One that scores the strings of the vocabulary derives from
+    `cdvqa.backbones.head.Classification`, which defines `answer`. Its class is found by name (`cdvqa.backbones`) or by
+    `package.module.Class`; `num_answers` comes from the data. A complete example, `--model.backbone bag.BagOfWords`:
+
+        class BagOfWords(Classification):
+            name = "bag"
+
+            def __init__(self, num_answers: int, vocab_size: int, visual_feat_dim: int, hidden_size: int = 64) -> None:
+                super().__init__()
+                self.num_answers, self.hidden_size = num_answers, hidden_size
+                self.words = nn.EmbeddingBag(vocab_size, hidden_size, padding_idx=0)
+                self.regions = nn.Linear(visual_feat_dim, hidden_size)
+                self.classifier = answer_head(hidden_size, num_answers)
+
+            def forward(self, batch):
+                regions = masked_mean(batch.region_features, batch.region_mask)
+                hidden = torch.tanh(self.words(batch.input_ids) * self.regions(regions))
+                return Output(self.classifier(hidden), hidden)
+
+            def matrices(self):
+                return {"language": ["words.weight"], "vision": ["regions.weight"]}
+
+            @property
+            def description(self):
+                return {"name": self.name, "hidden_size": self.hidden_size, "answers": self.num_answers}
+
     Attributes:
-        name: what run folders call it.
+        name: its name in run folders.
         hidden_size: H, width of the pooled output.
         num_answers: A, number of answers.
-        classifier: what stage 2 trains beside the masks, the answer head; never pruned.
-        provides: width of what it can tell of the question or the image alone, under `question` and `vision`.
+        classifier: the answer head; stage 2 trains it beside the masks, and it is never pruned.
+        provides: widths of the optional outputs that it can give: Hq of `question`, Hv of `vision`.
         asked: which of these `forward` fills in; the stage sets it to what the objective needs.
         trains_question: whether gradients flow back through `question`; the stage sets it with `asked`.
-        generates: whether it says its answers word by word, and learns from `batch.sequences`.
-        image_format: the pictures it takes; None where it takes region features.
-        counting_note: what a reader of published parameter counts must know; `cdvqa info` prints it.
-        answers: the vocabulary's strings in index order; a stage fills it in before anything is loaded or answered.
-        tokenizer: of the questions; filled in with `answers`.
+        generates: whether it generates answers word by word, and is trained on `batch.sequences`.
+        image_format: format of the images that it takes; None where it takes region features.
+        counting_note: how its parameter counts differ from published ones; `cdvqa info` prints it.
+        answers: the vocabulary's strings in index order; a stage sets it before weights are loaded.
+        tokenizer: of the questions; set together with `answers`.
     """
 
     name: str
@@ -82,7 +109,7 @@ class Backbone(nn.Module, ABC):
         return {}
 
     def question_features(self, features: Tensor) -> Tensor:
-        """`question` of the output from the features that it is computed of: detached unless it is to be trained."""
+        """The features (B, …, Hq) of which `question` is computed, detached unless the stage trains through them."""
         return features if self.trains_question else features.detach()
 
     @abstractmethod
@@ -96,57 +123,60 @@ class Backbone(nn.Module, ABC):
     def matrices(self) -> dict[str, list[str]]:
         """Names of the weight matrices that can be masked, by modality, in the order that decides global ties.
 
-        Without any, as here, the backbone is for stage 1 alone.
+        A backbone without any, the default, can only be trained in stage 1.
         """
         return {}
 
     def structures(self) -> list[Structure]:
-        """Its attention heads and feed-forward neurons, for the pattern `structured`; here none."""
+        """Its attention heads and feed-forward neurons, for the pattern `structured`; by default none."""
         return []
 
     def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-        """Groups for the optimiser of all that is trained."""
+        """The optimiser's groups of all parameters that are trained."""
         return [{"params": [p for p in self.parameters() if p.requires_grad], "lr": lr, "weight_decay": weight_decay}]
 
     def authors_protocol(self, stage: int) -> dict[str, Any]:
-        """Fields of the `authors` preset in which their code for this backbone departs from that for LXMERT."""
+        """Fields of the preset `authors` whose values for this backbone differ from those for LXMERT."""
         return {}
 
     def authors_also_train(self) -> list[str]:
-        """Parameters that their stage 2 for this backbone trains beside the masks and the classifier."""
+        """Names of parameters that the authors' stage 2 trains beside the masks and the classifier."""
         return []
 
     def counts(self) -> dict[str, int]:
-        """Number of weights that can be masked, by modality; asked before any mask is attached."""
+        """Number of weights that can be masked, by modality; call it before masks are attached."""
         return {m: sum(self.get_parameter(name).numel() for name in names) for m, names in self.matrices().items()}
 
     def dead(self) -> list[str]:
-        """Those of `matrices` that cannot reach the answer, here none; they are frozen and never get a gradient."""
+        """Those of `matrices` that do not affect the answer, by default none; they are frozen and get no gradient."""
         return []
 
     @property
     def encoder(self) -> PreTrainedModel | None:
-        """The part of it that is a model of transformers, and of which the classifier reads the pooled output."""
+        """The model of transformers whose pooled output the classifier reads; None where there is none."""
         return None
 
     def unused(self) -> list[str]:
-        """What the names of parameters begin with that no answer needs; here none, and exported networks have none."""
+        """Prefixes of the names of parameters that no answer needs, by default none; exported networks lack them."""
         return []
 
     def skip_unused(self) -> None:
-        """Compute only what reaches the answer, in place and for good: the same answers, no training. Here all does."""
+        """Change it in place to compute only what affects the answer; by default nothing changes.
+
+        The answers stay the same. It cannot be trained afterwards, nor changed back.
+        """
 
     def layers(self) -> Iterable[nn.Module]:
-        """The layers whose activations make up most of a training step's memory, here none."""
+        """The layers whose activations take most of a training step's memory, by default none."""
         return []
 
     def checkpoint_gradients(self) -> None:
-        """Keep only what enters each of `layers`; backward runs them again, dropout included."""
+        """Store only the input of each of `layers`; the backward pass computes the rest again, dropout included."""
         for layer in self.layers():
-            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)  # type: ignore[method-assign]
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
 
     def load_pretrained(self) -> LoadReport | None:
-        """Fill in the published weights; None where the model starts from scratch, as here.
+        """Load the pre-trained weights; None where the model starts from scratch, the default.
 
         Raises:
             InputError: weights absent, unreadable, of another shape, or matching less than 95 % of the parameters.
@@ -154,10 +184,10 @@ class Backbone(nn.Module, ABC):
         return None
 
     def from_scratch(self) -> dict[str, Any]:
-        """Arguments that make a model of the same sizes without pre-trained files, in place of its own; here none."""
+        """Constructor arguments to replace to build the same sizes without pre-trained files; by default none."""
         return {}
 
     @property
     @abstractmethod
     def description(self) -> dict[str, object]:
-        """What two runs must share to exchange weights: JSON-able."""
+        """Name and sizes as JSON values; networks with equal descriptions can exchange weights."""

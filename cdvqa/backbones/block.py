@@ -6,17 +6,19 @@ from torch.nn import functional
 
 
 class BlockFusion(nn.Module):
-    """Question and region are projected to one width and cut into chunks, and each pair of chunks is multiplied.
+    """Bilinear fusion: question and region are projected to one width, cut into chunks, and multiplied chunk by chunk.
 
     A chunk of n units has two Linears n → rank · n, one for the question and one for the region. Their product is
-    summed over the rank, and its signed square root is scaled to length 1. The chunks, side by side, are projected to
-    the output. Source: `Block` in Cadene/block.bootstrap.pytorch, with `pos_norm` as published.
+    summed over the rank; its signed square root is scaled to length 1. The chunks are concatenated and projected to the
+    output.
+
+    Source: `Block` in Cadene/block.bootstrap.pytorch, with the published `pos_norm`.
 
     Args:
-        question_size, visual_size: width of a question and of a region.
+        question_size, visual_size: Q and F, width of a question and of a region.
         output_size: width of a fused region.
         fusion_size: width to which both are projected.
-        chunks: number of chunks, all of one size but the last, which is smaller if they do not divide `fusion_size`.
+        chunks: number of chunks of equal size; the last is smaller if `fusion_size` is not a multiple of `chunks`.
         rank: number of products in the sum.
     """
 
@@ -33,14 +35,15 @@ class BlockFusion(nn.Module):
         self.output = nn.Linear(fusion_size, output_size)
 
     def forward(self, question: Tensor, regions: Tensor) -> Tensor:
-        """Each region as the question sees it, (B, R, output_size), of questions (B, Q) and regions (B, R, F)."""
+        """Each region fused with its question, (B, R, output_size), from questions (B, Q) and regions (B, R, F)."""
         questions = self.question(question).split(self.sizes, dim=-1)
         visions = self.vision(regions).split(self.sizes, dim=-1)
         fused = []
         for q, v, ask, see in zip(questions, visions, self.question_chunks, self.vision_chunks, strict=True):
             products = ask(q)[:, None] * see(v)
             chunk = products.unflatten(-1, (self.rank, -1)).sum(dim=-2)
-            # Not sign(x) · √|x|, whose gradient at 0 is no number.
+            # Not sign(x) · √|x|, whose gradient at 0 is NaN.
             rooted = chunk.relu().sqrt() - (-chunk).relu().sqrt()
             fused.append(functional.normalize(rooted, dim=-1))
-        return self.output(torch.cat(fused, dim=-1))  # type: ignore[no-any-return]
+        output: Tensor = self.output(torch.cat(fused, dim=-1))
+        return output

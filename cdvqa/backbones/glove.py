@@ -16,10 +16,10 @@ REMEDY = "give GloVe's text file, such as glove.6B.300d.txt, with --model.backbo
 
 
 class WordsFromGlove(Classification):
-    """A backbone without pre-training, except that its words may start from GloVe's vectors.
+    """A backbone without pre-trained weights, except that its word embeddings may start from GloVe's vectors.
 
     Attributes:
-        glove: GloVe's text file; None starts all words at random.
+        glove: GloVe's text file; without it all word embeddings start at random.
     """
 
     glove: str | None
@@ -30,11 +30,11 @@ class WordsFromGlove(Classification):
 
     @torch.no_grad()
     def load_pretrained(self) -> LoadReport | None:
-        """Start the word pieces that are words of the `glove` file with its vectors; None without one.
+        """Copy the `glove` file's vectors to the word pieces that are words of it; None without a file.
 
         Raises:
-            InputError: word vectors absent, unreadable or of another width, or of none of the word pieces; or more
-                word pieces than the model embeds.
+            InputError: the file is absent or unreadable, its vectors have another width, or it has none of the word
+                pieces; or the tokenizer has more word pieces than the model embeds.
         """
         if self.glove is None:
             return None
@@ -50,8 +50,8 @@ class WordsFromGlove(Classification):
             table[rows] = torch.stack(list(vectors.values())).to(table)
         source = f"{self.glove} ({len(vectors):,} of {len(pieces):,} word pieces)"
         missing = sorted(pieces.keys() - vectors.keys())
-        each = len(tables) * width
-        return LoadReport(source, each * len(vectors), each * size, missing, [])
+        per_word = len(tables) * width
+        return LoadReport(source, per_word * len(vectors), per_word * size, missing, [])
 
     def from_scratch(self) -> dict[str, Any]:
         return {"glove": None}
@@ -60,10 +60,10 @@ class WordsFromGlove(Classification):
 def read_glove(path: str | Path, words: Container[str], width: int) -> dict[str, Tensor]:
     """The vectors, (width,) float32, of those of `words` that the file has.
 
-    Lines are `word number number …`; what stands after other words is passed over unread.
+    Lines are `word number number …`; lines of other words are not parsed.
 
     Raises:
-        InputError: the file is absent or no text, has a line that is no vector of this width, or none of the words.
+        InputError: the file is absent or not text, a vector is broken or of another width, or no word is in the file.
     """
     vectors = {}
     try:
@@ -80,7 +80,16 @@ def read_glove(path: str | Path, words: Container[str], width: int) -> dict[str,
 
 
 def read_vector(values: str, width: int, where: str) -> Tensor:
-    """`width` finite numbers with spaces between; `where` names their place in the message of an InputError."""
+    """The vector (width,) that `values` spells, numbers with spaces between them.
+
+    Args:
+        values: the text.
+        width: how many numbers it must have.
+        where: location of the text, with which error messages begin.
+
+    Raises:
+        InputError: another number of them, or something that is not a finite number.
+    """
     numbers = values.split()
     if len(numbers) != width:
         raise InputError(f"{where} has {len(numbers)} numbers, --model.backbone.embedding_size is {width}; {REMEDY}")

@@ -1,4 +1,4 @@
-"""The answer head of the authors' classification models, and what a backbone that has one can do."""
+"""Backbones with the authors' answer head: how they answer, and how the head is saved and loaded."""
 
 from pathlib import Path
 from typing import cast
@@ -21,17 +21,17 @@ HEAD_FILE = "answer_head.safetensors"
 
 
 class Classification(Backbone):
-    """A backbone that scores the strings of the answer vocabulary with an `answer_head`."""
+    """A backbone whose classifier scores the strings of the answer vocabulary."""
 
     classifier: nn.Sequential
 
     def answer(self, batch: VQABatch) -> list[str]:
-        """The best-scored string of the vocabulary."""
+        """The string of the highest logit, for each question."""
         assert self.answers is not None, "the stage hands over the vocabulary before evaluation"
         return [self.answers[index] for index in self(batch).logits.argmax(dim=1).tolist()]
 
     def warm_start(self, pretrained: str) -> None:
-        """Fill the answer head from the folder `pretrained`, where it holds one and the vocabulary is known."""
+        """Load the answer head from the folder `pretrained`, if it holds one and the vocabulary is known."""
         file = Path(pretrained) / HEAD_FILE
         if self.answers is not None and file.is_file():
             matched = load_answer_head(self.classifier, self.answers, Path(pretrained))
@@ -39,18 +39,18 @@ class Classification(Backbone):
 
 
 def save_answer_head(head: nn.Sequential, answers: list[str], folder: Path) -> None:
-    """Write a pre-trained head beside its model, with the answer of each output."""
+    """Write the head (`answer_head`) and the answer of each of its outputs into the folder of its model."""
     tensors = {f"{i}.{name}": getattr(head[i], name).detach().clone() for i in (0, 3) for name in ("weight", "bias")}
     save_file(tensors, folder / HEAD_FILE, {"answers": orjson.dumps(answers).decode()})
 
 
 @torch.no_grad()
 def load_answer_head(head: nn.Sequential, answers: list[str], folder: Path) -> int:
-    """Fill `head` from a pre-trained one, output by output where the answer strings agree; return how many did.
+    """Load a pre-trained head into `head`; return the number of outputs, matched by answer string, that it filled.
 
     Args:
-        head: from `answer_head`; outputs that find no counterpart keep their values, and so does an objective's own
-            head in the place of the last Linear.
+        head: from `answer_head`; outputs whose answers the pre-trained head lacks keep their values, and so does an
+            objective's own head in place of the last Linear.
         answers: the answer of each output of `head`.
         folder: a pre-trained model's folder that holds `answer_head.safetensors`.
 
@@ -66,8 +66,8 @@ def load_answer_head(head: nn.Sequential, answers: list[str], folder: Path) -> i
     first, second = cast(nn.Linear, head[0]), head[3]
     if tensors["0.weight"].shape != first.weight.shape:
         raise InputError(f"{folder / HEAD_FILE}: its answer head is of another width than the model's")
-    # Assigning to a weight-normed weight sets its norm and direction.
-    first.weight = tensors["0.weight"]  # type: ignore[assignment]
+    # Assigning to a weight-normed weight sets its norm and direction, which copy_ would not.
+    first.weight = tensors["0.weight"]
     first.bias.copy_(tensors["0.bias"])
     if not isinstance(second, nn.Linear):
         return 0
@@ -75,6 +75,6 @@ def load_answer_head(head: nn.Sequential, answers: list[str], folder: Path) -> i
     rows = [theirs.index(answers[i]) for i in ours]
     weight, bias = second.weight.clone(), second.bias.clone()
     weight[ours], bias[ours] = tensors["3.weight"][rows], tensors["3.bias"][rows]
-    second.weight = weight  # type: ignore[assignment]
+    second.weight = weight
     second.bias.copy_(bias)
     return len(ours)

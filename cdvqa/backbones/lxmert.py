@@ -15,6 +15,7 @@ from cdvqa.backbones.huggingface import (
     BERT_LAYER,
     architecture,
     bert_layer,
+    head_dropout,
     heads,
     load_from_hub,
     neurons,
@@ -30,7 +31,7 @@ CROSS_BLOCK = (
     *(f"{stream}_self_att.{part}" for stream in ("lang", "visn") for part in BERT_ATTENTION),
     *(f"{stream}_{part}.dense" for stream in ("lang", "visn") for part in ("inter", "output")),
 )
-# The pooler reads the language stream, so these parts of the last cross-modality layer never reach the answer.
+# The pooler reads the language stream alone, so these parts of the last cross-modality layer do not affect the answer.
 DEAD = ("visn_self_att", "visn_inter", "visn_output")
 
 
@@ -60,8 +61,7 @@ class Lxmert(Classification):
         self.config = architecture(LxmertConfig, pretrained, config)
         self.hidden_size = self.config.hidden_size
         self.lxmert = LxmertModel(self.config)
-        dropout = getattr(self.config, "classifier_dropout", None)  # by Hugging Face's name for it
-        self.classifier = answer_head(self.hidden_size, num_answers, 0.5 if dropout is None else dropout)
+        self.classifier = answer_head(self.hidden_size, num_answers, head_dropout(self.config))
         self._freeze_dead_branch()
 
     def forward(self, batch: VQABatch) -> Output:
@@ -90,7 +90,7 @@ class Lxmert(Classification):
         return {"question": self.hidden_size, "vision": self.hidden_size}
 
     def matrices(self) -> dict[str, list[str]]:
-        """168 matrices of LXMERT-base (Eqs. 11–12): biases, layer norms, position and type embeddings stay whole."""
+        """168 matrices of LXMERT-base (Eqs. 11–12); biases, norms, position and type embeddings are not pruned."""
         layers = self.config.num_hidden_layers
         names = {
             "language": ["embeddings.word_embeddings"]
@@ -123,7 +123,7 @@ class Lxmert(Classification):
         return [f"lxmert.encoder.x_layers.{last}.{part}." for part in DEAD]
 
     def skip_unused(self) -> None:
-        """The last cross-modality layer computes the first position of the language stream alone."""
+        """The last cross-modality layer computes only the first position of the language stream."""
         layers = self.lxmert.encoder.x_layers
         layers[-1] = FirstPosition(layers[-1])
 
@@ -153,16 +153,16 @@ class Lxmert(Classification):
         return {"name": self.name, **shape, "layers": dict(self.config.num_hidden_layers), "answers": self.num_answers}
 
     def _freeze_dead_branch(self) -> None:
-        """No gradient ever reaches it, and DDP would stop at parameters that are trained but never used."""
+        """Freeze parameters that get no gradient: DDP refuses trainable parameters that are not used."""
         last = self.lxmert.encoder.x_layers[-1]
         for part in DEAD:
             getattr(last, part).requires_grad_(False)
 
 
 class FirstPosition(nn.Module):
-    """LXMERT's last cross-modality layer without what the pooler does not read.
+    """LXMERT's last cross-modality layer, reduced to what the pooler reads: the first position of the language stream.
 
-    All positions of the language stream attend to the regions, and the first one to them; the regions pass through.
+    All its positions attend to the regions; then the first attends to all of them. Regions are returned unchanged.
     """
 
     def __init__(self, layer: Any) -> None:
@@ -178,7 +178,14 @@ class FirstPosition(nn.Module):
         region_mask: Tensor | None,
         output_attentions: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """As the whole layer's, with (B, 1, H) of the language stream; masks are added to the attentions' scores."""
+        """The first position (B, 1, H) and the regions (B, R, H).
+
+        Args:
+            language: (B, T, H).
+            language_mask, region_mask: added to the attention scores, (B, 1, 1, T) and (B, 1, 1, R).
+            regions: (B, R, H).
+            output_attentions: passed by transformers; not used.
+        """
         (language,) = self.visual_attention(language, regions, ctx_att_mask=region_mask)
         first = language[:, :1]
         (context,) = self.lang_self_att.self(first, language, language_mask)

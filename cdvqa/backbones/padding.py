@@ -1,4 +1,4 @@
-"""Padding that no question of a batch needs."""
+"""Padded positions: cut off where the whole batch has none but these, and left out of means."""
 
 import torch
 from torch import Tensor
@@ -7,8 +7,9 @@ from torch import Tensor
 def trim_padding(ids: Tensor | None, mask: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
     """Word pieces and their mask, both (B, T), cut to the longest question of the batch.
 
-    What is padding in every question is attended to by none: no need to compute it. The first position, which models
-    pool, always stays. Without a mask every position counts, and a compiler would rather have one length than many.
+    No position attends to padding, so the outputs stay the same. The first position, which models pool, always stays.
+    Nothing is cut without a mask, as every position counts then, nor while compiling, as each length would need another
+    compilation.
     """
     if ids is None or mask is None or torch.compiler.is_compiling():
         return ids, mask
@@ -17,7 +18,7 @@ def trim_padding(ids: Tensor | None, mask: Tensor | None) -> tuple[Tensor | None
 
 
 def masked_mean(states: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean over the positions of (B, N, H) that the mask (B, N) keeps; None keeps all."""
+    """Mean (B, H) of states (B, N, H) over the positions that the mask (B, N) keeps; None keeps all."""
     if mask is None:
         return states.mean(dim=1)
     weights = mask.to(states.dtype)[..., None]

@@ -1,6 +1,6 @@
 """S-MRL (Cadene et al., 2019, "RUBi"; simplified from MuRel): a recurrent baseline with a bilinear fusion."""
 
-from typing import Optional, cast
+from typing import Optional
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +15,13 @@ GLIMPSES = 2
 
 
 class Smrl(WordsFromGlove):
-    """S-MRL: a GRU reads the question, BLOCK fuses it with every region, and each unit keeps its largest region.
+    """S-MRL: a GRU reads the question, BLOCK fuses it with every region, and max pooling joins the regions.
 
-    The default sizes are published; with BERT's 30,522 word pieces and 2,274 answers it has 57,821,052 parameters, the
-    "~60M" of the debiasing paper. Where the published model starts from skip-thoughts' word vectors and GRU, this one
-    is trained from scratch, or starts its words from GloVe. A quarter of the word vectors' units is dropped out, the
-    same ones at every word; skip-thoughts' GRU also drops out its states. It is compared with compressed models and is
-    not compressed itself.
+    The default sizes are the published ones; with BERT's 30,522 word pieces and 2,274 answers it has 57,821,052
+    parameters, the "~60M" of the debiasing paper. The published model starts from skip-thoughts' word vectors and GRU;
+    this one is trained from scratch, or starts its word embeddings from GloVe. Dropout removes a quarter of the word
+    embedding's units, the same ones at every word; skip-thoughts' GRU also has dropout on its states. It is a baseline
+    for compressed models and cannot be compressed itself.
 
     Source: `SMRLNet` in yuleiniu/cfvqa.
 
@@ -30,14 +30,14 @@ class Smrl(WordsFromGlove):
         vocab_size: number of word pieces of the run's tokenizer.
         visual_feat_dim: width of the region features.
         embedding_size: width of the word embedding.
-        question_size: width of the GRU's state; the question's vector has two of them side by side.
+        question_size: width of the GRU's state; the question vector is two of them, concatenated.
         attention_size: width of the hidden layer that scores the words.
         fusion_size: width in which question and region are multiplied, in `chunks` parts, as sums of `rank` products.
         chunks: see `fusion_size`.
         rank: see `fusion_size`.
-        hidden_size: width of a fused region, and so of the joint representation.
+        hidden_size: width of a fused region and of the joint representation.
         classifier_size: width of the classifier's two hidden layers.
-        glove: GloVe text file of `embedding_size` numbers a word, such as `glove.6B.300d.txt` with 300: word pieces
+        glove: GloVe text file with `embedding_size` numbers per word, such as `glove.6B.300d.txt` with 300: word pieces
             that are words of the file start with its vector; null starts all of them at random.
     """
 
@@ -84,7 +84,7 @@ class Smrl(WordsFromGlove):
         self.classifier = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last)
 
     def forward(self, batch: VQABatch) -> Output:
-        """The strongest of the fused regions in each unit, (B, H), then the classifier."""
+        """`hidden` (B, H) is the maximum over the fused regions, unit by unit; the classifier follows."""
         ids, mask = trim_padding(batch.input_ids, batch.attention_mask)
         assert ids is not None and batch.region_features is not None
         question = self.read(ids, mask)
@@ -96,23 +96,25 @@ class Smrl(WordsFromGlove):
     def states(self, ids: Tensor) -> Tensor:
         """The GRU's state at each word piece, (B, T, question_size)."""
         words = self.dropout(self.embedding(ids).transpose(1, 2)).transpose(1, 2)
-        return cast(Tensor, self.gru(words)[0])
+        states: Tensor = self.gru(words)[0]
+        return states
 
     def read(self, ids: Tensor, mask: Tensor | None) -> Tensor:
-        """The two glimpses at each question side by side, (B, 2 · question_size); without a mask all words count."""
-        return cast(Tensor, self.attention(self.states(ids), mask))
+        """The two glimpses at each question, concatenated, (B, 2 · question_size); without a mask all words count."""
+        glimpses: Tensor = self.attention(self.states(ids), mask)
+        return glimpses
 
     def pool(self, question: Tensor, regions: Tensor, mask: Tensor | None) -> Tensor:
-        """The maximum over the regions that the mask (B, R) keeps, (B, H); over all where it keeps none."""
-        fused = self.fusion(question, regions)
+        """The maximum (B, H) over the regions that the mask (B, R) keeps; over all where it keeps none."""
+        fused: Tensor = self.fusion(question, regions)
         if mask is not None:
             absent = ~mask.bool() & mask.bool().any(dim=1, keepdim=True)
             fused = fused.masked_fill(absent[..., None], torch.finfo(fused.dtype).min)
-        return cast(Tensor, fused.amax(dim=1))
+        return fused.amax(dim=1)
 
     @property
     def provides(self) -> dict[str, int]:
-        """The question vector, and the mean of the regions, which S-MRL takes as they are."""
+        """The question vector, and the mean of the region features, which S-MRL does not embed."""
         return {"question": GLIMPSES * self.sizes["question_size"], "vision": self.sizes["visual_feat_dim"]}
 
     def word_tables(self) -> list[Tensor]:
@@ -124,7 +126,7 @@ class Smrl(WordsFromGlove):
 
 
 class WordAttention(nn.Module):
-    """Attention of a question over its own words, in glimpses with weights of their own."""
+    """Self-attention of a question over its words, in `GLIMPSES` glimpses, each with its own weights."""
 
     def __init__(self, state_size: int, attention_size: int) -> None:
         super().__init__()
@@ -133,21 +135,21 @@ class WordAttention(nn.Module):
         )
 
     def forward(self, states: Tensor, mask: Tensor | None, maximum: Tensor | None = None) -> Tensor:
-        """The glimpses side by side, (B, GLIMPSES · H), of states (B, T, H); see `word_weights`."""
+        """The glimpses, concatenated, (B, GLIMPSES · H), of states (B, T, H); other arguments as in `word_weights`."""
         weights = word_weights(self.score(states), mask, maximum).to(states.dtype)
         return (weights.transpose(1, 2) @ states).flatten(1)
 
 
 def word_weights(scores: Tensor, mask: Tensor | None, maximum: Tensor | None = None) -> Tensor:
-    """Softmax over the words with the authors' 1e-5 in the denominator, (B, T, G).
+    """Softmax over the words, (B, T, G), with the authors' 1e-5 in the denominator.
 
-    They subtract one maximum of the whole batch, by which a question's weights depend on the others of its batch.
-    Here each question has its own.
+    The authors subtract the maximum over the whole batch, so that a question's weights depend on the other questions.
+    Here the default is the maximum over the question's own words.
 
     Args:
-        scores: (B, T, G), of each word for each glimpse.
-        mask: (B, T), 0 on what is no word; None keeps all.
-        maximum: what to subtract; by default the row's own maximum over its words, for each glimpse.
+        scores: (B, T, G), of each word for each of G glimpses.
+        mask: (B, T), 0 on padding; None keeps all.
+        maximum: what to subtract, broadcast to `scores`; None: the maximum over the words, (B, 1, G).
     """
     if mask is not None:
         scores = scores.masked_fill(~mask.bool()[..., None], torch.finfo(scores.dtype).min)

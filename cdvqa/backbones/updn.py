@@ -1,6 +1,6 @@
 """Bottom-up and top-down attention, UpDn (Anderson et al., 2018): the recurrent baseline."""
 
-from typing import Optional, cast
+from typing import Optional
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +14,12 @@ from cdvqa.objectives import Output
 
 
 class UpDn(WordsFromGlove):
-    """UpDn as it is widely implemented: weight-normed layers, ReLU, fusion by product, the authors' kind of head.
+    """UpDn as it is widely implemented: weight-normed layers, ReLU, fusion by product, and an `answer_head`.
 
-    Of its published variants this is the one with two word embeddings side by side, both trained here: with BERT's
+    Of its published variants this is the one with two word embeddings, concatenated; both are trained here. With BERT's
     30,522 word pieces and 2,274 answers it has 36,363,482 parameters (34.7 · 2²⁰), nearest to the "about 35 M" of the
-    debiasing paper, where one embedding would make 26,285,282. Published code drops out no words, and so does this. It
-    is compared with compressed models and is not compressed itself.
+    debiasing paper; with one embedding it would have 26,285,282. As in published code, words have no dropout. It is a
+    baseline for compressed models and cannot be compressed itself.
 
     Args:
         num_answers: size of the answer vocabulary; linked to data.num_answers.
@@ -27,8 +27,8 @@ class UpDn(WordsFromGlove):
         visual_feat_dim: width of the region features.
         hidden_size: width of the question's, the attention's and the joint representation.
         embedding_size: width of each of the two word embeddings.
-        glove: GloVe text file, such as `glove.6B.300d.txt`, of `embedding_size` numbers a word: word pieces that are
-            words of the file start with its vector in both embeddings; null starts all of them at random.
+        glove: GloVe text file with `embedding_size` numbers per word, such as `glove.6B.300d.txt` with 300: word pieces
+            that are words of the file start with its vector in both embeddings; null starts all of them at random.
     """
 
     name = "updn"
@@ -57,7 +57,7 @@ class UpDn(WordsFromGlove):
         self.classifier = answer_head(hidden_size, num_answers)
 
     def forward(self, batch: VQABatch) -> Output:
-        """Product of the question and of the regions that it attends to, (B, H), then the answer head."""
+        """`hidden` (B, H) is the product of the question and the attended regions; the answer head follows."""
         ids, mask = trim_padding(batch.input_ids, batch.attention_mask)
         assert ids is not None and batch.region_features is not None
         question = self.read(ids, mask)
@@ -69,15 +69,15 @@ class UpDn(WordsFromGlove):
 
     def read(self, ids: Tensor, mask: Tensor | None) -> Tensor:
         """The GRU's state at the last word piece of each question (without a mask, at the last position), (B, H)."""
-        states, _ = self.gru(torch.cat([embedding(ids) for embedding in self.embeddings], dim=2))
+        states: Tensor = self.gru(torch.cat([embedding(ids) for embedding in self.embeddings], dim=2))[0]
         if mask is None:
-            return cast(Tensor, states[:, -1])
+            return states[:, -1]
         last = (mask.sum(dim=1) - 1).clamp(min=0)
-        return cast(Tensor, states[torch.arange(len(ids), device=ids.device), last])
+        return states[torch.arange(len(ids), device=ids.device), last]
 
     @property
     def provides(self) -> dict[str, int]:
-        """The question vector, and the mean of the regions, which UpDn attends to as they are."""
+        """The question vector, and the mean of the region features, which UpDn does not embed."""
         return {"question": self.hidden_size, "vision": self.visual_feat_dim}
 
     def word_tables(self) -> list[Tensor]:
@@ -90,7 +90,7 @@ class UpDn(WordsFromGlove):
 
 
 class TopDownAttention(nn.Module):
-    """Attention of the question over the regions: a weight for each from the product of the two, softmax over them."""
+    """Attention of the question over the regions: softmax of a score of the product of question and region."""
 
     def __init__(self, visual_size: int, hidden_size: int) -> None:
         super().__init__()
@@ -100,20 +100,22 @@ class TopDownAttention(nn.Module):
         self.score = normed_linear(hidden_size, 1)
 
     def forward(self, question: Tensor, regions: Tensor, mask: Tensor | None) -> Tensor:
-        """The attended regions, (B, F), of regions (B, R, F) for questions (B, H); mask (B, R) is True on regions."""
+        """The weighted mean (B, F) of regions (B, R, F) for questions (B, H); the mask (B, R) is True on regions."""
         joint = self.dropout(self.vision(regions) * self.question(question)[:, None])
         scores = self.score(joint).squeeze(2)
         if mask is not None:
             scores = scores.masked_fill(~mask.bool(), torch.finfo(scores.dtype).min)
-        weights = scores.softmax(dim=1).to(regions.dtype)
-        return cast(Tensor, (weights[:, None] @ regions).squeeze(1))
+        weights: Tensor = scores.softmax(dim=1).to(regions.dtype)
+        return (weights[:, None] @ regions).squeeze(1)
 
 
 def gate(width: int, out: int) -> nn.Sequential:
-    """Weight-norm Linear and ReLU, where Anderson et al. have a gated tanh."""
+    """Weight-norm Linear and ReLU, in place of the gated tanh of Anderson et al."""
     return nn.Sequential(normed_linear(width, out), nn.ReLU())
 
 
 def normed_linear(width: int, out: int) -> nn.Linear:
-    """Linear with one scalar norm for its whole matrix, as in the answer head."""
-    return cast(nn.Linear, weight_norm(nn.Linear(width, out), dim=None))  # type: ignore[arg-type]
+    """Weight-norm Linear with one scalar norm for its whole matrix, as in the answer head."""
+    layer = nn.Linear(width, out)
+    weight_norm(layer, dim=None)  # type: ignore[arg-type]
+    return layer

@@ -8,7 +8,7 @@ from transformers import VisualBertConfig, VisualBertModel
 
 from cdvqa.backbones.backbone import LoadReport
 from cdvqa.backbones.head import Classification, answer_head
-from cdvqa.backbones.huggingface import BERT_LAYER, architecture, bert_layer, load_from_hub, sizes_of
+from cdvqa.backbones.huggingface import BERT_LAYER, architecture, bert_layer, head_dropout, load_from_hub, sizes_of
 from cdvqa.backbones.padding import masked_mean, trim_padding
 from cdvqa.data.batch import VQABatch
 from cdvqa.objectives import Output
@@ -42,13 +42,12 @@ class VisualBert(Classification):
         self.hidden_size = self.config.hidden_size
         self.visual_bert = VisualBertModel(self.config)
         self.dropout = nn.Dropout(self.config.hidden_dropout_prob)
-        dropout = getattr(self.config, "classifier_dropout", None)  # by Hugging Face's name for it
-        self.classifier = answer_head(self.hidden_size, num_answers, 0.5 if dropout is None else dropout)
+        self.classifier = answer_head(self.hidden_size, num_answers, head_dropout(self.config))
 
     def forward(self, batch: VQABatch) -> Output:
         """Pooled output of the first word piece, dropout, then the answer head; `hidden` is before the dropout."""
         ids, mask = trim_padding(batch.input_ids, batch.attention_mask)
-        # Left to itself the model gives regions token type 1 and position 0, and attends to all that has no mask.
+        # By default the model gives regions token type 1 and position 0, and attends to all positions without a mask.
         outputs = self.visual_bert(
             input_ids=ids,
             attention_mask=mask,
@@ -66,13 +65,13 @@ class VisualBert(Classification):
 
     @property
     def provides(self) -> dict[str, int]:
-        """Means of the embedded word pieces and of the embedded regions: every layer mixes the two."""
+        """Means of the embedded word pieces and regions: every layer after the embeddings mixes the two."""
         return {"question": self.hidden_size, "vision": self.hidden_size}
 
     def matrices(self) -> dict[str, list[str]]:
-        """74 matrices of VisualBERT-base (Eq. 13); the projection of the regions stays whole, as do biases and norms.
+        """74 matrices of VisualBERT-base (Eq. 13); biases, norms and the projection of the regions are not pruned.
 
-        Language and vision meet in every layer, so there is no `vision` module and no budget over three modalities.
+        Every layer mixes language and vision, so there is no modality `vision`, and no budget over three modalities.
         """
         names = {
             "language": ["embeddings.word_embeddings"],
@@ -86,7 +85,7 @@ class VisualBert(Classification):
         return [s for i in layers for s in bert_layer(f"visual_bert.encoder.layer.{i}", self.config)]
 
     def skip_unused(self) -> None:
-        """The last layer computes the first position alone."""
+        """The last layer computes only the first position."""
         layers = self.visual_bert.encoder.layer
         layers[-1] = FirstPosition(layers[-1])
 
@@ -120,7 +119,7 @@ class VisualBert(Classification):
 
 
 class FirstPosition(nn.Module):
-    """VisualBERT's last layer for the position that the pooler reads: it attends to all others."""
+    """VisualBERT's last layer, reduced to the position that the pooler reads; it attends to all positions."""
 
     def __init__(self, layer: Any) -> None:
         super().__init__()
@@ -129,11 +128,18 @@ class FirstPosition(nn.Module):
     def forward(
         self, hidden_states: Tensor, attention_mask: Tensor | None = None, output_attentions: bool = False
     ) -> tuple[Tensor]:
-        """As the whole layer's, but (B, 1, H); the mask (B, 1, 1, N) is added to the attention's scores."""
+        """The first position, (B, 1, H).
+
+        Args:
+            hidden_states: (B, N, H).
+            attention_mask: added to the attention scores, (B, 1, 1, N).
+            output_attentions: passed by transformers; not used.
+        """
         attention, first = self.layer.attention.self, hidden_states[:, :1]
 
         def heads(states: Tensor) -> Tensor:
-            return states.unflatten(2, (-1, attention.attention_head_size)).transpose(1, 2)
+            split: Tensor = states.unflatten(2, (-1, attention.attention_head_size)).transpose(1, 2)
+            return split
 
         query, key, value = attention.query(first), attention.key(hidden_states), attention.value(hidden_states)
         context = nn.functional.scaled_dot_product_attention(heads(query), heads(key), heads(value), attention_mask)

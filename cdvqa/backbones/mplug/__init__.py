@@ -1,4 +1,4 @@
-"""mPLUG (Li et al., 2022): an image, a question, and an answer that is said word piece by word piece."""
+"""mPLUG (Li et al., 2022): a generative backbone that reads images and generates answers word piece by word piece."""
 
 from cdvqa.backbones.mplug.model import Mplug
 

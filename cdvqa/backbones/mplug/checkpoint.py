@@ -1,4 +1,4 @@
-"""mPLUG's weights on disk: the authors' files, and folders of our own."""
+"""mPLUG's weights on disk: the authors' checkpoints, and folders in cdvqa's own format."""
 
 import pickle
 import zipfile
@@ -25,7 +25,7 @@ CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 def load_authors(model: nn.Module, path: Path) -> LoadReport:
     """Fill `model` from a checkpoint of the authors.
 
-    A checkpoint without a decoder leaves the model's as it is; the report names its weights as missing.
+    If the checkpoint has no decoder, the model's keeps its weights, and the report lists them as missing.
 
     Raises:
         InputError: absent, unreadable, of another shape, or matching less than 95 % of the parameters.
@@ -41,7 +41,11 @@ def load_authors(model: nn.Module, path: Path) -> LoadReport:
 
 
 def read_state(path: Path) -> Mapping[str, Tensor]:
-    """The weights under `model` or, as DeepSpeed names them, `module`; no code in the file is run."""
+    """The weights in the file's `model` or, where DeepSpeed wrote it, `module`; no code in the file is run.
+
+    Raises:
+        InputError: the file is absent or unreadable, or holds anything but weights.
+    """
     remedy = "name mPLUG's checkpoint (mplug_base.pth) with --model.backbone.pretrained FILE"
     if not path.is_file():
         raise InputError(f"{path}: no such file; {remedy}")
@@ -56,17 +60,25 @@ def read_state(path: Path) -> Mapping[str, Tensor]:
         raise InputError(f"{path}: cannot be read (it is not a torch file, or not all of it); {remedy}") from error
     for key in ("model", "module"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            return content[key]  # type: ignore[no-any-return]
+            state: Mapping[str, Tensor] = content[key]
+            return state
     raise InputError(f"{path}: there is neither `model` nor `module` in this file; {remedy}")
 
 
 def fill(
     model: nn.Module, state: Mapping[str, Tensor], source: str, unexpected: list[str], without: tuple[str, ...] = ()
 ) -> LoadReport:
-    """Copy `state` into `model`, and say what it filled.
+    """Copy `state` into `model`, and report what it filled.
 
     Args:
-        without: prefixes of the parts that the source is not meant to hold.
+        model: has a parameter of each name in `state`.
+        state: weights by the model's names.
+        source: where they came from, for messages.
+        unexpected: names in the source that the model lacks.
+        without: prefixes of the model's names that the source need not hold.
+
+    Raises:
+        InputError: a weight of another shape, or less than 95 % of the parameters.
     """
     own = model.state_dict()
     for name, tensor in state.items():
@@ -76,13 +88,17 @@ def fill(
     sizes = {name: tensor.numel() for name, tensor in own.items() if not name.startswith(without or ("\0",))}
     missing = sorted(name for name in own if name not in state)
     report = load_report(source, sizes, missing, unexpected, "mPLUG")
-    # A model without memory, such as `cdvqa check` builds, can only take over the tensors themselves.
+    # Parameters on the meta device, as in `cdvqa check`, have no memory to copy to: they are replaced.
     model.load_state_dict(state, strict=False, assign=next(iter(own.values())).is_meta)
     return report
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The sizes of the model in `folder`."""
+    """The sizes of the model in `folder`, as `MplugConfig.from_dict` takes them.
+
+    Raises:
+        InputError: config.json is absent, unreadable or not a mapping.
+    """
     path = folder / CONFIG_FILE
     try:
         config = read_json(path)

@@ -1,4 +1,4 @@
-"""The sizes of an mPLUG, under the names of the authors' configuration files."""
+"""Sizes of mPLUG, under the names of the authors' configuration files."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -16,14 +16,14 @@ BERT_SIZES = (
 
 @dataclass(frozen=True)
 class VisionSizes:
-    """The vision transformer; as it stands, CLIP's ViT-B/16 on pictures of 384 x 384 pixels.
+    """The vision transformer; by default CLIP's ViT-B/16 on images of 384 x 384 pixels.
 
     Attributes:
-        input_resolution: height and width of the pictures in pixels.
-        patch_size: of the square patches, in pixels.
-        width: of the tokens; four times as wide inside a feed-forward part.
-        layers: number of blocks.
-        heads: of each attention.
+        input_resolution: height and width of the images in pixels.
+        patch_size: height and width of a patch in pixels.
+        width: width of the tokens; feed-forward layers are four times as wide.
+        layers: number of layers.
+        heads: number of heads of each attention.
     """
 
     input_resolution: int = 384
@@ -35,12 +35,12 @@ class VisionSizes:
 
 @dataclass(frozen=True)
 class MplugConfig:
-    """An mPLUG; as it stands, mPLUG-base.
+    """Sizes of mPLUG; by default those of mPLUG-base.
 
     Attributes:
-        num_hidden_layers: layers that fusion counts, of which it has the last `fusion_layers`.
-        stride_layer: every how many fusion layers image and text attend to each other as one sequence.
-        start_token_id, end_token_id: around an answer, where no tokeniser says otherwise.
+        num_hidden_layers: number after which the fusion layers' indices end; fusion has the last `fusion_layers`.
+        stride_layer: every so many fusion layers, image and text attend to each other as one sequence.
+        start_token_id, end_token_id: tokens before and after an answer, used where no tokenizer is set.
     """
 
     vocab_size: int = 30522
@@ -64,10 +64,10 @@ class MplugConfig:
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any], source: str) -> "MplugConfig":
-        """Base sizes where `given` has none.
+        """The sizes in `given`; those of mPLUG-base where it has none.
 
         Raises:
-            InputError: a name that no size goes by, or sizes that do not fit; `source` says where `given` was read.
+            InputError: an unknown name, or sizes that do not fit together; `source` says where `given` was read.
         """
         vision = check_names(given.get("vision", {}), VisionSizes, f"{source}: vision")
         rest = {name: value for name, value in given.items() if name != "vision"}
@@ -80,16 +80,16 @@ class MplugConfig:
 
     @property
     def fusion_indices(self) -> range:
-        """The numbers of the fusion layers."""
+        """Indices of the fusion layers, as in the authors' checkpoints."""
         return range(self.num_hidden_layers - self.fusion_layers, self.num_hidden_layers)
 
     def connected(self, index: int) -> bool:
         """Whether fusion layer `index` takes image and text as one sequence; its cross-attention is then unused."""
-        place = index - self.fusion_indices.start
-        return place > 0 and place % self.stride_layer == 0
+        position = index - self.fusion_indices.start
+        return position > 0 and position % self.stride_layer == 0
 
     def bert(self, cross_attention: bool) -> BertConfig:
-        """The layers of the text encoder, or with cross-attention those of fusion and decoder."""
+        """Configuration of the text encoder's layers, or with cross-attention that of fusion and decoder."""
         sizes = {name: getattr(self, name) for name in BERT_SIZES}
         return BertConfig(
             **sizes,
@@ -99,7 +99,7 @@ class MplugConfig:
         )
 
     def clip(self) -> CLIPVisionConfig:
-        """The vision transformer's blocks."""
+        """Configuration of the vision transformer."""
         return CLIPVisionConfig(
             hidden_size=self.vision.width,
             intermediate_size=4 * self.vision.width,
@@ -115,7 +115,7 @@ class MplugConfig:
 
 
 def check_names(given: Mapping[str, Any], sizes: type, source: str) -> Mapping[str, Any]:
-    """`given`, unless it has a name that is no field of `sizes`."""
+    """Return `given`; InputError if one of its names is no field of the dataclass `sizes`."""
     known = {size.name for size in fields(sizes)}
     for name in given:
         if name not in known:

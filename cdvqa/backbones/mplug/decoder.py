@@ -1,4 +1,4 @@
-"""What mPLUG says: word pieces one after another, each looking at image and question."""
+"""mPLUG's decoder and its head: scores of the next word piece of an answer, given image and question."""
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ class Decoder(BertPreTrainedModel):
         super().__init__(bert)
         self.embeddings = BertEmbeddings(bert)
         self.layer = nn.ModuleList(BertLayer(bert, layer_idx=i) for i in range(config.text_decode_layers))
-        self.post_init()
+        BertPreTrainedModel.post_init(self)
 
     def forward(
         self,
@@ -38,12 +38,12 @@ class Decoder(BertPreTrainedModel):
         Args:
             ids: word pieces, (B, L).
             states: image and question, (B, S, H).
-            states_mask: (B, S) bool, True on what may be looked at.
+            states_mask: (B, S) bool, True on what is attended to.
             positions: of the pieces in their answers, (1, L).
-            mask: (B, L, L') bool, which of the pieces (those in `cache` first) each one looks at.
-            cache: keys and values of earlier pieces and of `states`; those of the pieces are added to it.
+            mask: (B, L, L') bool, which of the L' pieces (those in `cache` first) each piece attends to.
+            cache: keys and values of earlier pieces and of `states`; those of the L pieces are added to it.
         """
-        hidden = self.embeddings(ids, position_ids=positions)
+        hidden: Tensor = self.embeddings(ids, position_ids=positions)
         for layer in self.layer:
             hidden = layer(
                 hidden,
@@ -52,25 +52,26 @@ class Decoder(BertPreTrainedModel):
                 encoder_attention_mask=states_mask[:, None, None],
                 past_key_values=cache,
             )
-        return hidden  # type: ignore[no-any-return]
+        return hidden
 
     def side_by_side(self, ids: Tensor, states: Tensor, states_mask: Tensor) -> Tensor:
         """Hidden states (B, M, L, H) of M answers to each question, `ids` (B, M, L).
 
-        The answers lie in one row, each word piece looking at those before it in its own answer. So keys and values of
-        image and question, which are most of the work, are formed once for all answers. Padding needs no mask: nothing
-        that counts comes after it.
+        The answers of a question form one row, in which a word piece attends to itself and earlier pieces of its own
+        answer. So keys and values of image and question, most of the work, are computed once for all answers. Padding
+        needs no mask: it comes last, so no word piece attends to it.
         """
         _, answers, length = ids.shape
         positions = torch.arange(length, device=ids.device).repeat(answers)[None]
         answer = torch.arange(answers, device=ids.device).repeat_interleave(length)
         mask = (answer[:, None] == answer) & (positions <= positions.T)
         hidden: Tensor = self(ids.flatten(1), states, states_mask, positions, mask.expand(len(ids), -1, -1))
-        return hidden.unflatten(1, (answers, length))
+        by_answer: Tensor = hidden.unflatten(1, (answers, length))
+        return by_answer
 
 
 class LanguageModelHead(nn.Module):
-    """Scores of the next word piece; its matrix is the decoder's word embedding, which belongs to the decoder."""
+    """Scores of the next word piece; its matrix is the decoder's word embedding, which is passed to `forward`."""
 
     def __init__(self, config: MplugConfig) -> None:
         super().__init__()

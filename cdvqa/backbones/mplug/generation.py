@@ -1,4 +1,4 @@
-"""Answers of any wording, found by the authors' beam search."""
+"""Open-ended answers, found by the authors' beam search."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,13 +11,13 @@ from transformers import DynamicCache, EncoderDecoderCache
 NextPiece = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, EncoderDecoderCache], Tensor]
 
 
-class Said(NamedTuple):
-    """What a beam search found.
+class Generated(NamedTuple):
+    """The result of a beam search.
 
     Attributes:
-        ids: (B, 1 + max_length) word pieces from the start token on, filled up with the end token.
-        lengths: (B,) how many of them are the answer, start and end tokens among them.
-        scores: (B,) log-probability over the length penalty.
+        ids: (B, 1 + max_length) int64, start token and word pieces, padded with the end token.
+        lengths: (B,) int64, number of ids before the padding, start and end tokens included.
+        scores: (B,) log-probability divided by the length penalty.
     """
 
     ids: Tensor
@@ -35,40 +35,40 @@ def beam_search(
     max_length: int,
     start: int,
     end: int,
-) -> Said:
+) -> Generated:
     """The best answer to each question.
 
-    All beams of a question are one row: a beam is a set of earlier word pieces that its next one looks at. So keys and
-    values of image and question are computed once and stored once, and those of word pieces never move.
+    All beams of a question are one row: a beam is the set of earlier word pieces that its next one attends to. So keys
+    and values of image and question are computed and stored once, and those of word pieces are never copied.
 
-    Scores are log-probabilities over ((6 + step) / 6)^0.6. A beam that ends is remembered and goes on; a question is
-    done when its best beam ends, and its answer is the best that ever ended.
+    Scores are log-probabilities divided by ((6 + step) / 6)^0.6. A beam that ends is recorded and still extended. The
+    search for a question stops when its best beam ends; the answer is the best of all recorded beams.
 
     Args:
         next_piece: the decoder and its head.
         states: image and question, (B, S, H).
         states_mask: (B, S) bool.
-        beam_size: beams of a question.
-        max_length: word pieces after the start token.
-        start, end: the tokens around an answer; the end is never the first word piece.
+        beam_size: K, number of beams of a question.
+        max_length: word pieces after the start token, at most.
+        start, end: tokens before and after an answer; the end is never the first word piece.
 
     Source: the authors' text generator ("Training / evaluation" of mPLUG).
     """
     count, device = len(states), states.device
-    found = Said(
+    found = Generated(
         torch.full((count, 1 + max_length), end, device=device),
         torch.zeros(count, dtype=torch.int64, device=device),
         torch.full((count,), -torch.inf, dtype=torch.promote_types(states.dtype, torch.float32), device=device),
     )
-    running = torch.arange(count, device=device)  # questions that are not done
+    running = torch.arange(count, device=device)  # questions that are still searched
     pieces = torch.full((count, 1, 1), start, device=device)  # (questions, beams, pieces so far)
     scores = found.scores.new_zeros(count, 1)
-    looks_at = torch.ones(count, 1, 1, dtype=torch.bool, device=device)  # (questions, beams, pieces in the cache)
+    attends = torch.ones(count, 1, 1, dtype=torch.bool, device=device)  # (questions, beams, pieces in the cache)
     own = torch.eye(beam_size, dtype=torch.bool, device=device)
     cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
     for step in range(max_length):
         position = torch.full((1, pieces.shape[1]), step, device=device)
-        logits = next_piece(pieces[:, :, -1], states, states_mask, position, looks_at, cache)
+        logits = next_piece(pieces[:, :, -1], states, states_mask, position, attends, cache)
         log_probs = logits.to(scores.dtype).log_softmax(dim=-1)
         if step == 0:
             log_probs[..., end] = -torch.inf
@@ -77,27 +77,35 @@ def beam_search(
         parent, piece = chosen // log_probs.shape[-1], chosen % log_probs.shape[-1]
         pieces = torch.cat([rows(pieces, parent), piece[..., None]], dim=-1)
         scores = ranked * penalty
-        looks_at = torch.cat([rows(looks_at, parent), own.expand(len(running), -1, -1)], dim=-1)
+        attends = torch.cat([rows(attends, parent), own.expand(len(running), -1, -1)], dim=-1)
 
         ended = piece == end if step + 1 < max_length else torch.ones_like(piece, dtype=torch.bool)
-        remember(found, running, ended, pieces, ranked)
+        record(found, running, ended, pieces, ranked)
         going = (~ended[:, 0]).nonzero()[:, 0]
         if len(going) == 0:
             break
         if len(going) < len(running):
-            running, pieces, scores, looks_at = (part[going] for part in (running, pieces, scores, looks_at))
+            running, pieces, scores, attends = (part[going] for part in (running, pieces, scores, attends))
             states, states_mask = states[going], states_mask[going]
             cache.batch_select_indices(going)
     return found
 
 
 def rows(beams: Tensor, parent: Tensor) -> Tensor:
-    """The rows (B, K, …) of `beams` that `parent` (B, K) names."""
+    """The rows (B, K, …) of `beams` (B, K', …) at the indices `parent` (B, K)."""
     return beams.gather(1, parent[..., None].expand(-1, -1, beams.shape[-1]))
 
 
-def remember(found: Said, running: Tensor, ended: Tensor, pieces: Tensor, ranked: Tensor) -> None:
-    """Enter the best beam that ended at this step wherever it beats what was found; beams are ranked best first."""
+def record(found: Generated, running: Tensor, ended: Tensor, pieces: Tensor, ranked: Tensor) -> None:
+    """Write the best beam that ended at this step into `found`, for each question where it is better.
+
+    Args:
+        found: changed in place.
+        running: (Q,) indices into `found` of the questions that are still searched.
+        ended: (Q, K) bool, beams that end at this step; best first, as are all beams.
+        pieces: (Q, K, step + 2) word pieces of each beam.
+        ranked: (Q, K) scores.
+    """
     first = ended.int().argmax(dim=1, keepdim=True)
     score = ranked.gather(1, first)[:, 0].masked_fill(~ended.any(dim=1), -torch.inf)
     better = (score > found.scores[running]).nonzero()[:, 0]

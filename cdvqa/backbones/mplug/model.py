@@ -1,4 +1,4 @@
-"""mPLUG as a backbone: trained to say the human answers, asked to say its own."""
+"""mPLUG as a backbone: trained on the human answers as sequences; at evaluation it generates an answer."""
 
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 from transformers import EncoderDecoderCache
 
 from cdvqa.backbones.backbone import Backbone, LoadReport
-from cdvqa.backbones.huggingface import BERT_ATTENTION, BERT_LAYER, bert_layer, heads, neurons
+from cdvqa.backbones.huggingface import BERT_ATTENTION, BERT_LAYER, bert_layer, check_from_scratch, heads, neurons
 from cdvqa.backbones.mplug.checkpoint import load_authors, load_folder, read_config, save_folder
 from cdvqa.backbones.mplug.config import MplugConfig
 from cdvqa.backbones.mplug.decoder import Decoder, LanguageModelHead
@@ -22,7 +22,6 @@ from cdvqa.backbones.mplug.generation import beam_search
 from cdvqa.backbones.mplug.ranking import Spelling, likeliest
 from cdvqa.data.batch import VQABatch
 from cdvqa.data.visual.source import ImageFormat
-from cdvqa.errors import InputError
 from cdvqa.objectives import Output, SequenceOutput
 from cdvqa.sparsity.patterns import Structure
 
@@ -34,26 +33,26 @@ class Mplug(Backbone):
     """mPLUG: CLIP's vision transformer, a BERT text encoder, fusion with skip connections, and a BERT decoder.
 
     Args:
-        num_answers: size of the answer vocabulary; linked to data.num_answers. mPLUG answers in words of its own, so
-            only `rank` looks at the vocabulary.
+        num_answers: size of the answer vocabulary; linked to data.num_answers. mPLUG generates its answers, so only
+            `rank` uses the vocabulary.
         pretrained: the authors' checkpoint (a file with `model`, or DeepSpeed's with `module`), or a folder with
             config.json and model.safetensors; null starts from random weights.
         config: sizes under the names of the authors' configuration files, for a model from scratch; null takes those
             of the folder, or mPLUG-base.
-        beam_size: beams of the search for an answer.
-        max_length: word pieces of an answer at most, its end among them.
-        rank: null lets it say anything; a number makes it choose from the vocabulary, comparing the so many answers
-            whose first word piece is likeliest (the authors' k_test is 128).
-        vision_lr: learning rate of the vision encoder, its scores included; null is that of the rest. The authors have
-            5e-6 beside 3e-5.
+        beam_size: number of beams of the search for an answer.
+        max_length: largest number of word pieces of an answer, its end included.
+        rank: null generates any answer; a number chooses from the vocabulary, among as many answers whose first word
+            pieces are most likely (the authors' k_test is 128).
+        vision_lr: learning rate of the vision encoder and its scores; null takes that of the rest. The authors use 5e-6
+            with 3e-5 for the rest.
     """
 
     name = "mplug"
     generates = True
     counting_note = (
-        "The published 182M of 350M (52 %) for half of mPLUG is a miscount: what its count leaves out is found by a "
-        "part of its name, so that the fusion encoder's `layer.1` takes layers 10 and 11 along. Half of the masked "
-        "matrices is 134 of all 347 million parameters; 213 million (61 %) are kept."
+        "The published 182M of 350M (52 %) for half of mPLUG is a miscount: the script leaves weights out by a part of "
+        "their name, and the fusion encoder's `layer.1` also matches layers 10 and 11. Half of the masked matrices is "
+        "134 of all 347 million parameters; 213 million (61 %) are kept."
     )
 
     def __init__(
@@ -67,8 +66,7 @@ class Mplug(Backbone):
         vision_lr: Optional[float] = None,
     ) -> None:
         super().__init__()
-        if config is not None and pretrained is not None:
-            raise InputError("--model.backbone: `config` is for a model from scratch; set `pretrained` to null with it")
+        check_from_scratch(pretrained, config)
         self.num_answers, self.pretrained, self.vision_lr = num_answers, pretrained, vision_lr
         self.beam_size, self.max_length, self.rank = beam_size, max_length, rank
         self.config = architecture(pretrained, config)
@@ -81,24 +79,25 @@ class Mplug(Backbone):
         self.classifier = LanguageModelHead(self.config)
         self._spelling: Spelling | None = None
 
-    # --- what it computes -----------------------------------------------------------------------------------------
+    # --- training -------------------------------------------------------------------------------------------------
 
     def forward(self, batch: VQABatch) -> Output:
-        """Score each word piece of each human answer, given those before it."""
+        """Score each word piece of each human answer, given those before it: `Output.sequence` alone is set."""
         sequences = batch.sequences
         assert sequences is not None, "a generative backbone is trained on batch.sequences"
         states, mask = self.encode(batch)
         ids, question = sequences.ids[:, :-1], sequences.question
-        place = torch.arange(len(ids), device=ids.device) - torch.searchsorted(question, question)  # in its question
-        answers = ids.new_zeros(len(states), int(place.max()) + 1, ids.shape[1])
-        answers[question, place] = ids
-        logits = self._head(self.decoder.side_by_side(answers, states, mask)[question, place])
+        # `question` ascends, so this numbers the answers to each question from 0.
+        number = torch.arange(len(ids), device=ids.device) - torch.searchsorted(question, question)
+        answers = ids.new_zeros(len(states), int(number.max()) + 1, ids.shape[1])
+        answers[question, number] = ids
+        logits = self._head(self.decoder.side_by_side(answers, states, mask)[question, number])
         target = sequences.ids[:, 1:].masked_fill(sequences.mask[:, 1:] == 0, -100)
         sequence = SequenceOutput(logits, target, sequences.weight, sequences.prior, len(states))
         return Output(None, None, sequence)
 
     def encode(self, batch: VQABatch) -> tuple[Tensor, Tensor]:
-        """Image and question as one sequence (B, 1 + P + T, H), and its mask, bool."""
+        """Image and question as one sequence (B, 1 + P + T, H), and its mask (B, 1 + P + T) bool."""
         ids, mask = batch.input_ids, batch.attention_mask
         assert ids is not None and batch.image is not None, "mPLUG reads word pieces and sees the image itself"
         mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
@@ -114,23 +113,24 @@ class Mplug(Backbone):
         mask: Tensor,
         cache: EncoderDecoderCache,
     ) -> Tensor:
-        """Scores of the word piece after each of `ids`, (B, L, V); arguments are those of the decoder."""
+        """Scores of the word piece after each of `ids`, (B, L, V); the decoder explains the arguments."""
         return self._head(self.decoder(ids, states, states_mask, positions, mask, cache))
 
     def _head(self, hidden: Tensor) -> Tensor:
-        return self.classifier(hidden, self.decoder.embeddings.word_embeddings.weight)  # type: ignore[no-any-return]
+        scores: Tensor = self.classifier(hidden, self.decoder.embeddings.word_embeddings.weight)
+        return scores
 
-    # --- what it answers ------------------------------------------------------------------------------------------
+    # --- answers --------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def answer(self, batch: VQABatch) -> list[str]:
         spelling = self.spelling()
-        with parametrize.cached():  # masked weights are formed once, not at every word piece
+        with parametrize.cached():  # masked weights are computed once, not at every word piece
             states, mask = self.encode(batch)
             if self.rank is not None:
                 best = likeliest(self.decoder.side_by_side, self._head, states, mask, spelling, self.rank)
                 return [spelling.answers[index] for index in best.tolist()]
-            start, end = self.around()
+            start, end = self.delimiters()
             ids, lengths, _ = beam_search(
                 self.next_piece,
                 states,
@@ -143,7 +143,7 @@ class Mplug(Backbone):
         pieces = zip(ids.tolist(), lengths.tolist(), strict=True)
         return [spelling.read(row[:length]) for row, length in pieces]
 
-    def around(self) -> tuple[int, int]:
+    def delimiters(self) -> tuple[int, int]:
         """The tokens before and after an answer."""
         if self.tokenizer is None:
             return self.config.start_token_id, self.config.end_token_id
@@ -155,13 +155,13 @@ class Mplug(Backbone):
         """The vocabulary's answers in word pieces."""
         assert self.answers is not None and self.tokenizer is not None, "the stage hands both over before evaluation"
         if self._spelling is None or self._spelling.answers is not self.answers:
-            self._spelling = Spelling(self.answers, self.tokenizer, *self.around())
+            self._spelling = Spelling(self.answers, self.tokenizer, *self.delimiters())
         return self._spelling
 
-    # --- what is masked and trained -------------------------------------------------------------------------------
+    # --- masks and optimiser --------------------------------------------------------------------------------------
 
     def matrices(self) -> dict[str, list[str]]:
-        """240 matrices of mPLUG-base; the vision encoder's attention, embeddings and the head stay whole."""
+        """240 matrices of mPLUG-base; embeddings, the head and the vision encoder's attention are not pruned."""
         vision = [f"encoder.layers.{i}.mlp.{part}" for i in range(self.config.vision.layers) for part in ("fc1", "fc2")]
         language = [f"layer.{i}.{part}" for i in range(self.config.text_encoder_layers) for part in BERT_LAYER]
         fusion = [f"fusion.layer.{i}" for i in self.config.fusion_indices]
@@ -193,7 +193,7 @@ class Mplug(Backbone):
         return chain(self.vision.encoder.layers, self.text.layer, fusion, self.decoder.layer)
 
     def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-        """No decay on biases and BERT's layer norms (CLIP's do decay), the vision encoder at its own rate."""
+        """No weight decay on biases and BERT's layer norms (but on CLIP's), and the vision encoder at its own rate."""
         groups: dict[tuple[bool, bool], list[Tensor]] = {}
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
@@ -221,11 +221,11 @@ class Mplug(Backbone):
         }
 
     def authors_also_train(self) -> list[str]:
-        """The biases of the vision encoder's attention, which their list of what to freeze leaves out."""
+        """Biases of query, key and value in the vision encoder, which the authors' list of frozen parameters lacks."""
         attention = tuple(f"self_attn.{part}_proj.bias" for part in ("q", "k", "v"))
         return [name for name, _ in self.vision.named_parameters(prefix="vision") if name.endswith(attention)]
 
-    # --- where its weights come from ------------------------------------------------------------------------------
+    # --- weights --------------------------------------------------------------------------------------------------
 
     def load_pretrained(self) -> LoadReport | None:
         if self.pretrained is None:
@@ -234,7 +234,7 @@ class Mplug(Backbone):
         return load_folder(self, path) if path.is_dir() else load_authors(self, path)
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write a folder that `pretrained` can name."""
+        """Write sizes and weights into a folder that `pretrained` accepts."""
         save_folder(self, asdict(self.config), folder)
 
     def from_scratch(self) -> dict[str, Any]:
@@ -252,14 +252,12 @@ class Mplug(Backbone):
             "decoder": self.config.text_decode_layers,
         }
         image = {"side": vision.input_resolution, "patch": vision.patch_size, "heads": vision.heads}
-        stride = self.config.stride_layer
-        return {
-            "name": self.name, **shape, "layers": layers, "stride": stride, "image": image, "answers": self.num_answers
-        }  # fmt: skip
+        rest = {"layers": layers, "stride": self.config.stride_layer, "image": image, "answers": self.num_answers}
+        return {"name": self.name, **shape, **rest}
 
 
 def architecture(pretrained: str | None, config: dict[str, Any] | None) -> MplugConfig:
-    """The sizes to build: given, a folder's, or mPLUG-base."""
+    """The sizes to build: those of `config`, those of the folder `pretrained`, or mPLUG-base."""
     if config is not None:
         return MplugConfig.from_dict(config, "--model.backbone.config")
     if pretrained is not None and Path(pretrained).is_dir():

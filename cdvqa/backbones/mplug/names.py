@@ -1,4 +1,4 @@
-"""The names that the authors' checkpoints give to mPLUG's weights, in ours."""
+"""From the names of weights in the authors' checkpoints to the names in cdvqa's mPLUG."""
 
 import re
 from collections.abc import Container, Mapping
@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 POSITIONS = "vision.embeddings.position_embedding.weight"
-# What a name begins with, and what that is in ours.
+# Pattern of the start of an authors' name, and its replacement.
 RULES = [
     (r"visual_encoder\.visual\.class_embedding", "vision.embeddings.class_embedding"),
     (r"visual_encoder\.visual\.positional_embedding", POSITIONS),
@@ -33,7 +33,7 @@ CLIP_PARTS = {
 
 
 def translate(state: Mapping[str, Tensor], own: Container[str]) -> tuple[dict[str, Tensor], list[str]]:
-    """The weights by our names, and the names (authors') that stand for none of `own`."""
+    """The weights under our names, and the authors' names of weights that are not in `own`."""
     ours: dict[str, Tensor] = {}
     foreign = []
     for name, tensor in state.items():
@@ -45,7 +45,7 @@ def translate(state: Mapping[str, Tensor], own: Container[str]) -> tuple[dict[st
 
 
 def renamed(name: str, tensor: Tensor) -> dict[str, Tensor]:
-    """One of the authors' weights by the name, or names, that we would give it."""
+    """One of the authors' weights under our name; CLIP's joint projection becomes three; empty if it has no rule."""
     plain = unprefixed(name)
     rule = next((rule for rule in RULES if re.match(rule[0], plain)), None)
     if rule is None:
@@ -61,16 +61,16 @@ def renamed(name: str, tensor: Tensor) -> dict[str, Tensor]:
 
 
 def unprefixed(name: str) -> str:
-    """`name` as the authors rename it before loading: encoders saved inside a wrapper lose the wrapper's name."""
+    """`name` without the names of modules that wrap an encoder; the authors rename so before loading."""
     if ("fusion" in name or "bert" in name) and "decode" not in name:
         return name.replace("fusion.", "").replace("bert.", "")
     return name
 
 
 def resize_positions(positions: Tensor, number: int) -> Tensor:
-    """Positional embedding (1 + P, H) for another size of image: (number, H), interpolated bilinearly.
+    """Positional embedding (1 + P, H), interpolated bilinearly for another image size: (number, H).
 
-    The class token's comes first and is kept. Both grids must be square; where they cannot be, nothing is changed.
+    The class token's row, the first, is kept. Nothing is changed unless both grids of patches are square.
     """
     grids = [round((count - 1) ** 0.5) for count in (len(positions), number)]
     if len(positions) == number or [1 + side**2 for side in grids] != [len(positions), number]:

@@ -1,4 +1,4 @@
-"""Answers from the vocabulary: how they are spelt, and which of them mPLUG finds likeliest."""
+"""Answers from the vocabulary: their word pieces, and which of them is most likely."""
 
 from collections.abc import Callable, Iterable
 
@@ -13,9 +13,9 @@ class Spelling:
     """The vocabulary's answers in word pieces.
 
     Attributes:
-        answers: the strings, A of them.
+        answers: the A strings.
         ids: (A, L) int64, start token, word pieces and end token, padded with 0.
-        lengths: (A,) int64, how many of them are not padding.
+        lengths: (A,) int64, number of ids that are not padding.
     """
 
     def __init__(self, answers: list[str], tokenizer: Tokenizer, start: int, end: int) -> None:
@@ -30,7 +30,7 @@ class Spelling:
         self._answer = {tuple(ids): answer for ids, answer in zip(reversed(pieces), reversed(answers), strict=True)}
 
     def read(self, ids: Iterable[int]) -> str:
-        """What word pieces say: the answer of the vocabulary that is spelt so, or else their text."""
+        """The answer of the vocabulary with these word pieces; if there is none, their text."""
         pieces = tuple(piece for piece in ids if piece not in self._special)
         answer = self._answer.get(pieces)
         return self._tokenizer.decode(list(pieces)) if answer is None else answer
@@ -45,17 +45,19 @@ def likeliest(
     spelling: Spelling,
     number: int,
 ) -> Tensor:
-    """For each question the index of the answer of the highest log-probability, (B,) int64.
+    """Index of the answer with the highest log-probability, (B,) int64.
 
-    Only the `number` answers whose first word piece is likeliest are looked at.
+    Only the `number` answers with the most likely first word pieces are compared.
 
     Args:
         decode: ids (B, M, L) of M answers, states, states_mask → hidden states (B, M, L, H).
         head: hidden states → scores of the next word piece.
         states: image and question, (B, S, H).
         states_mask: (B, S) bool.
+        spelling: of the vocabulary.
+        number: answers to compare for each question, at most.
 
-    Source: ALBEF's ranking of answers, which mPLUG's authors kept but do not use.
+    Source: ALBEF's ranking of answers; mPLUG's code contains it but does not use it.
     """
     ids, lengths = spelling.ids.to(states.device), spelling.lengths.to(states.device)
     start = decode(ids[:1, None, :1].expand(len(states), 1, 1), states, states_mask)[:, 0, 0]
@@ -64,7 +66,9 @@ def likeliest(
     hidden = decode(ids[chosen, :-1], states, states_mask)
     target = ids[:, 1:].masked_fill(torch.arange(1, ids.shape[1], device=ids.device) >= lengths[:, None], -100)
     best = []
-    for own, candidates in zip(hidden, chosen, strict=True):  # the scores of all questions at once would not fit
+    for own, candidates in zip(
+        hidden, chosen, strict=True
+    ):  # scores of all questions at once would not fit into memory
         loss = functional.cross_entropy(head(own).float().transpose(1, 2), target[candidates], reduction="none")
         best.append(candidates[loss.sum(dim=1).argmin()])
     return torch.stack(best)
