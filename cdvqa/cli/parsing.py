@@ -4,8 +4,8 @@ import ast
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn, TypeVar
 
 from pytorch_lightning.cli import LightningArgumentParser
 
@@ -13,6 +13,7 @@ from cdvqa import backbones, stages
 from cdvqa.cli.help_texts import options_of
 from cdvqa.errors import InputError, nearest
 
+T = TypeVar("T")
 # Lines of the parser's reports that describe its inner workings, not the mistake.
 NOISE = re.compile(
     r"Does not validate against|Subtypes: |Errors:$|Given value|Expected a <class 'NoneType'>|Expected a path but|^tip:"
@@ -39,6 +40,22 @@ class OneLineParser(LightningArgumentParser):
     def parse_args(self, args: Sequence[str] | None = None, *others: Any, **options: Any) -> Any:  # type: ignore[override]
         """Parse; jsonargparse hands a class's options on as text made by `str`, which writes null as None."""
         return super().parse_args(None if args is None else list(map(as_yaml, args)), *others, **options)
+
+
+def call(command: Callable[..., T], args: Sequence[str], positional: Mapping[str, Mapping[str, Any]]) -> T:
+    """Call the function of `cdvqa NAME`, called NAME too, with command-line arguments; return what it returns.
+
+    Args:
+        command: its docstring describes the command and its options.
+        args: the arguments, NAME first.
+        positional: names of the parameters that are no options, each with what `add_argument` takes.
+    """
+    summary = (command.__doc__ or "").partition("\n")[0]
+    parser = OneLineParser(prog=f"cdvqa {command.__name__}", description=summary)
+    for name, settings in positional.items():
+        parser.add_argument(name, **settings)
+    parser.add_function_arguments(command, skip=set(positional), as_group=False)
+    return command(**parser.instantiate_classes(parser.parse_args(args[1:])))
 
 
 def nearest_option(text: str, parser: LightningArgumentParser) -> str:

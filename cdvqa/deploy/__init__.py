@@ -1,1 +1,1 @@
-"""What becomes of a finished network: it answers, is compared, exported, served and pushed."""
+"""Commands for finished networks: ask, compare, export, push and serve; `cdvqa.load` for notebooks."""

@@ -1,4 +1,4 @@
-"""How far two networks give the same answers to the test questions, and which of them is right."""
+"""How often two networks give the same answers to the test questions, and how accurate each is."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,24 +16,24 @@ from cdvqa.metrics import vqa_score
 from cdvqa.runs.folder import Run, read_results
 from cdvqa.studies.report.verdicts import interval_of_mean
 
-HUMANS = 3  # human answers that are shown
+HUMANS = 3  # different human answers that are shown, the most frequent ones
 Answers = Mapping[int, str]  # by question id
 Rows = list[dict[str, Any]]
 
 
 def compare_answers(networks: Sequence[Network], examples: int) -> tuple[Rows, Rows, list[str]]:
-    """Compare the answers of two networks, as their predictions/ has them.
+    """Compare the answers of two networks, from the files in their predictions/.
 
     Args:
         networks: A and B.
         examples: changed answers of each test split, at most.
 
     Returns:
-        A row for each test split and for each test set inside one, accuracies in percent; rows of changed answers,
-        those whose score changes first; and a line on all that cannot be compared.
+        A row for each test split and each test set inside one, accuracies in percent; rows of changed answers, those
+        with a changed score first; and notes on what cannot be compared.
 
     Raises:
-        InputError: a file of answers is broken.
+        InputError: a predictions or results file is broken.
     """
     a, b = networks
     if a.data.name != b.data.name:
@@ -77,7 +77,7 @@ def compare_answers(networks: Sequence[Network], examples: int) -> tuple[Rows, R
 
 
 def vocabularies(a: Network, b: Network) -> list[str]:
-    """A line on answers that only one of the two networks can give, if there are any."""
+    """A note on answers that only one vocabulary has, if there are any."""
     ours, theirs = (set(network.metadata["answers"]) for network in (a, b))
     if ours == theirs:
         return []
@@ -85,12 +85,12 @@ def vocabularies(a: Network, b: Network) -> list[str]:
 
 
 def predictions(network: Network, split: str) -> Path:
-    """Where a network's answers are: beside its file."""
+    """The file of a network's answers, in the folder of the network file."""
     return Run(network.path.parent).predictions(split)
 
 
 def test_command(network: Network) -> str:
-    """The command that writes a network's answers."""
+    """The command that tests a network and so writes its answers."""
     run = network.run
     if run and run.folder == network.path.parent:
         return f"cdvqa test --config {run.config}"
@@ -99,7 +99,7 @@ def test_command(network: Network) -> str:
 
 
 def read_answers(network: Network, split: str) -> Answers:
-    """A network's answers to a test split."""
+    """A network's answers to a test split, by question id; InputError where the file is broken."""
     path = predictions(network, split)
     try:
         return {row["question_id"]: row["answer"] for row in read_json(path)}
@@ -108,12 +108,12 @@ def read_answers(network: Network, split: str) -> Answers:
 
 
 def answers_to(asked: Questions, said: Answers) -> NDArray[np.object_]:
-    """The answers (N,) in the order of the questions."""
+    """The answers (N,), in the order of the questions."""
     return np.array([said[number] for number in asked.question_id.tolist()], object)
 
 
 def score(said: Answers, asked: Questions) -> list[float]:
-    """The score of each question's answer, by the paper's rule."""
+    """The score in [0, 1] of the answer to each question, by the paper's rule."""
     humans = asked.annotations.answers
     return [vqa_score(answer, humans[row]) for row, answer in enumerate(answers_to(asked, said))]
 
@@ -122,9 +122,9 @@ def measured(name: str, said: Sequence[NDArray[np.object_]], scores: NDArray[np.
     """The row of a test set.
 
     Args:
-        name: of the set.
+        name: name of the test set.
         said: answers (N,) of A and of B.
-        scores: (2, N) of both.
+        scores: scores (2, N) of A and B, in [0, 1].
     """
     accuracy = 100 * scores.mean(1)
     return {
@@ -139,7 +139,7 @@ def measured(name: str, said: Sequence[NDArray[np.object_]], scores: NDArray[np.
 
 
 def as_tested(split: str, said: Sequence[Answers], networks: Sequence[Network]) -> dict[str, Any]:
-    """The row of a split whose questions are not here, with the accuracies of results.json."""
+    """The row of a split whose question files are absent, with the accuracies in results.json."""
     accuracy = [tested_accuracy(network, split) for network in networks]
     return {
         "test set": split,
@@ -153,7 +153,7 @@ def as_tested(split: str, said: Sequence[Answers], networks: Sequence[Network]) 
 
 
 def tested_accuracy(network: Network, name: str) -> float | None:
-    """The accuracy of a test set in results.json, in percent; None where it has none."""
+    """The accuracy of a test set in results.json, in percent; None where it is absent."""
     run = Run(network.path.parent)
     try:
         accuracy = read_results(run).get("splits", {}).get(name, {}).get("all")
@@ -163,7 +163,7 @@ def tested_accuracy(network: Network, name: str) -> float | None:
 
 
 def doubts(row: Mapping[str, Any], networks: Sequence[Network]) -> list[str]:
-    """A line for each network whose results.json has another accuracy than its answers have here."""
+    """A note for each network whose accuracy in results.json differs from that of its answers, computed now."""
     found = []
     for letter, network in zip("AB", networks, strict=True):
         tested, here = tested_accuracy(network, row["test set"]), row[f"accuracy of {letter}"]
@@ -176,7 +176,7 @@ def doubts(row: Mapping[str, Any], networks: Sequence[Network]) -> list[str]:
 
 
 def changes(split: str, asked: Questions, said: Sequence[Answers], scores: NDArray[np.float64]) -> Rows:
-    """A row for each question that A and B answer differently; those whose score changes come first."""
+    """A row for each question that A and B answer differently; those with a changed score first."""
     ours, theirs = (answers_to(asked, one) for one in said)
     order = sorted(np.flatnonzero(ours != theirs).tolist(), key=lambda row: scores[0, row] == scores[1, row])
     return [

@@ -5,7 +5,7 @@ from typing import Optional
 
 from jsonargparse.typing import PositiveInt
 
-from cdvqa.cli.parsing import OneLineParser
+from cdvqa.cli.parsing import call
 from cdvqa.deploy.network import Answer, Network, Reply, load
 from cdvqa.errors import InputError
 from cdvqa.inference.runtimes import RuntimeName, RuntimeType
@@ -13,10 +13,8 @@ from cdvqa.inference.runtimes import RuntimeName, RuntimeType
 
 def run(args: list[str]) -> None:
     """Run `cdvqa ask` with command-line arguments."""
-    parser = OneLineParser(prog="cdvqa ask", description=ask.__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("network", help="A finished run's folder or network file, or a folder that cdvqa push wrote.")
-    parser.add_function_arguments(ask, skip={"network"}, as_group=False)
-    print(ask(**parser.instantiate_classes(parser.parse_args(args[1:]))))
+    network = {"help": "A finished run's folder or network file, or a folder that cdvqa push wrote."}
+    print(call(ask, args, {"network": network}))
 
 
 def ask(
@@ -44,7 +42,10 @@ def ask(
         dtype: fp32, or with `--runtime auto` int8, whose answers may differ.
 
     Returns:
-        The answers with their shares, the question type and its prior, and the time it took.
+        Answers with their shares, the question type and its prior, and the latency.
+
+    Raises:
+        InputError: options that contradict each other, or as `load` and `Network.ask`.
     """
     if (image is None) == (image_id is None):
         raise InputError("give one of --image FILE and --image_id N")
@@ -55,24 +56,24 @@ def ask(
         loaded = load(source)
         if features is not None:
             loaded.data.features_file = features
-        said = loaded.take_runtime(dtype, 1) if runtime == "auto" else ""
-        loaded.ask(question, image, image_id=image_id)  # what is read or compiled once is not timed
+        chosen = loaded.take_runtime(dtype, 1) if runtime == "auto" else ""
+        loaded.ask(question, image, image_id=image_id)  # reads files and compiles, which is not timed
         reply = loaded.ask(question, image, image_id=image_id, top=top)
-        texts.append(described(loaded, reply, said))
+        texts.append(described(loaded, reply, chosen))
         best.append(reply.answers[0].text)
     if beside is not None:
         texts.append("They give the same answer." if best[0] == best[1] else f"They differ: {best[0]}, {best[1]}.")
     return "\n\n".join(texts)
 
 
-def described(network: Network, reply: Reply, said: str) -> str:
-    """A reply in a few lines."""
+def described(network: Network, reply: Reply, runtime: str) -> str:
+    """A reply in a few lines; `runtime` says which runtime was chosen, and is empty where none was."""
     lines = [network.name, f"  answer: {listed(reply.answers)}"]
     if reply.question_type:
         lines.append(f"  prior of {reply.question_type!r}: {listed(reply.prior)}")
         if reply.prior and reply.prior[0].text == reply.answers[0].text:
             lines.append("  the answer is the most frequent one of its type")
-    return "\n".join([*lines, f"  {reply.milliseconds:.1f} ms", *([f"  runtime: {said}"] if said else [])])
+    return "\n".join([*lines, f"  {reply.milliseconds:.1f} ms", *([f"  runtime: {runtime}"] if runtime else [])])
 
 
 def listed(answers: list[Answer]) -> str:

@@ -10,7 +10,7 @@ import torch
 from jsonargparse.typing import NonNegativeInt
 from tabulate import tabulate
 
-from cdvqa.cli.parsing import OneLineParser
+from cdvqa.cli.parsing import call
 from cdvqa.deploy.agreement import compare_answers
 from cdvqa.deploy.forms import test_batches
 from cdvqa.deploy.network import Network, load
@@ -40,10 +40,10 @@ class Section(NamedTuple):
     """A part of the comparison.
 
     Attributes:
-        name: of it in the JSON file.
+        name: its key in the JSON file.
         title: its heading.
-        rows: of its table; JSON-able values by column.
-        notes: what a reader has to know, and what is left out.
+        rows: rows of its table; JSON values by column.
+        notes: how to read it, and what is left out.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Section(NamedTuple):
 
 
 def cell(column: str, value: Any) -> str:
-    """A value of a table as text."""
+    """A value as the text of a table cell."""
     if value is None:
         return "-"
     if column in FORMATS:
@@ -71,11 +71,8 @@ def cell(column: str, value: Any) -> str:
 
 def run(args: list[str]) -> None:
     """Run `cdvqa compare` with command-line arguments."""
-    parser = OneLineParser(prog="cdvqa compare", description=compare.__doc__.splitlines()[0])  # type: ignore[union-attr]
-    for name in ("a", "b"):
-        parser.add_argument(name, metavar=name.upper(), help="A finished run's folder, or a network file with its run.")
-    parser.add_function_arguments(compare, skip={"a", "b"}, as_group=False)
-    print(compare(**parser.instantiate_classes(parser.parse_args(args[1:]))))
+    text = "A finished run's folder, or a network file with its run."
+    print(call(compare, args, {name: {"metavar": name.upper(), "help": text} for name in ("a", "b")}))
 
 
 def compare(a: str, b: str, json: Optional[Path] = None, examples: NonNegativeInt = 10) -> str:
@@ -91,7 +88,7 @@ def compare(a: str, b: str, json: Optional[Path] = None, examples: NonNegativeIn
         The report.
 
     Raises:
-        InputError: `json` exists, one of the two is no network, its run is not finished, or its answers are broken.
+        InputError: `json` exists, a source is no network, its run is not finished, or its predictions are broken.
     """
     if json and json.exists():
         raise InputError(f"--json {json}: it is there already; name a new file")
@@ -121,7 +118,7 @@ def record_of(network: Network) -> dict[str, Any]:
 
 
 def overview(letter: str, network: Network) -> dict[str, Any]:
-    """What a network is."""
+    """The row of a network: its file, data, backbone, pipeline and selection."""
     record, metadata = record_of(network), network.metadata
     return {
         "network": letter,
@@ -136,12 +133,12 @@ def overview(letter: str, network: Network) -> dict[str, Any]:
 
 
 def short(value: Any) -> Any:
-    """A JSON-able value with the first digits of every SHA-256 in it."""
+    """A JSON value in which every SHA-256 is cut to its first digits."""
     return orjson.loads(re.sub(rf"\b([0-9a-f]{{{DIGITS}}})[0-9a-f]{{{64 - DIGITS}}}\b", r"\1", text(value)))
 
 
 def compare_settings(networks: Sequence[Network]) -> Section:
-    """The settings that differ, and the seed; a parent is named by the first digits of its identity."""
+    """The settings in which the runs differ, seed and parent among them."""
     records, name, title = [record_of(network) for network in networks], "settings", "Settings that differ"
     for letter, record in zip("AB", records, strict=True):
         if not record:
@@ -184,7 +181,7 @@ def compare_masks(a: Network, b: Network) -> Section:
 
 
 def compare_speed(networks: Sequence[Network]) -> Section:
-    """Parameters, bytes, and milliseconds for a batch of test questions, measured now and by turns."""
+    """Parameters, bytes, and milliseconds per batch of test questions, measured now, the networks by turns."""
     threads = torch.get_num_threads()
     notes = [
         "Parameters are those of the matrices that can be masked and of the classifier.",
@@ -193,7 +190,7 @@ def compare_speed(networks: Sequence[Network]) -> Section:
     taken: dict[str, list[float]] = {}
     try:
         batches = [test_batches(network.data, BATCHES) for network in networks]
-        # A pair for each number of questions: the two may see images or regions, and cut questions in other ways.
+        # A pair of batches for each size: the networks may take images or regions, and other text formats.
         runtimes = {"A": lambda pair: networks[0].answer(pair[0]), "B": lambda pair: networks[1].answer(pair[1])}
         taken = latencies(runtimes, list(zip(*batches, strict=True)))
     except InputError as error:

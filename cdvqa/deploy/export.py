@@ -8,7 +8,7 @@ from typing import Literal, Optional, get_args
 from jsonargparse.typing import PositiveInt
 
 from cdvqa.cli.inspect import ConfigInspector
-from cdvqa.cli.parsing import OneLineParser
+from cdvqa.cli.parsing import call
 from cdvqa.deploy.forms import metadata_of, table
 from cdvqa.deploy.huggingface import write_huggingface
 from cdvqa.deploy.network import load
@@ -21,7 +21,7 @@ from cdvqa.sparsity.files.write import Precision
 from cdvqa.sparsity.shrink import without_unused
 
 Target = Literal["subnetwork", "huggingface", "onnx", "openvino"]
-# What each format can hold, and its name in the run's folder.
+# Of each format: the precisions that it supports, and the file or folder that it is written to.
 FORMATS: dict[Target, tuple[tuple[Precision, ...], str]] = {
     "subnetwork": (get_args(Precision), "subnetwork.safetensors"),
     "huggingface": (("fp32", "fp16", "bf16"), "huggingface"),
@@ -32,10 +32,8 @@ FORMATS: dict[Target, tuple[tuple[Precision, ...], str]] = {
 
 def run(args: list[str]) -> None:
     """Run `cdvqa export` with command-line arguments."""
-    parser = OneLineParser(prog="cdvqa export", description=export.__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("network", help="A finished run's folder, such as logs/scenes/lxmert/stage2_…/seed0.")
-    parser.add_function_arguments(export, skip={"network"}, as_group=False)
-    print(export(**parser.instantiate_classes(parser.parse_args(args[1:]))))
+    network = {"help": "A finished run's folder, such as logs/scenes/lxmert/stage2_…/seed0."}
+    print(call(export, args, {"network": network}))
 
 
 def export(
@@ -61,6 +59,9 @@ def export(
 
     Returns:
         What was written, and the table.
+
+    Raises:
+        InputError: no finished run, a file that exists, or a network that the format cannot hold.
     """
     types, name = FORMATS[to]
     if dtype not in types:
@@ -80,7 +81,7 @@ def export(
 
 
 def write_small(source: Run, path: Path, dtype: Precision) -> str:
-    """Write cdvqa's own file; return what was written: bytes, and their ratio to all parameters in fp32."""
+    """Write cdvqa's own file; return a line with its path, its size, and the ratio to all parameters in fp32."""
     whole = Subnetwork.load(source.result())
     model = ConfigInspector(["--config", str(source.config)]).model
     backbone = model.backbone
@@ -97,24 +98,29 @@ def write_small(source: Run, path: Path, dtype: Precision) -> str:
 
 
 def write_other(source: Run, path: Path, to: Target, dtype: Precision) -> str:
-    """Write a format of another library; return what was written."""
+    """Write a format of another library; return a line with its path and size.
+
+    Raises:
+        InputError: a generative backbone, or a path that does not end as the format requires.
+    """
     network = load(source.folder, exact=to != "huggingface")
     if to == "huggingface":
         write_huggingface(network, path, dtype)
         return f"written: {path}: AutoModel opens it; its README.md has the lines that answer a question"
     if network.scorer is None:
         raise InputError(f"{network.backbone.name} says its answers word by word, which no graph does; use subnetwork")
+    assert dtype != "bf16", "FORMATS has no graphs in bf16"
     program = trace(network.scorer, example(network.scorer))
     program.model.metadata_props.update(metadata_of(network))
     if to == "onnx":
-        write_onnx(program, path, dtype)  # type: ignore[arg-type]  # FORMATS has been asked
+        write_onnx(program, path, dtype)
     else:
         if path.suffix != ".xml":
             raise InputError(f"{path}: OpenVINO's files end in .xml; name one that does")
-        with TemporaryDirectory() as temporary:  # a graph beside `path` may be another export
+        with TemporaryDirectory() as temporary:  # an ONNX file beside `path` may be an export of its own
             onnx = Path(temporary) / "network.onnx"
             write_onnx(program, onnx)
-            write_openvino(onnx, path, dtype)  # type: ignore[arg-type]
+            write_openvino(onnx, path, dtype)
     written = [path, path.with_suffix(".bin")] if to == "openvino" else [path]
     size = sum(file.stat().st_size for file in written)
     return f"written: {path}: {size / 1e6:,.2f} MB"

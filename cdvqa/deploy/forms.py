@@ -1,4 +1,4 @@
-"""The forms of a network, measured side by side: bytes, accuracy, latency, memory."""
+"""One network in several files and runtimes: bytes, accuracy, latency and memory of each."""
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -27,12 +27,12 @@ Answering = Callable[[VQABatch], list[str]]
 
 
 class Form(NamedTuple):
-    """A network as a file and a runtime.
+    """A file of a network with a runtime.
 
     Attributes:
-        name: of both.
-        size: of the file in bytes.
-        make: makes what answers a batch; it can be pickled.
+        name: names both.
+        size: size of the file in bytes.
+        make: makes the function that answers a batch; it can be pickled.
     """
 
     name: str
@@ -41,28 +41,28 @@ class Form(NamedTuple):
 
 
 def metadata_of(network: Network) -> dict[str, str]:
-    """What a graph says of itself, as text: the answer of each score, how questions are cut, the tokeniser's digest."""
+    """The metadata of a graph, as text: the answer of each score, the text format, and the tokeniser's digest."""
     answers = orjson.dumps(network.metadata["answers"]).decode()
     return {"answers": answers} | {name: str(network.metadata[name]) for name in ("text_format", "tokenizer")}
 
 
 def answers_of_torch(source: Path, exact: bool) -> Answering:
-    """Answers by torch."""
+    """A function that answers a batch by torch; `source` and `exact` as in `load`."""
     return load(source, exact).answer
 
 
 def answers_of_graph(kind: str, path: Path, answers: Sequence[str], threads: int) -> Answering:
-    """Answers by onnxruntime or OpenVINO."""
+    """A function that answers a batch by onnxruntime (`kind` onnx) or OpenVINO (openvino)."""
     runtime = {"onnx": onnx_runtime, "openvino": openvino_runtime}[kind](path, threads)
     return lambda batch: [answers[index] for index in runtime(batch).argmax(1).tolist()]
 
 
 def forms(source: Run, small_file: Path) -> list[Form]:
-    """The network at its full size and without what no answer needs, in each form that this machine can run.
+    """The forms that this machine can run, of the network at its full size and without what no answer needs.
 
     Args:
         source: the finished run.
-        small_file: of the network, with its config in the same folder, where the graphs are put too.
+        small_file: cdvqa's file without what no answer needs; its folder holds config.yaml, and gets the graphs.
     """
     network, threads = load(source.folder, exact=False), torch.get_num_threads()
     parameters = (*network.backbone.parameters(), *network.objective.shipped())
@@ -90,13 +90,13 @@ def forms(source: Run, small_file: Path) -> list[Form]:
 
 
 def table(source: Run, save: Callable[[Path], object], dtype: str, questions: int | None) -> str:
-    """Markdown: a row for each form, with accuracies on the test splits, latencies and peak memory, measured now.
+    """Markdown table with a row for each form: accuracies on the test splits, latencies and peak memory, measured now.
 
     Args:
         source: the finished run.
-        save: writes its network in cdvqa's own format.
-        dtype: in which it does.
-        questions: of each test split to measure accuracy on; None: all.
+        save: writes its network in cdvqa's own format to a path.
+        dtype: precision in which `save` writes.
+        questions: number of questions of each test split for accuracy; None: all.
     """
     data = load(source.folder).data
     batches = test_batches(data, BATCHES)
@@ -135,11 +135,11 @@ def test_batches(data: VQADataModule, numbers: Sequence[int]) -> list[VQABatch]:
     """Batches of the first questions of the last test split.
 
     Args:
-        data: is set up for the test, with batches of the last number.
-        numbers: of questions in each batch, rising.
+        data: this sets it up for the test, with batches of the last number.
+        numbers: questions in each batch, ascending.
 
     Raises:
-        InputError: the data are not here.
+        InputError: the data are absent.
     """
     data.setup("test")
     data.eval_batch_size = numbers[-1]
@@ -150,12 +150,12 @@ def test_batches(data: VQADataModule, numbers: Sequence[int]) -> list[VQABatch]:
 def evaluate(
     answering: Mapping[str, Answering], data: VQADataModule, questions: int | None
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """The accuracy of each form on each test split, and the share of its answers that are the first form's.
+    """Accuracy in percent of each form on each test split, and the share of its answers that equal the first form's.
 
     Args:
-        answering: by the form's name.
+        answering: functions that answer a batch, by the form's name.
         data: set up for the test.
-        questions: of each split, the first ones; None: all.
+        questions: number of questions of each split, the first ones; None: all.
     """
     accuracy: dict[str, list[float]] = {name: [] for name in answering}
     same: dict[str, list[bool]] = {name: [] for name in answering}

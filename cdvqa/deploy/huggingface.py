@@ -1,4 +1,4 @@
-"""A network as a folder that transformers opens, with the lines that answer a question with it."""
+"""A network as a folder that transformers loads, with example code that answers a question."""
 
 from pathlib import Path
 from typing import cast
@@ -14,7 +14,7 @@ from cdvqa.errors import InputError
 from cdvqa.files import write_folder
 
 TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-# By backbone: the encoder's names for regions and boxes, and for its pooled output.
+# By backbone: the encoder's arguments for regions and boxes, and the name of its pooled output.
 CALLS = {
     "lxmert": ("visual_feats=features, visual_pos=boxes", "pooled_output"),
     "visualbert": ("visual_embeds=features", "pooler_output"),
@@ -53,7 +53,7 @@ def write_huggingface(network: Network, folder: Path, dtype: str) -> None:
     """Write config, weights, tokeniser, answer head and README into a new folder, whole or not at all.
 
     Raises:
-        InputError: transformers has no such encoder, or answers are not those of an encoder and the usual answer head.
+        InputError: transformers has no such encoder, or the answers need more than the encoder and an `answer_head`.
     """
     backbone, encoder = network.backbone, network.backbone.encoder
     if encoder is None or backbone.name not in CALLS:

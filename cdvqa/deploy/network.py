@@ -1,4 +1,4 @@
-"""A finished network that answers single questions: what `ask` and `serve` use, and notebooks as `cdvqa.load`."""
+"""A finished network that answers single questions: for `ask` and `serve`, and as `cdvqa.load` for notebooks."""
 
 import time
 from dataclasses import dataclass, field
@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -31,12 +32,12 @@ from cdvqa.sparsity.shrink import left_over, shrink
 from cdvqa.sparsity.statistics import sparsity_by_modality
 from cdvqa.stages.loading import fill_network
 
-# What `cdvqa push` puts beside a network, so that it needs no data.
+# Files that `cdvqa push` writes beside a network, so that it needs no data.
 TOKENIZER, PRIOR = "tokenizer.json", "prior.json"
 
 
 class Answer(NamedTuple):
-    """An answer of the vocabulary and its share of the softmax over all scores; a generated one has none."""
+    """An answer and its share in the softmax over all scores of the vocabulary; None where it was generated."""
 
     text: str
     share: float | None
@@ -44,13 +45,13 @@ class Answer(NamedTuple):
 
 @dataclass
 class Reply:
-    """What a network says to one question.
+    """The reply of a network to one question.
 
     Attributes:
-        answers: the best ones, best first.
+        answers: the answers with the largest shares, best first.
         question_type: the longest known question type that the question begins with; empty if there is none.
-        prior: the likeliest answers of that type in training, as shares; empty where the training data are not here.
-        milliseconds: from the question's text and its features or pixels to the answers.
+        prior: the most frequent answers to that type in training, with their prior; empty without training data.
+        milliseconds: time from the question's text and its features or pixels to the answers.
     """
 
     answers: list[Answer]
@@ -61,17 +62,17 @@ class Reply:
 
 @dataclass
 class Network:
-    """A finished network with what it needs to read questions.
+    """A finished network with everything that it needs to answer questions.
 
     Attributes:
-        path: its file.
-        metadata: what the file says of the network.
-        backbone, objective: filled in.
-        data: where its questions, features and training data were; nothing of it has been read.
+        path: the network file.
+        metadata: metadata in the network file.
+        backbone, objective: with the network's weights.
+        data: its data, of which nothing has been read yet.
         exact: whether what no answer needs is left out.
-        run: the run that wrote the file, or that it was exported from; None for a file without one.
-        scorer: it as one function of tensors; None for a generative backbone.
-        runtime: what computes the scores.
+        run: the run that wrote the file, or from which it was exported; None for a file without a run.
+        scorer: the network as one function of tensors; None for a generative backbone.
+        runtime: computes the scores; None for a generative backbone.
     """
 
     path: Path
@@ -91,7 +92,7 @@ class Network:
 
     @property
     def name(self) -> str:
-        """The run's folder and seed, with the folder of an exported file; or the file."""
+        """The last two folders of the run, and those of an exported file inside it; without a run, the file."""
         if self.run is None:
             return str(self.path)
         folder = self.run.folder.absolute()
@@ -101,8 +102,8 @@ class Network:
         self,
         question: str,
         image: str | Path | Image.Image | None = None,
-        features: np.ndarray | Tensor | None = None,
-        boxes: np.ndarray | Tensor | None = None,
+        features: NDArray[Any] | Tensor | None = None,
+        boxes: NDArray[Any] | Tensor | None = None,
         image_id: int | None = None,
         top: int = 5,
     ) -> Reply:
@@ -110,14 +111,14 @@ class Network:
 
         Args:
             question: its text.
-            image: a picture, or its file, for a backbone that sees pixels.
-            features: regions (R, F), for a backbone that takes them.
-            boxes: of the regions (R, 4), x1/w, y1/h, x2/w, y2/h; the whole image each where None.
-            image_id: an image of the run's own data, in place of the three above.
-            top: how many answers to give.
+            image: an image, or its file, for a backbone that takes pixels.
+            features: region features (R, F), for a backbone that takes them.
+            boxes: boxes (R, 4) of the regions, x1/w, y1/h, x2/w, y2/h; None: each is the whole image.
+            image_id: id of an image of the run's data, instead of the three above.
+            top: number of answers to return.
 
         Raises:
-            InputError: the question is empty, or the backbone cannot see what it is given.
+            InputError: the question is empty, or the backbone does not take this kind of image.
         """
         if not question.strip():
             raise InputError("the question is empty")
@@ -135,10 +136,10 @@ class Network:
         return Reply(answers, kind, prior, milliseconds)
 
     def take_runtime(self, dtype: RuntimeType, batch_size: int) -> str:
-        """Answer with the fastest runtime from now on; return which it is, and why. See `fastest`.
+        """Answer with the fastest runtime from now on; return a line that says which and why. See `fastest`.
 
         Raises:
-            InputError: the run's test questions, on which runtimes are checked, are not here.
+            InputError: the run's test questions, on which runtimes are checked, are absent.
         """
         if self.scorer is None:
             return f"torch; {self.backbone.name} says its answers word by word"
@@ -155,7 +156,7 @@ class Network:
 
     @cached_property
     def masks(self) -> dict[str, Tensor]:
-        """The masks in its file, True on what is kept, by the name of the weight; none of a full model."""
+        """The masks in its file, True on kept weights, by name of the weight; empty for a full model."""
         return NetworkFile(self.path).masks
 
     def sparsity(self) -> float:
@@ -175,13 +176,13 @@ class Network:
         return [self.answers[index] for index in self.runtime(batch).argmax(1).tolist()]
 
     def best(self, shares: Tensor, number: int) -> list[Answer]:
-        """The answers with the largest of these shares (A,); those of 0 are left out."""
+        """The answers with the largest of the shares (A,), at most `number`; answers of share 0 are left out."""
         values, indices = shares.topk(min(number, len(shares)))
         pairs = zip(indices.tolist(), values.tolist(), strict=True)
         return [Answer(self.answers[index], value) for index, value in pairs if value > 0]
 
     def batch(self, question: str, view: dict[str, Any]) -> VQABatch:
-        """One question as a batch; `view` are the batch's fields of the image."""
+        """One question as a batch; `view` has the batch's fields of the image."""
         assert self.backbone.tokenizer is not None
         ids, mask = tokenise([question], self.backbone.tokenizer, self.metadata["text_format"]).batch(np.arange(1))
         words = torch.from_numpy(ids), None if mask is None else torch.from_numpy(mask)
@@ -190,11 +191,11 @@ class Network:
     def view(
         self,
         image: str | Path | Image.Image | None,
-        features: np.ndarray | Tensor | None,
-        boxes: np.ndarray | Tensor | None,
+        features: NDArray[Any] | Tensor | None,
+        boxes: NDArray[Any] | Tensor | None,
         image_id: int | None,
     ) -> dict[str, Tensor]:
-        """What the backbone sees, as fields of a batch; arguments and errors are those of `ask`."""
+        """The image as fields of a batch; arguments and errors are those of `ask`."""
         if sum(given is not None for given in (image, features, image_id)) != 1:
             raise InputError("give one of an image, region features or an image id")
         if image_id is not None:
@@ -222,7 +223,7 @@ class Network:
 
     @cached_property
     def prior(self) -> QuestionTypePrior | None:
-        """Answers of the training questions by question type; None where the training data are not here."""
+        """The answer prior of each question type in training; None without training data."""
         kept = self.path.with_name(PRIOR)
         if kept.is_file():
             content = read_json(kept)
@@ -241,7 +242,7 @@ def load(source: str | Path, exact: bool = True) -> Network:
         exact: leave out what no answer needs, empty heads and neurons among it; the answers stay the same.
 
     Raises:
-        InputError: no such network, an interrupted run, no config beside it, or a tokeniser that is not its own.
+        InputError: no such network, an unfinished run, no config beside it, or another tokeniser than its own.
     """
     path = network_file(str(source), "NETWORK")
     file, run = NetworkFile(path), run_of(path) or exported_by(path)
@@ -269,7 +270,7 @@ def load(source: str | Path, exact: bool = True) -> Network:
 
 
 def exported_by(path: Path) -> Run | None:
-    """The run whose `export/<dtype>/` a network file lies in."""
+    """The run whose folder has this network file in `export/<dtype>/`."""
     folder = path.absolute().parent
     return run_of(folder.parent.parent) if folder.parent.name == "export" else None
 

@@ -1,4 +1,4 @@
-"""`cdvqa push`: a network with its card in a folder that travels, or on the Hugging Face hub."""
+"""`cdvqa push`: a network and its model card in a folder that needs nothing else, or on the Hugging Face hub."""
 
 import shutil
 from pathlib import Path
@@ -9,7 +9,7 @@ import yaml
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
-from cdvqa.cli.parsing import OneLineParser
+from cdvqa.cli.parsing import call
 from cdvqa.deploy.export import write_small
 from cdvqa.deploy.network import PRIOR, TOKENIZER, Network, load
 from cdvqa.errors import InputError, Stopped
@@ -32,10 +32,8 @@ WORLDS = "The small models of the embedded worlds were pre-trained on balanced q
 
 def run(args: list[str]) -> None:
     """Run `cdvqa push` with command-line arguments."""
-    parser = OneLineParser(prog="cdvqa push", description=push.__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("network", help="A finished run's folder, such as logs/scenes/lxmert/stage2_…/seed0.")
-    parser.add_function_arguments(push, skip={"network"}, as_group=False)
-    print(push(**parser.instantiate_classes(parser.parse_args(args[1:]))))
+    network = {"help": "A finished run's folder, such as logs/scenes/lxmert/stage2_…/seed0."}
+    print(call(push, args, {"network": network}))
 
 
 def push(network: str, to: str, dtype: Precision = "fp32", license: Optional[str] = None) -> str:
@@ -48,10 +46,11 @@ def push(network: str, to: str, dtype: Precision = "fp32", license: Optional[str
         license: of the network, by the hub's name for it, such as mit; the card says so where there is none.
 
     Returns:
-        Where it is.
+        A line with the folder or address.
 
     Raises:
-        InputError: no finished run, a folder that exists, or no such repository or no right to write to it.
+        InputError: no finished run, a folder that exists, or as `upload`.
+        Stopped: the hub cannot be reached.
     """
     source = run_of(Path(network))
     if source is None:
@@ -86,7 +85,7 @@ def write(source: Run, folder: Path, dtype: Precision, license: str | None) -> N
 
 
 def portable(source: Run, network: Network) -> str:
-    """The run's config without files that stay behind: the network is built from its sizes."""
+    """The run's config without paths of other files: the network is built from its sizes alone."""
     config = yaml.safe_load(source.config.read_text())
     arguments = config["model"]["init_args"]
     backbone = arguments["backbone"]
@@ -94,7 +93,8 @@ def portable(source: Run, network: Network) -> str:
     config["data"]["tokenizer"] = None
     for name in ("init_from", "teacher"):
         arguments[name] = None
-    return yaml.safe_dump(config, sort_keys=False)
+    text: str = yaml.safe_dump(config, sort_keys=False)
+    return text
 
 
 def card(source: Run, network: Network, dtype: Precision, license: str | None) -> ModelCard:
@@ -157,7 +157,7 @@ print(reply.answers, reply.question_type, reply.prior)
 
 
 def described(record: dict[str, Any], network: Network) -> str:
-    """What the network is, in two sentences."""
+    """The network in two sentences: backbone, pipeline and sparsity."""
     pipeline, sparsity = "+".join(record["pipeline"]), record.get("sparsity")
     text = f"{type(network.backbone).__name__} for visual question answering, trained with `{pipeline}` by cdvqa."
     if not sparsity:
@@ -176,7 +176,12 @@ def listed(values: dict[str, Any], names: tuple[str, ...] = ()) -> str:
 
 
 def upload(folder: Path, repository: str) -> str:
-    """Upload a folder to the hub; return its address."""
+    """Upload a folder to the hub; return its address.
+
+    Raises:
+        InputError: no such repository, or no right to write to it.
+        Stopped: the hub cannot be reached.
+    """
     api = HfApi()
     try:
         api.create_repo(repository, exist_ok=True)

@@ -1,7 +1,7 @@
 """`cdvqa serve`: a local page that answers questions with finished networks, side by side.
 
-Starlette, uvicorn and one plain page, not Gradio: three small packages in place of some twenty, nothing comes from
-another host or goes to one, and every limit is in this file. FastAPI adds schemas, which so few endpoints do not need.
+It uses Starlette, uvicorn and one plain page, not Gradio: three small packages instead of about twenty, no request
+to any other host, and every limit in this file. So few endpoints do not need FastAPI's schemas.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ import orjson
 from jinja2 import StrictUndefined, Template
 from PIL import Image
 
-from cdvqa.cli.parsing import OneLineParser
+from cdvqa.cli.parsing import call
 from cdvqa.data.questions.archives import locate
 from cdvqa.data.visual.image_files import picture_paths, upright
 from cdvqa.deploy.network import Network, load
 from cdvqa.errors import InputError, printable
 from cdvqa.inference.graph import library
 
-if TYPE_CHECKING:  # an extra, which `cdvqa serve --help` does not need
+if TYPE_CHECKING:  # optional; `cdvqa serve --help` works without it
     from starlette.types import ASGIApp
 
-CHARACTERS, RATE = 200, 5  # of a question, and questions a second and client
-BYTES, PIXELS = 8_000_000, 25_000_000  # of a picture
-FORM = 20_000  # bytes that a request may have around it
-SAMPLES, EXAMPLES = 24, 6  # images that the page offers, and questions about each
+CHARACTERS, RATE = 200, 5  # of a question, at most; questions per second and client
+BYTES, PIXELS = 8_000_000, 25_000_000  # of a picture, at most
+FORM = 20_000  # bytes of a request besides the picture, at most
+SAMPLES, EXAMPLES = 24, 6  # images on the page, and example questions for each
 POLICY = "default-src 'none'; connect-src 'self'; img-src 'self' blob: data:; style-src 'unsafe-inline'; "
 POLICY += "script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 HEADERS = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff"}
@@ -43,10 +43,8 @@ HEADERS = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff
 
 def run(args: list[str]) -> None:
     """Run `cdvqa serve` with command-line arguments."""
-    parser = OneLineParser(prog="cdvqa serve", description=serve.__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("networks", metavar="NETWORK", nargs="+", help="A run's folder, network file or pushed folder.")
-    parser.add_function_arguments(serve, skip={"networks"}, as_group=False)
-    serve(**parser.instantiate_classes(parser.parse_args(args[1:])))
+    networks = {"metavar": "NETWORK", "nargs": "+", "help": "A run's folder, network file or pushed folder."}
+    call(serve, args, {"networks": networks})
 
 
 def serve(networks: list[str], host: str = "127.0.0.1", port: int = 7860) -> None:
@@ -62,7 +60,7 @@ def serve(networks: list[str], host: str = "127.0.0.1", port: int = 7860) -> Non
         address, number = own.getsockname()[:2]
         names = [host, "localhost", "127.0.0.1", "::1", "[::1]"] if ip_address(address).is_loopback else ["*"]
         app = application(Panel([load(network) for network in networks]), names)
-        # Anybody can write X-Forwarded-For and so pass as another client: no proxy headers.
+        # No proxy headers: with X-Forwarded-For a client could pretend to be another one.
         quiet = {"log_level": "warning", "access_log": False, "proxy_headers": False, "server_header": False}
         config = uvicorn.Config(app, http="h11", ws="none", lifespan="off", timeout_graceful_shutdown=2, **quiet)
         print(f"http://{f'[{host}]' if ':' in host else host}:{number} (Ctrl-C ends it)", flush=True)
@@ -70,7 +68,7 @@ def serve(networks: list[str], host: str = "127.0.0.1", port: int = 7860) -> Non
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """A socket that listens at an address; InputError where that cannot be."""
+    """A socket that listens on host and port; InputError where that is impossible."""
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, OverflowError) as error:
@@ -90,7 +88,8 @@ class Panel:
         if len(roots) > 1:
             raise InputError(f"NETWORK: of different data ({', '.join(roots)}); name networks of one data set")
         self.networks = networks
-        self.images = {  # one that sees pictures also answers where its folder is absent: on those that are sent
+        # A network that takes pixels also works without a folder of images: on uploaded pictures.
+        self.images: set[int] = {
             number
             for network in networks
             if network.backbone.image_format is None or network.data.images_folder.is_dir()
@@ -98,12 +97,12 @@ class Panel:
         }
         self.pictures = picture_files(networks[0].data.images_folder)
         self.questions = asked_in_tests(networks[0])
-        for network in networks:  # what is read once is read now, not while somebody waits
+        for network in networks:  # reads files now instead of at the first question
             reply(network, "what", min(self.images, default=0), None)
-        self._lock = Lock()  # one request at a time: two would share the cores, and two pictures the memory
+        self._lock = Lock()  # one request at a time: two would compete for cores and memory
 
     def described(self) -> dict[str, Any]:
-        """Each network, and images over the whole range of ids, with pictures and questions if there are such."""
+        """Each network, and sample images spread over the ids; those with pictures and questions are preferred."""
         networks = [
             {"name": one.name, "backbone": one.backbone.name, "takes_pictures": one.backbone.image_format is not None}
             for one in self.networks
@@ -115,19 +114,19 @@ class Panel:
         return {"networks": networks, "samples": [self.about(ids[row]) for row in rows]}
 
     def about(self, number: int) -> dict[str, Any]:
-        """Whether an image has a picture, and some test questions about it."""
+        """An image: whether its picture is available, and some test questions about it."""
         questions = list(dict.fromkeys(self.questions.get(number, ())))[:EXAMPLES]
         return {"image_id": number, "picture": number in self.pictures, "questions": questions}
 
     def replies(self, question: str, image_id: int | None, content: bytes | None) -> list[dict[str, Any]]:
-        """What each network says of an image, or of the content of an uploaded picture; InputError if that is none."""
+        """The reply of each network about an image or an uploaded file; InputError if the file is no picture."""
         with self._lock:
             picture = None if content is None else upright(BytesIO(content), PIXELS)
             return [reply(network, question, image_id, picture) for network in self.networks]
 
 
 def reply(network: Network, question: str, image_id: int | None, picture: Image.Image | None) -> dict[str, Any]:
-    """What one network says, or why it says nothing."""
+    """The reply of one network as JSON values, or the error that it gives."""
     if picture is not None and network.backbone.image_format is None:
         return {"error": f"{network.backbone.name} sees region features, no pictures; choose an image of the data"}
     try:
@@ -162,7 +161,7 @@ def asked_in_tests(network: Network) -> dict[int, list[str]]:
 
 
 def application(panel: Panel, hosts: list[str]) -> ASGIApp:
-    """The page and its endpoints; a request calls this machine by one of `hosts`, against DNS rebinding (`*`: any)."""
+    """The page and its endpoints. Requests must name one of `hosts` (`*`: any), which prevents DNS rebinding."""
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
     from starlette.datastructures import UploadFile
@@ -185,7 +184,7 @@ def application(panel: Panel, hosts: list[str]) -> ASGIApp:
         recent.append((now, client))
 
     async def read(request: Request) -> tuple[dict[str, Any], bytes | None]:
-        """The fields of a request, and the picture that came with it."""
+        """The fields of a request, and the content of its picture, if it has one."""
         left = BYTES + FORM
 
         async def receive() -> Any:
