@@ -1,1 +1,1 @@
-"""Finished networks that answer: as one function of tensors, as a graph for other runtimes, and how fast each is."""
+"""Inference with finished networks: one function of tensors, graphs for other runtimes, latency and memory."""

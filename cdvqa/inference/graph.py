@@ -1,4 +1,4 @@
-"""A scorer as a graph in the formats of other runtimes: ONNX and OpenVINO."""
+"""A scorer as a graph for other runtimes: ONNX and OpenVINO."""
 
 import logging
 import warnings
@@ -21,7 +21,7 @@ QUANTISED = ["MatMul", "Gemm"]  # embeddings stay as they are: their rows are lo
 
 
 def library(name: str, extra: str = "export") -> Any:
-    """An optional library, imported now; `extra` is the set of optional packages that installs it.
+    """Import an optional library and return it; `extra` is the optional dependency of cdvqa that installs it.
 
     Raises:
         InputError: it is not installed.
@@ -33,11 +33,14 @@ def library(name: str, extra: str = "export") -> Any:
 
 
 def trace(scorer: Scorer, inputs: Tensors) -> Any:
-    """The scorer as an ONNX program that takes any number of questions, word pieces and regions.
+    """The scorer as an ONNX program for any number of questions, word pieces and regions.
 
     Args:
         scorer: of the network.
-        inputs: of some questions, as `inputs_of` makes them, at least two of everything.
+        inputs: example arguments, as `inputs_of` gives them; at least two questions, word pieces and regions.
+
+    Returns:
+        torch's `ONNXProgram`, with the inputs' names and the output `scores` (B, A).
 
     Raises:
         InputError: torch cannot trace this backbone, or onnxscript is not installed.
@@ -61,13 +64,13 @@ def trace(scorer: Scorer, inputs: Tensors) -> Any:
 
 
 def write_onnx(program: Any, path: Path, dtype: GraphType = "fp32") -> None:
-    """Write what `trace` gave as an ONNX file, whole or not at all.
+    """Write a program from `trace` as an ONNX file, whole or not at all.
 
-    `fp16` halves the weights and what is computed, but takes and gives fp32; `int8` quantises each row of the weights,
-    and the activations of each batch as they come.
+    With `fp16` weights and computation are fp16, inputs and outputs fp32; with `int8` weights are quantised by row, and
+    activations dynamically.
 
     Raises:
-        InputError: onnx or onnxruntime, which narrow it, is not installed.
+        InputError: onnx or onnxruntime, which convert to fp16 and int8, is not installed.
     """
     with write_atomically(path) as temporary:
         if dtype == "int8":
@@ -87,10 +90,12 @@ def write_onnx(program: Any, path: Path, dtype: GraphType = "fp32") -> None:
 
 
 def write_openvino(onnx: Path, path: Path, dtype: GraphType = "fp32") -> None:
-    """Write an ONNX graph in fp32 as OpenVINO's `path` (.xml) and the .bin beside it.
+    """Convert an ONNX graph in fp32 to OpenVINO's `path` (.xml) and the .bin beside it.
+
+    Weights are stored in fp16 if `dtype` is fp16, and in fp32 otherwise.
 
     Raises:
-        InputError: openvino is not installed, or there is such a .bin already.
+        InputError: openvino is not installed, or the .bin exists.
     """
     openvino, weights = library("openvino"), path.with_suffix(".bin")
     if weights.exists():
@@ -100,7 +105,7 @@ def write_openvino(onnx: Path, path: Path, dtype: GraphType = "fp32") -> None:
 
 
 def onnx_session(path: Path, threads: int) -> Callable[[Tensors], Tensor]:
-    """A function from inputs to scores that onnxruntime computes on the CPU."""
+    """A function from the inputs of a `Scorer` to scores (B, A), computed by onnxruntime on the CPU."""
     onnxruntime = library("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
@@ -115,7 +120,7 @@ def onnx_session(path: Path, threads: int) -> Callable[[Tensors], Tensor]:
 
 
 def openvino_session(path: Path, threads: int) -> Callable[[Tensors], Tensor]:
-    """A function from inputs to scores that OpenVINO computes on the CPU, in fp32."""
+    """A function from the inputs of a `Scorer` to scores (B, A), computed by OpenVINO on the CPU in fp32."""
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
     compiled = library("openvino").compile_model(path, "CPU", settings)
     names = {name for port in compiled.inputs for name in port.get_names()}
@@ -129,7 +134,7 @@ def openvino_session(path: Path, threads: int) -> Callable[[Tensors], Tensor]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without what exporters say of their own affairs."""
+    """Suppress the warnings and log lines of exporters."""
     loggers = [logging.getLogger(name) for name in ("", "torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""What computes a network's scores: torch, compiled torch, sparse rows, onnxruntime; and which is fastest here."""
+"""Runtimes that compute a network's scores: torch, compiled torch, sparse rows, onnxruntime; and the fastest here."""
 
 import copy
 import hashlib
@@ -23,55 +23,54 @@ from cdvqa.inference.timing import latencies
 Runtime = Callable[[VQABatch], Tensor]
 RuntimeName = Literal["torch", "auto"]
 RuntimeType = Literal["fp32", "int8"]
-SPARSE = 0.85  # share of zeros of a matrix from which sparse rows are tried; at 90 % they are worth it
+SPARSE = 0.85  # share of zeros of a matrix from which sparse rows are tried; from 90 % they are faster
 CHECKED = 256  # questions on which a runtime must give torch's answers
 
 
-def torch_runtime(scorer: Scorer) -> Runtime:
-    """Scores (B, A) in fp32 by torch, as `test` computes them."""
-    return lambda batch: scorer(**inputs_of(batch))  # type: ignore[no-any-return]
+def torch_runtime(scorer: Callable[..., Tensor]) -> Runtime:
+    """Scores (B, A) in fp32 by torch, as `test` computes them, from a `Scorer` or a compiled one."""
+    return lambda batch: scorer(**inputs_of(batch))
 
 
 def onnx_runtime(path: Path, threads: int) -> Runtime:
-    """Scores by onnxruntime, of a file that `write_onnx` wrote."""
+    """Scores by onnxruntime, from a file that `write_onnx` wrote."""
     session = onnx_session(path, threads)
     return lambda batch: session(inputs_of(batch))
 
 
 def openvino_runtime(path: Path, threads: int) -> Runtime:
-    """Scores by OpenVINO, of a file that `write_openvino` wrote."""
+    """Scores by OpenVINO, from a file that `write_openvino` wrote."""
     session = openvino_session(path, threads)
     return lambda batch: session(inputs_of(batch))
 
 
 def compiled_runtime(scorer: Scorer) -> Runtime:
     """Scores by torch.compile, for any number of questions and word pieces."""
-    compiled = torch.compile(scorer, dynamic=True)
-    return lambda batch: compiled(**inputs_of(batch))  # type: ignore[no-any-return]
+    return torch_runtime(torch.compile(scorer, dynamic=True))
 
 
 class SparseRows(nn.Module):
-    """A linear layer whose weight is stored by its rows' non-zeros (CSR).
+    """A linear layer whose weight is stored as compressed sparse rows (CSR).
 
     Args:
-        layer: what it replaces.
+        layer: the layer that it replaces.
     """
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch calls its sparse tensors a beta
+            warnings.simplefilter("ignore")  # torch warns that CSR is in beta
             self.weight = layer.weight.detach().to_sparse_csr()
         self.bias = layer.bias
 
     def forward(self, states: Tensor) -> Tensor:
-        """(…, out) of (…, in)."""
-        product = (self.weight @ states.flatten(0, -2).t()).t().unflatten(0, states.shape[:-1])
+        """(…, in) → (…, out)."""
+        product: Tensor = (self.weight @ states.flatten(0, -2).t()).t().unflatten(0, states.shape[:-1])
         return product if self.bias is None else product + self.bias
 
 
 def with_sparse_rows(scorer: Scorer, zeros: float = SPARSE) -> Scorer | None:
-    """A copy whose linear layers with this share of zeros or more are stored by rows; None if there is none."""
+    """A copy whose linear layers with at least this share of zeros are `SparseRows`; None if there is no such layer."""
     sparse, replaced = copy.deepcopy(scorer), 0
     for module in list(sparse.modules()):
         for name, layer in list(module.named_children()):
@@ -82,21 +81,21 @@ def with_sparse_rows(scorer: Scorer, zeros: float = SPARSE) -> Scorer | None:
 
 
 def fastest(scorer: Scorer, dtype: RuntimeType, network: Path, questions: Sequence[VQABatch]) -> tuple[Runtime, str]:
-    """The runtime that answers fastest on this machine, among those that answer as torch does.
+    """The fastest runtime on this machine, among those that give torch's answers.
 
-    What was timed is kept in `runtimes/` beside the network, by machine and network, with its graph.
+    Times and the graph are stored in `runtimes/` beside the network, by machine and network.
 
     Args:
         scorer: of the network, on the CPU.
-        dtype: fp32; int8 takes onnxruntime, and is not asked to give torch's answers.
-        network: its file.
-        questions: the first batch is what is timed; all are the check.
+        dtype: fp32; int8 always takes onnxruntime, and its answers are not checked.
+        network: the network's file.
+        questions: batches; the first is timed, and all are used to check answers.
 
     Returns:
-        The runtime, and what was picked and why, in a line.
+        The runtime, and one line that says which was chosen and why.
 
     Raises:
-        InputError: int8 without onnxruntime, or a backbone that is no graph.
+        InputError: int8 without onnxruntime, or for a backbone that cannot be written as a graph.
     """
     threads, size = torch.get_num_threads(), len(questions[0])
     folder = network.parent / "runtimes" / digest(network)
@@ -116,7 +115,7 @@ def fastest(scorer: Scorer, dtype: RuntimeType, network: Path, questions: Sequen
 
 
 def candidates(scorer: Scorer, dtype: RuntimeType, folder: Path, threads: int) -> dict[str, Callable[[], Runtime]]:
-    """What could compute the scores on this machine, by name; making one may take its time."""
+    """Functions that make the possible runtimes, by name; calling one may take long."""
 
     def by_onnx(dtype: GraphType) -> Runtime:
         path = folder / f"{dtype}.onnx"
@@ -138,7 +137,7 @@ def candidates(scorer: Scorer, dtype: RuntimeType, folder: Path, threads: int) -
 
 
 def equal(make: Callable[[], Runtime], scorer: Scorer, questions: Sequence[VQABatch]) -> Runtime | None:
-    """The runtime if it can be made here and all of its answers are torch's; else None."""
+    """The runtime if it can be made on this machine and all of its answers are torch's; else None."""
     expected = torch_runtime(scorer)
     try:
         runtime = make()
@@ -146,7 +145,7 @@ def equal(make: Callable[[], Runtime], scorer: Scorer, questions: Sequence[VQABa
             same = all(torch.equal(runtime(batch).argmax(1), expected(batch).argmax(1)) for batch in questions)
     except InputError:
         return None
-    except Exception as error:  # each compiler behind torch raises its own kind
+    except Exception as error:  # compilers behind torch raise exceptions of many kinds
         if "compil" not in type(error).__module__ + str(error).lower():
             raise
         return None
@@ -162,7 +161,7 @@ def example(scorer: Scorer) -> dict[str, Tensor]:
 
 
 def digest(network: Path) -> str:
-    """The first digits of the file's SHA-256."""
+    """The first 8 digits of the file's SHA-256."""
     with network.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:8]
 

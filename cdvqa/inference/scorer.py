@@ -1,4 +1,4 @@
-"""A finished network as one function of tensors: what every runtime runs."""
+"""A finished network as one function of tensors, which every runtime computes."""
 
 from typing import cast
 
@@ -15,22 +15,22 @@ INPUTS = ("input_ids", "attention_mask", "region_features", "boxes", "region_mas
 
 
 class Scorer(nn.Module):
-    """Scores of all answers; the backbone is put into evaluation and never trained again.
+    """Scores of all answers; the backbone is put into evaluation mode and cannot be trained afterwards.
 
     Args:
-        backbone: a finished one that scores a vocabulary, without masks attached.
-        objective: it says what is ranked.
+        backbone: scores a vocabulary; no masks are attached.
+        objective: its `scores` are what is ranked.
         exact: leave out what no answer needs; the scores stay the same.
     """
 
     def __init__(self, backbone: Backbone, objective: Objective, exact: bool = True) -> None:
         super().__init__()
         if type(objective).scores is Objective.scores:
-            backbone.asked = frozenset()  # the logits are all that is ranked
+            backbone.asked = frozenset()  # only the logits are ranked
         if exact:
             backbone.skip_unused()
         for module in (*backbone.modules(), *objective.modules()):
-            if parametrize.is_parametrized(module):  # a weight norm would be computed for every batch
+            if parametrize.is_parametrized(module):  # weight norms would be computed again for every batch
                 for name in list(cast(nn.ModuleDict, module.parametrizations)):
                     parametrize.remove_parametrizations(module, name)
         self.backbone, self.objective = backbone, objective
@@ -41,14 +41,15 @@ class Scorer(nn.Module):
     ) -> Tensor:
         """Scores (B, A); the arguments are those of `inputs_of`."""
         batch = VQABatch(input_ids[:, 0], input_ids, attention_mask, region_features, boxes, region_mask)
-        return cast(Tensor, self.objective.scores(self.backbone(batch)))
+        return self.objective.scores(self.backbone(batch))
 
 
 def inputs_of(batch: VQABatch) -> dict[str, Tensor]:
-    """A batch as the tensors that a `Scorer` takes, by name: a mask that the batch lacks keeps everything.
+    """The arguments of a `Scorer`, by name; where the batch has no mask, the mask keeps everything.
 
-    `input_ids` and `attention_mask` (B, T) int64, cut to the longest question; `region_features` (B, R, F) and `boxes`
-    (B, R, 4) float32; `region_mask` (B, R) bool.
+    Returns:
+        `input_ids` and `attention_mask` (B, T) int64, cut to the longest question; `region_features` (B, R, F) and
+        `boxes` (B, R, 4) float32; `region_mask` (B, R) bool.
     """
     ids, mask = trim_padding(batch.input_ids, batch.attention_mask)
     regions = batch.widened().region_features

@@ -1,4 +1,4 @@
-"""How long networks take on this machine, and how much memory."""
+"""Latency and peak memory of networks on this machine."""
 
 import multiprocessing
 import re
@@ -13,13 +13,12 @@ import torch
 from cdvqa.data.batch import VQABatch
 
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp", "i8mm")
-Answering = Callable[[VQABatch], object]
-Asked = TypeVar("Asked")
+Batch = TypeVar("Batch")
 STATUS = Path("/proc/self/status")
 
 
 def instructions() -> list[str]:
-    """Those of `INSTRUCTIONS`, which matter for matrix products, that this processor has; none where it cannot say."""
+    """Which of `INSTRUCTIONS`, those that speed up matrix products, this processor has; none where it is unknown."""
     try:
         flags = re.search(r"^(?:flags|Features)\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
@@ -28,14 +27,14 @@ def instructions() -> list[str]:
 
 
 def latencies(
-    runtimes: Mapping[str, Callable[[Asked], object]], batches: Sequence[Asked], repeats: int = 7
+    runtimes: Mapping[str, Callable[[Batch], object]], batches: Sequence[Batch], repeats: int = 7
 ) -> dict[str, list[float]]:
-    """Milliseconds that each runtime takes for each batch: medians of interleaved repeats, after one that is left out.
+    """Milliseconds that each runtime takes for each batch: medians over interleaved repeats, after one warm-up.
 
     Args:
         runtimes: by name.
-        batches: such as of 1, 8 and 64 questions; what each runtime is called with.
-        repeats: of each.
+        batches: what each runtime is called with, such as batches of 1, 8 and 64 questions.
+        repeats: timed calls of each runtime with each batch.
     """
     taken: dict[str, list[list[float]]] = {name: [[] for _ in batches] for name in runtimes}
     with torch.inference_mode():
@@ -48,15 +47,15 @@ def latencies(
     return {name: [float(np.median(times[1:])) for times in of_batches] for name, of_batches in taken.items()}
 
 
-def peak_memory(make: Callable[[], Answering], batches: Sequence[VQABatch]) -> list[float] | None:
-    """Bytes that a network and each batch take together at their peak, beyond a process that has only its libraries.
+def peak_memory(make: Callable[[], Callable[[VQABatch], object]], batches: Sequence[VQABatch]) -> list[float] | None:
+    """Peak memory in bytes of a network with each batch, less that of a process that has only loaded the libraries.
 
     Args:
-        make: makes the runtime; it is pickled for a process of its own.
+        make: makes the runtime; it is pickled and called in a process of its own.
         batches: such as of 1, 8 and 64 questions.
 
     Returns:
-        One number for each batch; None where the system does not say.
+        One number for each batch; None without Linux's /proc.
     """
     if not STATUS.is_file():
         return None
@@ -64,13 +63,13 @@ def peak_memory(make: Callable[[], Answering], batches: Sequence[VQABatch]) -> l
         return pool.apply(_peaks, (make, batches, torch.get_num_threads()))
 
 
-def _peaks(make: Callable[[], Answering], batches: Sequence[VQABatch], threads: int) -> list[float]:
+def _peaks(make: Callable[[], Callable[[VQABatch], object]], batches: Sequence[VQABatch], threads: int) -> list[float]:
     torch.set_num_threads(threads)
     before = _memory("VmRSS")
     runtime, peaks = make(), []
     with torch.inference_mode():
         for batch in batches:
-            Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+            Path("/proc/self/clear_refs").write_text("5")  # resets the peak
             runtime(batch)
             peaks.append(_memory("VmHWM") - before)
     return peaks

@@ -1,6 +1,6 @@
-"""VQA accuracy: the paper's rule, the official rule, and the VQA-VS summary."""
+"""VQA accuracy: the paper's rule, the official rule, and the means of VQA-VS."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
@@ -10,12 +10,12 @@ from cdvqa.data.datasets import VQAVS
 from cdvqa.data.questions.annotations import JsonRecord
 from cdvqa.errors import InputError
 
-# The nine out-of-distribution sets of VQA-VS and their means, names without "+".
+# Means of VQA-VS, each with the names of its out-of-distribution sets, without "+".
 _VQA_VS_MEANS = {mean: [name.replace("+", "") for name in names] for mean, names in VQAVS().means().items()}
 
 
 def vqa_score(prediction: str, answers: Sequence[str]) -> float:
-    """Score of one prediction by the paper's rule: min(1, n / 3), where n human answers equal it.
+    """Score in [0, 1] of one prediction by the paper's rule: min(1, n / 3), where n human answers equal it.
 
     Args:
         prediction: the predicted answer; nothing is normalised.
@@ -25,9 +25,9 @@ def vqa_score(prediction: str, answers: Sequence[str]) -> float:
 
 
 def official_vqa_score(prediction: str, answers: Sequence[str]) -> float:
-    """Score of one prediction by the official VQA evaluation code.
+    """Score in [0, 1] of one prediction by the official VQA evaluation code.
 
-    The mean over the human answers of min(1, n / 3), where n of the other answers equal the prediction. As in that
+    For each human answer, n of the others equal the prediction; the score is the mean of min(1, n / 3). As in that
     code, prediction and answers are normalised only if the human answers differ: "The Yes." scores 0 against ten "yes".
 
     Args:
@@ -52,7 +52,7 @@ def vqa_accuracy(predictions: Iterable[JsonRecord], annotations: Sequence[JsonRe
             {question_id, answer_type, answers_word, answer_count}, in which only answers of the vocabulary score.
 
     Returns:
-        {"all": …, <answer type>: …}, unrounded; answer types in order of appearance.
+        {"all": …, <answer type>: …}, not rounded; answer types in order of appearance.
 
     Raises:
         InputError: a prediction is missing, duplicate, or belongs to no annotation.
@@ -61,7 +61,7 @@ def vqa_accuracy(predictions: Iterable[JsonRecord], annotations: Sequence[JsonRe
 
 
 def official_vqa_accuracy(predictions: Iterable[JsonRecord], annotations: Sequence[JsonRecord]) -> dict[str, float]:
-    """Accuracy in percent as the official evaluation code gives it (unrounded); otherwise like `vqa_accuracy`."""
+    """Accuracy in percent by the rule of the official evaluation code; otherwise like `vqa_accuracy`."""
     pairs = _pairs(predictions, annotations)
     return _mean_by_type((a["answer_type"], official_vqa_score(p, _answers(a))) for p, a in pairs)
 
@@ -69,7 +69,7 @@ def official_vqa_accuracy(predictions: Iterable[JsonRecord], annotations: Sequen
 def vqa_vs_scores(
     predictions: Iterable[JsonRecord], annotations: Sequence[JsonRecord], ood_question_ids: Mapping[str, Iterable[int]]
 ) -> dict[str, Any]:
-    """Scores on VQA-VS: IID-Test, its nine out-of-distribution sets, and their means.
+    """Accuracies on VQA-VS: IID-Test, its nine out-of-distribution sets, and their means.
 
     Args:
         predictions: {question_id, answer} for all of IID-Test.
@@ -94,11 +94,11 @@ def vqa_vs_scores(
 
 
 def set_means(results: Mapping[str, Mapping[str, Any]], means: Mapping[str, Sequence[str]]) -> dict[str, float]:
-    """Unweighted means over test sets; each accuracy is rounded to two decimals first, as VQA-VS does it.
+    """Unweighted means over test sets; each accuracy is rounded to two decimals first, as in VQA-VS.
 
     Args:
-        results: accuracies in percent, `all` among them, by test set.
-        means: names of the sets of each mean. One with an empty set, which has no `all`, is left out.
+        results: accuracies in percent by test set; an empty set has no `all`.
+        means: names of the sets of each mean. A mean is left out if one of its sets is empty.
     """
     rounded = {name: round(result["all"], 2) for name, result in results.items() if "all" in result}
     return {
@@ -109,13 +109,13 @@ def set_means(results: Mapping[str, Mapping[str, Any]], means: Mapping[str, Sequ
 
 
 def id_and_ood(results: Mapping[str, Mapping[str, Any]], means: Mapping[str, float]) -> dict[str, float]:
-    """Accuracy in (`id`) and out of distribution (`ood`), in percent; without a test set of the kind, it is left out.
+    """Accuracy in distribution (`id`) and out of distribution (`ood`), in percent; left out where there is no test set.
 
-    Over several test sets of a kind it is their unweighted mean, or `ood_mean` where the data set states that.
+    Of several test sets of a kind it is the unweighted mean; `ood` is `ood_mean` where the data set defines that.
 
     Args:
-        results: accuracies, `all` among them, and `distribution`, by test set.
-        means: the means that the data set states.
+        results: by test set, `distribution` and accuracies in percent; an empty set has no `all`.
+        means: the means that the data set defines, by name.
     """
     found = {}
     for kind in ("id", "ood"):
@@ -148,10 +148,11 @@ def _answers(annotation: JsonRecord) -> list[str]:
 
 
 def _mean_by_type(scored: Iterable[tuple[str, float]]) -> dict[str, float]:
-    totals, counts = Counter[str](), Counter[str]()
+    totals: dict[str, float] = defaultdict(float)
+    counts = Counter[str]()
     for answer_type, score in scored:
         for group in ("all", answer_type):
-            totals[group] += score  # type: ignore[assignment]
+            totals[group] += score
             counts[group] += 1
     return {group: 100 * totals[group] / count for group, count in counts.items()}
 
@@ -167,4 +168,5 @@ def _set_score(name: str, members: set[int], scores: Mapping[int, float]) -> flo
 
 def _rounded_percent(scores: Iterable[float]) -> float:
     scores = list(scores)
-    return round(sum(scores) * 100 / len(scores), 2)  # in this order of operations, as ties at the third decimal occur
+    # Scores are thirds, and ties at the third decimal occur: another order of operations would break them differently.
+    return round(sum(scores) * 100 / len(scores), 2)
