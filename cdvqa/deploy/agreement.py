@@ -45,34 +45,34 @@ def compare_answers(networks: Sequence[Network], examples: int) -> tuple[Rows, R
         if missing := [split for split in answered or tests if not predictions(network, split).is_file()]:
             notes.append(f"{letter} has no answers to {', '.join(missing)}: `{test_command(network)}` writes them.")
             answered = [split for split in answered if split not in missing]
-    questions: dict[str, Questions] = {}
+    known: dict[str, Questions] = {}
     try:
         prepared = a.data.prepare() if answered else None
-        questions = {split: prepared.split(split).questions for split in answered if prepared}
+        known = {split: prepared.split(split).questions for split in answered if prepared}
     except InputError as error:
         notes.append(f"Accuracies are those of results.json, without interval and single questions: {error}.")
     for split in answered:
-        said = [read_answers(network, split) for network in networks]
-        if said[0].keys() != said[1].keys() or not said[0]:
+        answers = [read_answers(network, split) for network in networks]
+        if answers[0].keys() != answers[1].keys() or not answers[0]:
             notes.append(f"{split}: A and B do not answer the same questions; test both on all of them.")
             continue
-        if not questions:
-            rows.append(as_tested(split, said, networks))
+        if not known:
+            rows.append(as_tested(split, answers, networks))
             continue
-        whole = questions[split]
-        known = np.flatnonzero(np.isin(whole.question_id, list(said[0])))
-        if len(known) < len(said[0]):
+        whole = known[split]
+        found = np.flatnonzero(np.isin(whole.question_id, list(answers[0])))
+        if len(found) < len(answers[0]):
             notes.append(f"{split}: not compared: some answered questions are not in {a.data.root}.")
             continue
-        asked = whole.select(known)
-        scores = np.array([score(one, asked) for one in said])
+        questions = whole.select(found)
+        scores = np.array([score(questions, one) for one in answers])
         subsets = a.data.data_set.read_subsets(a.data.root, split, whole.question_id)
-        for name, members in ({split: set(said[0])} | subsets).items():
-            inside = np.isin(asked.question_id, list(members))
+        for name, members in ({split: set(answers[0])} | subsets).items():
+            inside = np.isin(questions.question_id, list(members))
             if inside.any():
-                rows.append(measured(name, [answers_to(asked, one)[inside] for one in said], scores[:, inside]))
+                rows.append(measured(name, [answers_to(questions, one)[inside] for one in answers], scores[:, inside]))
                 notes += doubts(rows[-1], networks)
-        changed += changes(split, asked, said, scores)[:examples]
+        changed += changes(split, questions, answers, scores)[:examples]
     return rows, changed, notes
 
 
@@ -107,23 +107,23 @@ def read_answers(network: Network, split: str) -> Answers:
         raise InputError(f"{path}: no list of answers ({error}); `{test_command(network)}` writes it") from error
 
 
-def answers_to(asked: Questions, said: Answers) -> NDArray[np.object_]:
+def answers_to(questions: Questions, answers: Answers) -> NDArray[np.object_]:
     """The answers (N,), in the order of the questions."""
-    return np.array([said[number] for number in asked.question_id.tolist()], object)
+    return np.array([answers[number] for number in questions.question_id.tolist()], object)
 
 
-def score(said: Answers, asked: Questions) -> list[float]:
+def score(questions: Questions, answers: Answers) -> list[float]:
     """The score in [0, 1] of the answer to each question, by the paper's rule."""
-    humans = asked.annotations.answers
-    return [vqa_score(answer, humans[row]) for row, answer in enumerate(answers_to(asked, said))]
+    humans = questions.annotations.answers
+    return [vqa_score(answer, humans[row]) for row, answer in enumerate(answers_to(questions, answers))]
 
 
-def measured(name: str, said: Sequence[NDArray[np.object_]], scores: NDArray[np.float64]) -> dict[str, Any]:
+def measured(name: str, answers: Sequence[NDArray[np.object_]], scores: NDArray[np.float64]) -> dict[str, Any]:
     """The row of a test set.
 
     Args:
         name: name of the test set.
-        said: answers (N,) of A and of B.
+        answers: answers (N,) of A and of B.
         scores: scores (2, N) of A and B, in [0, 1].
     """
     accuracy = 100 * scores.mean(1)
@@ -134,21 +134,21 @@ def measured(name: str, said: Sequence[NDArray[np.object_]], scores: NDArray[np.
         "accuracy of B": float(accuracy[1]),
         "difference": float(accuracy[1] - accuracy[0]),
         "95 % interval": list(interval_of_mean(100 * (scores[1] - scores[0]))),
-        "equal answers": float((said[0] == said[1]).mean()),
+        "equal answers": float((answers[0] == answers[1]).mean()),
     }
 
 
-def as_tested(split: str, said: Sequence[Answers], networks: Sequence[Network]) -> dict[str, Any]:
+def as_tested(split: str, answers: Sequence[Answers], networks: Sequence[Network]) -> dict[str, Any]:
     """The row of a split whose question files are absent, with the accuracies in results.json."""
     accuracy = [tested_accuracy(network, split) for network in networks]
     return {
         "test set": split,
-        "questions": len(said[0]),
+        "questions": len(answers[0]),
         "accuracy of A": accuracy[0],
         "accuracy of B": accuracy[1],
         "difference": None if accuracy[0] is None or accuracy[1] is None else accuracy[1] - accuracy[0],
         "95 % interval": None,
-        "equal answers": sum(said[1][number] == answer for number, answer in said[0].items()) / len(said[0]),
+        "equal answers": sum(answers[1][number] == answer for number, answer in answers[0].items()) / len(answers[0]),
     }
 
 
@@ -175,22 +175,23 @@ def doubts(row: Mapping[str, Any], networks: Sequence[Network]) -> list[str]:
     return found
 
 
-def changes(split: str, asked: Questions, said: Sequence[Answers], scores: NDArray[np.float64]) -> Rows:
+def changes(split: str, questions: Questions, answers: Sequence[Answers], scores: NDArray[np.float64]) -> Rows:
     """A row for each question that A and B answer differently; those with a changed score first."""
-    ours, theirs = (answers_to(asked, one) for one in said)
+    ours, theirs = (answers_to(questions, one) for one in answers)
     order = sorted(np.flatnonzero(ours != theirs).tolist(), key=lambda row: scores[0, row] == scores[1, row])
     return [
         {
             "test split": split,
-            "question": asked.text[row],
-            "question id": int(asked.question_id[row]),
-            "image id": int(asked.image_id[row]),
+            "question": questions.text[row],
+            "question id": int(questions.question_id[row]),
+            "image id": int(questions.image_id[row]),
             "answer of A": ours[row],
             "answer of B": theirs[row],
             "score of A": float(scores[0, row]),
             "score of B": float(scores[1, row]),
             "human answers": ", ".join(
-                f"{answer} ({number})" for answer, number in Counter(asked.annotations.answers[row]).most_common(HUMANS)
+                f"{answer} ({number})"
+                for answer, number in Counter(questions.annotations.answers[row]).most_common(HUMANS)
             ),
         }
         for row in order

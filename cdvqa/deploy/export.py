@@ -108,7 +108,9 @@ def write_other(source: Run, path: Path, to: Target, dtype: Precision) -> str:
         write_huggingface(network, path, dtype)
         return f"written: {path}: AutoModel opens it; its README.md has the lines that answer a question"
     if network.scorer is None:
-        raise InputError(f"{network.backbone.name} says its answers word by word, which no graph does; use subnetwork")
+        raise InputError(
+            f"{network.backbone.name} generates its answers word by word, which a graph cannot; use --to subnetwork"
+        )
     assert dtype != "bf16", "FORMATS has no graphs in bf16"
     program = trace(network.scorer, example(network.scorer))
     program.model.metadata_props.update(metadata_of(network))

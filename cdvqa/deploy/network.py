@@ -142,12 +142,12 @@ class Network:
             InputError: the run's test questions, on which runtimes are checked, are absent.
         """
         if self.scorer is None:
-            return f"torch; {self.backbone.name} says its answers word by word"
+            return f"torch, as {self.backbone.name} generates its answers word by word"
         self.data.eval_batch_size = batch_size
         self.data.setup("test")
         batches = islice(self.data.test_dataloader()[-1], -(-CHECKED // batch_size))
-        self.runtime, said = fastest(self.scorer, dtype, self.path, list(batches))
-        return said
+        self.runtime, reason = fastest(self.scorer, dtype, self.path, list(batches))
+        return reason
 
     @property
     def answers(self) -> list[str]:

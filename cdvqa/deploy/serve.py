@@ -96,7 +96,7 @@ class Panel:
             for number in network.data.visual.image_id.tolist()
         }
         self.pictures = picture_files(networks[0].data.images_folder)
-        self.questions = asked_in_tests(networks[0])
+        self.questions = test_questions(networks[0])
         for network in networks:  # reads files now instead of at the first question
             reply(network, "what", min(self.images, default=0), None)
         self._lock = Lock()  # one request at a time: two would compete for cores and memory
@@ -130,11 +130,11 @@ def reply(network: Network, question: str, image_id: int | None, picture: Image.
     if picture is not None and network.backbone.image_format is None:
         return {"error": f"{network.backbone.name} sees region features, no pictures; choose an image of the data"}
     try:
-        said = network.ask(question, picture, image_id=image_id)
+        replied = network.ask(question, picture, image_id=image_id)
     except InputError as error:
         return {"error": printable(str(error))}
-    answers, prior = ([answer._asdict() for answer in some] for some in (said.answers, said.prior))
-    return {**vars(said), "answers": answers, "prior": prior}
+    answers, prior = ([answer._asdict() for answer in some] for some in (replied.answers, replied.prior))
+    return {**vars(replied), "answers": answers, "prior": prior}
 
 
 def picture_files(folder: Path) -> dict[int, Path]:
@@ -146,14 +146,14 @@ def picture_files(folder: Path) -> dict[int, Path]:
         return {}
 
 
-def asked_in_tests(network: Network) -> dict[int, list[str]]:
+def test_questions(network: Network) -> dict[int, list[str]]:
     """The questions of the test splits of a network's data, by image id."""
     found: dict[int, list[str]] = defaultdict(list)
     try:
         for name, files in network.data.data_set.present(network.data.root).items():
             if name not in ("train", "dev"):
-                asked = network.data.data_set.read_questions(locate(network.data.root, files.questions))
-                for number, text in zip(asked.image_id.tolist(), asked.text, strict=True):
+                questions = network.data.data_set.read_questions(locate(network.data.root, files.questions))
+                for number, text in zip(questions.image_id.tolist(), questions.text, strict=True):
                     found[number].append(text)
     except InputError as error:
         print(f"test questions left out: {error}")

@@ -11,8 +11,6 @@ from cdvqa.backbones.padding import trim_padding
 from cdvqa.data.batch import VQABatch
 from cdvqa.objectives import Objective
 
-INPUTS = ("input_ids", "attention_mask", "region_features", "boxes", "region_mask")
-
 
 class Scorer(nn.Module):
     """Scores of all answers; the backbone is put into evaluation mode and cannot be trained afterwards.

@@ -1,10 +1,12 @@
 """LXMERT against the authors' model, and its weight loading on small files in the real format."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from cdvqa.backbones import Lxmert
 from cdvqa.data.batch import VQABatch
@@ -17,9 +19,9 @@ TINY = {
 }  # fmt: skip
 
 
-def authors_name(name: str) -> str:
-    """Our parameter name in the authors' naming: a weight-norm `g` and `v`, and a head called `main`."""
-    name = name.replace("classifier.", "classifier.main.")
+def authors_name(name: str, head: str = "classifier.main") -> str:
+    """Our parameter name in the authors' naming: a weight-norm `g` and `v`, and another name of the head."""
+    name = name.replace("classifier.", f"{head}.")
     return name.replace("parametrizations.weight.original0", "weight_g").replace(
         "parametrizations.weight.original1", "weight_v"
     )
@@ -32,17 +34,17 @@ def tiny_golden(golden):
     model = Lxmert(config.pop("ans_num"), pretrained=None, config=config)
     state = {name: torch.tensor(arrays[f"sd/{authors_name(name)}"]) for name in model.state_dict()}
     model.load_state_dict(state)
-    return model.double().eval(), arrays
-
-
-def test_equals_the_authors_model_with_gradients(tiny_golden):
-    model, arrays = tiny_golden
     batch = VQABatch(
         question_id=torch.arange(3),
         input_ids=torch.tensor(arrays["input_ids"]),
         region_features=torch.tensor(arrays["visual_feats"]).double(),
         boxes=torch.tensor(arrays["visual_pos"]).double(),
     )
+    return model.double().eval(), batch, arrays
+
+
+def test_equals_the_authors_model_with_gradients(tiny_golden):
+    model, batch, arrays = tiny_golden
     output = model(batch)
     np.testing.assert_allclose(output.logits.detach(), arrays["logits"], atol=1e-6)
     np.testing.assert_allclose(output.hidden.detach(), arrays["pooled"], atol=1e-6)
@@ -58,13 +60,7 @@ def test_equals_the_authors_model_with_gradients(tiny_golden):
 
 
 def test_dead_branch_is_frozen_and_everything_else_gets_a_gradient(tiny_golden):
-    model, arrays = tiny_golden
-    batch = VQABatch(
-        question_id=torch.arange(3),
-        input_ids=torch.tensor(arrays["input_ids"]),
-        region_features=torch.tensor(arrays["visual_feats"]).double(),
-        boxes=torch.tensor(arrays["visual_pos"]).double(),
-    )
+    model, batch, _ = tiny_golden
     model(batch).logits.sum().backward()
     frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
     assert len(frozen) == 16 and all("x_layers.1.visn_" in name for name in frozen)
@@ -88,35 +84,22 @@ def test_base_has_the_matrices_and_counts_of_the_paper():
 
 
 def test_answer_is_the_best_scored_string(tiny_golden):
-    model, arrays = tiny_golden
+    model, batch, arrays = tiny_golden
     model.answers = [f"answer {i}" for i in range(11)]
-    batch = VQABatch(
-        question_id=torch.arange(3),
-        input_ids=torch.tensor(arrays["input_ids"]),
-        region_features=torch.tensor(arrays["visual_feats"]).double(),
-        boxes=torch.tensor(arrays["visual_pos"]).double(),
-    )
     assert model.answer(batch) == [f"answer {i}" for i in arrays["logits"].argmax(1)]
 
 
 def test_padding_that_no_question_needs_changes_nothing(tiny_golden):
-    model, arrays = tiny_golden
+    model, batch, _ = tiny_golden
     lengths = torch.tensor([4, 6, 3])
     mask = (torch.arange(14) < lengths[:, None]).long()
-    batch = VQABatch(
-        question_id=torch.arange(3),
-        input_ids=torch.tensor(arrays["input_ids"]),
-        attention_mask=mask,
-        region_features=torch.tensor(arrays["visual_feats"]).double(),
-        boxes=torch.tensor(arrays["visual_pos"]).double(),
-    )
     whole = model.lxmert(
         input_ids=batch.input_ids,
         attention_mask=mask,
         visual_feats=batch.region_features,
         visual_pos=batch.boxes,
     ).pooled_output
-    torch.testing.assert_close(model(batch).hidden, whole, rtol=0, atol=1e-12)
+    torch.testing.assert_close(model(replace(batch, attention_mask=mask)).hidden, whole, rtol=0, atol=1e-12)
 
 
 def test_loads_a_folder_in_hugging_face_format_and_reports(tmp_path):
@@ -140,8 +123,6 @@ def test_a_truncated_or_foreign_or_absent_checkpoint_is_refused(tmp_path):
     weights.unlink()
     with pytest.raises(InputError, match=r"--model\.backbone\.pretrained FOLDER"):
         Lxmert(5, pretrained=str(tmp_path)).load_pretrained()
-    from safetensors.torch import save_file
-
     save_file({"something.else": torch.zeros(3)}, weights, metadata={"format": "pt"})
     with pytest.raises(InputError, match="not a checkpoint of LxmertModel"):
         Lxmert(5, pretrained=str(tmp_path)).load_pretrained()

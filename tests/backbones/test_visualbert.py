@@ -15,6 +15,7 @@ from cdvqa.data.batch import VQABatch
 from cdvqa.errors import InputError
 from cdvqa.objectives import CE
 from cdvqa.sparsity import Sparsity
+from tests.backbones.test_lxmert import authors_name
 
 TINY = {
     "vocab_size": 40, "hidden_size": 16, "num_attention_heads": 4, "intermediate_size": 32, "visual_embedding_dim": 10,
@@ -23,20 +24,13 @@ TINY = {
 LENGTHS = torch.tensor([4, 6, 3])
 
 
-def authors_name(name: str) -> str:
-    """Our parameter name in the authors' naming: a weight-norm `g` and `v`, and a head called `cls.main`."""
-    name = name.replace("classifier.", "cls.main.")
-    return name.replace("parametrizations.weight.original0", "weight_g").replace(
-        "parametrizations.weight.original1", "weight_v"
-    )
-
-
 @pytest.fixture
 def tiny_golden(golden):
     arrays = golden("visualbert_tiny")
     config = json.loads(str(arrays["config"]))
     model = VisualBert(config.pop("ans_num"), pretrained=None, config=config)
-    model.load_state_dict({name: torch.tensor(arrays[f"sd/{authors_name(name)}"]) for name in model.state_dict()})
+    state = {name: torch.tensor(arrays[f"sd/{authors_name(name, 'cls.main')}"]) for name in model.state_dict()}
+    model.load_state_dict(state)
     batch = VQABatch(
         question_id=torch.arange(3),
         input_ids=torch.tensor(arrays["input_ids"]),

@@ -283,7 +283,7 @@ def test_without_questions_the_accuracies_are_those_of_the_results(runs, scenes,
     assert "ms, batch 1" not in found["speed"]["rows"][0]
 
 
-def test_what_does_not_fit_together_is_told(runs, tmp_path):
+def test_what_does_not_fit_together_is_reported(runs, tmp_path):
     _, a, b = runs
     other = copy(b, tmp_path / "other", name="rooms")
     assert compared(a, other)["answers"]["notes"] == ["Not compared: A answers questions of scenes, B of rooms."]

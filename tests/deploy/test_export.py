@@ -169,7 +169,7 @@ def test_the_table_has_every_form(pruned, capsys):
             assert row["test"] == table["dense fp32, torch"]["test"]
 
 
-def test_what_cannot_be_exported_is_told(cdvqa, capsys, tmp_path):
+def test_what_cannot_be_exported_is_refused(cdvqa, capsys, tmp_path):
     assert main(["export", str(tmp_path), "--to=openvino", "--dtype=int8"]) == 2
     assert "--dtype int8: openvino takes fp32, fp16" in capsys.readouterr().err
     assert main(["export", str(tmp_path)]) == 2

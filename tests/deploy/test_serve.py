@@ -292,7 +292,7 @@ def test_a_network_alone_with_uploaded_pictures_needs_no_data(networks, monkeypa
     assert refusal(client.post("/api/ask", json={"question": QUESTION, "image_id": 1}), 404)
 
 
-def test_what_cannot_be_served_is_told_in_one_line(runs, capsys, monkeypatch, tmp_path):
+def test_what_cannot_be_served_is_refused_in_one_line(runs, capsys, monkeypatch, tmp_path):
     def told(*args: str | Path) -> str:
         assert main(["serve", *map(str, args)]) == 2
         error = capsys.readouterr().err

@@ -3,16 +3,14 @@
 import pytest
 import torch
 
-from cdvqa.backbones import Lxmert, VisualBert
+from cdvqa.backbones import Lxmert
 from cdvqa.data.batch import VQABatch
 from cdvqa.errors import InputError
 from cdvqa.inference.graph import library, onnx_session, trace, write_onnx
 from cdvqa.inference.scorer import Scorer, inputs_of
 from cdvqa.objectives import make_objective
 from tests.backbones.test_lxmert import TINY as LXMERT
-from tests.backbones.test_visualbert import TINY as VISUALBERT
-
-BACKBONES = {"lxmert": lambda: Lxmert(7, None, LXMERT), "visualbert": lambda: VisualBert(7, None, VISUALBERT)}
+from tests.backbones.test_shrink import BACKBONES
 
 
 def questions(number: int, words: int, regions: int, masks: bool) -> VQABatch:
@@ -65,7 +63,7 @@ class LooksAtValues(Lxmert):
         return super().forward(batch if bool(batch.boxes.sum() > 0) else questions(2, 2, 2, False))
 
 
-def test_a_backbone_that_is_no_graph_and_a_missing_library_are_told():
+def test_a_backbone_that_is_no_graph_and_a_missing_library_are_refused():
     scorer = Scorer(LooksAtValues(7, None, LXMERT), make_objective("bce", 16, num_answers=7))
     with pytest.raises(InputError, match="torch cannot write LooksAtValues as a graph; export it with --to subnetwork"):
         trace(scorer, inputs_of(questions(3, 6, 5, True)))
