@@ -235,7 +235,7 @@ def store(image: ImageRegions, features: NDArray[Any], boxes: NDArray[np.float32
             remedy = "; use --dtype float32" if np.isfinite(values).all() else ""
             what = f"{name} has NaN, infinite or too large values for {place.dtype}{remedy}"
             raise InputError(f"{image.where}: {what}")
-        if (values.dtype, place.dtype) == (np.float32, np.float16):
+        if values.dtype == np.float32 and place.dtype == np.float16:
             import torch  # its cast takes a fifteenth of numpy's time; without fp16 it is not needed
 
             writable = values if values.flags.writeable else values.copy()  # or torch warns

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 
 
 def map_tensors(data: T, change: Callable[[Tensor], Tensor]) -> T:
     """The same dataclass with each of its tensors changed, also in dataclasses and dictionaries inside it."""
-    values = {field.name: getattr(data, field.name) for field in fields(data)}  # type: ignore[arg-type]
-    changed: dict[str, Any] = {name: change(value) for name, value in values.items() if isinstance(value, Tensor)}
-    changed |= {name: map_tensors(value, change) for name, value in values.items() if is_dataclass(value)}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            changed[name] = {key: map_tensors(part, change) for key, part in value.items()}
-    return replace(data, **changed)  # type: ignore[type-var]
+    changed: dict[str, Any] = {}
+    for field in fields(data):
+        value = getattr(data, field.name)
+        if isinstance(value, Tensor):
+            changed[field.name] = change(value)
+        elif isinstance(value, dict):
+            changed[field.name] = {key: map_tensors(part, change) for key, part in value.items()}
+        elif is_dataclass(value) and not isinstance(value, type):
+            changed[field.name] = map_tensors(value, change)
+    return replace(data, **changed)
 
 
 @dataclass

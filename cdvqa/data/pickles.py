@@ -132,7 +132,7 @@ def _made(values: list[_Value], changes_first: bool) -> _Value:
 def _quoted(file: Any) -> str:
     """Text of protocol 0; Python 2 writes the bytes of arrays so, which `pickletools` would take for ASCII."""
     text = pickletools.read_stringnl(file, decode=False, stripquotes=True)
-    return codecs.escape_decode(text)[0].decode("latin1")  # type: ignore[attr-defined,no-any-return]
+    return codecs.escape_decode(text)[0].decode("latin1")
 
 
 # --- what names in a pickle stand for -----------------------------------------------------------------------------
@@ -173,7 +173,7 @@ class _Type:
         _, order, subarray, names, fields, *_ = state
         if (subarray, names, fields) != (None, None, None) or order not in ("<", ">", "=", "|"):
             raise ValueError("it holds arrays of structured type")
-        self.dtype = self.dtype.newbyteorder(order)  # type: ignore[arg-type]
+        self.dtype = self.dtype.newbyteorder(order)
 
 
 class _Array(np.ndarray):

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 WIDTH, HEIGHT = 128, 96
@@ -100,8 +101,8 @@ def _draw_thing(pen: ImageDraw.ImageDraw, thing: Thing) -> None:
 class Regions:
     """Regions of one image: `features` (10, 128) fp32, `boxes` (10, 4) in [0, 1], and the things in slot order."""
 
-    features: np.ndarray
-    boxes: np.ndarray
+    features: NDArray[np.float32]
+    boxes: NDArray[np.float32]
     things: list[Thing]
 
 
@@ -124,7 +125,7 @@ def cut_regions(image: Image.Image, things: list[Thing], noise: float, rng: np.r
     return Regions(features, boxes, things)
 
 
-def project_crops(pixels: np.ndarray) -> np.ndarray:
+def project_crops(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
     """Project RGB crops (n, 12, 12, 3) in 0..255 to features (n, 128).
 
     Each pixel is first written as its weights on the eight corners of the RGB cube (black, blue, ..., white), so that
@@ -132,7 +133,8 @@ def project_crops(pixels: np.ndarray) -> np.ndarray:
     """
     value = pixels[..., None, :] / 255
     weights = (CORNERS * value + (1 - CORNERS) * (1 - value)).prod(-1) - USUAL_WEIGHT
-    return weights.reshape(len(pixels), -1) @ PROJECTION
+    features: NDArray[np.float32] = weights.reshape(len(pixels), -1) @ PROJECTION
+    return features
 
 
 CORNERS = np.array([[c >> 2 & 1, c >> 1 & 1, c & 1] for c in range(8)], np.float32)

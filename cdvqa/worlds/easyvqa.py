@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from cdvqa.data.visual.features import write_features
@@ -101,7 +102,7 @@ def resample(questions: list[Source], inverted: bool, rng: np.random.Generator) 
     return [questions[index] for index in sorted(kept)]
 
 
-def grid_regions(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
+def grid_regions(image: Image.Image) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Features (16, 128) and boxes (16, 4) of the image's cells, row by row."""
     pixels = np.asarray(image.convert("RGB"), np.float32) / 255
     cells = pixels.reshape(GRID, CELL, GRID, CELL, 3).swapaxes(1, 2).reshape(GRID * GRID, -1)

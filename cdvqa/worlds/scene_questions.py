@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cdvqa.worlds.drawing import COLOURS, HEIGHT, SHAPES, SIZES, WIDTH, Thing
 
@@ -65,11 +66,12 @@ class Question(NamedTuple):
     answer: str
 
 
-def answer_prior(question_type: str, strength: float, shifted: bool) -> np.ndarray:
+def answer_prior(question_type: str, strength: float, shifted: bool) -> NDArray[np.float64]:
     """Probabilities of the type's answers: `strength` on its favourites (all others if `shifted`), the rest uniform."""
     kind = QUESTION_TYPES[question_type]
     preferred = np.array([(answer in kind.favourites) != shifted for answer in kind.answers], float)
-    return strength * preferred / preferred.sum() + (1 - strength) / len(kind.answers)
+    prior: NDArray[np.float64] = strength * preferred / preferred.sum() + (1 - strength) / len(kind.answers)
+    return prior
 
 
 def candidate_questions(things: list[Thing]) -> dict[tuple[str, str], list[str]]:

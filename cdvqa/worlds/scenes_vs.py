@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cdvqa.messages import progress_bar
 from cdvqa.worlds.drawing import Thing, sample_scene
@@ -116,10 +117,10 @@ def ask_with_shortcuts(count: int, boost: float, per_image: int, rng: np.random.
         left -= number
 
 
-def _weights(candidates: list[Question], things: list[Thing], boost: float) -> np.ndarray:
+def _weights(candidates: list[Question], things: list[Thing], boost: float) -> NDArray[np.float64]:
     """Without boosts, all answers of a type are equally likely, however many questions have them; all types too."""
     shared = Counter((question.question_type, question.answer) for question in candidates)
-    weights = np.empty(len(candidates))
+    weights: NDArray[np.float64] = np.empty(len(candidates))
     key_object = _shapes_by_number(things)[0]
     for index, question in enumerate(candidates):
         planted = question.question_type, _keywords(question)[0], key_object
@@ -128,7 +129,8 @@ def _weights(candidates: list[Question], things: list[Thing], boost: float) -> n
     totals: dict[str, float] = defaultdict(float)
     for question, weight in zip(candidates, weights, strict=True):
         totals[question.question_type] += weight
-    return weights / np.array([totals[question.question_type] for question in candidates]) / len(totals)
+    weights /= np.array([totals[question.question_type] for question in candidates])
+    return weights / len(totals)
 
 
 def _fill(folder: Path, seed: int, constants: ShortcutConstants) -> None:

@@ -40,4 +40,5 @@ def open_features(path: str | Path, format: FeatureFormat = "auto") -> FeatureSo
 def source_class(format: FeatureFormat) -> type[FeatureSource]:
     """The class that reads a format; it is imported only when it is asked for."""
     module, name = SOURCES[format]
-    return getattr(import_module(f"cdvqa.conversion.sources.{module}"), name)  # type: ignore[no-any-return]
+    source: type[FeatureSource] = getattr(import_module(f"cdvqa.conversion.sources.{module}"), name)
+    return source

@@ -94,7 +94,8 @@ def _cells(places: NDArray[np.float32]) -> NDArray[np.float32]:
     """The average in each cell (36, F), row by row, of features (F, h, w)."""
     width, height, _ = places.shape
     each = height // GRID
-    return places.reshape(width, GRID, each, GRID, each).mean((2, 4)).reshape(width, -1).T
+    cells: NDArray[np.float32] = places.reshape(width, GRID, each, GRID, each).mean((2, 4)).reshape(width, -1).T
+    return cells
 
 
 def _cell_boxes() -> NDArray[np.float32]:

@@ -195,9 +195,10 @@ def _whole(record: ImageRecord, names: tuple[str, ...]) -> int:
 def _array(record: ImageRecord, name: str, stored: Any, rows: int) -> NDArray[Any]:
     """A field's array, of `rows` rows where it is in base64."""
     try:
-        array = _content(stored)
-        if not isinstance(array, np.ndarray):
-            array = np.frombuffer(pybase64.b64decode(array, validate=True), "<f4").reshape(rows, -1)
+        content = _content(stored)
+        if not isinstance(content, np.ndarray):
+            content = np.frombuffer(pybase64.b64decode(content, validate=True), "<f4").reshape(rows, -1)
+        array: NDArray[Any] = content
     except Exception as error:  # zipfile, zlib, numpy and base64 raise many kinds
         raise InputError(f"{record.where}: {name!r} cannot be read ({error!s:.200})") from None
     if array.dtype.kind not in "fiu" or array.ndim != 2 or not array.size:

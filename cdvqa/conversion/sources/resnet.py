@@ -45,7 +45,8 @@ class ResNet:
         with _one_thread(), torch.no_grad():
             image = (torch.from_numpy(pixels).float() / 255 - self._mean) / self._std
             batch = image.permute(2, 0, 1)[None].contiguous()
-            return self._model(batch).last_hidden_state[0].numpy()
+            features: NDArray[np.float32] = self._model(batch).last_hidden_state[0].numpy()
+            return features
 
     def _digest(self) -> str:
         """The start of a SHA-256 over all that is learnt or measured, in the order of its names."""

@@ -105,7 +105,8 @@ def answer_type(answer: str) -> str:
 
 def _best(record: dict[str, Any]) -> int:
     scores = record["scores"]
-    return record["labels"][scores.index(max(scores))]  # type: ignore[no-any-return]
+    label: int = record["labels"][scores.index(max(scores))]
+    return label
 
 
 def _answer_codes(records: Sequence[dict[str, Any]], unknown: int, rule: SoftScore, source: str) -> NDArray[np.int32]:

@@ -28,12 +28,15 @@ def soft_scores(counts: ArrayLike, rule: SoftScore = "third") -> NDArray[np.floa
         Scores in [0, 1], float64, of the shape of `counts`.
     """
     counts = np.asarray(counts)
+    scores: NDArray[np.float64]
     match rule:
         case "third":
-            return np.minimum(counts / 3, 1.0)
+            scores = np.minimum(counts / 3, 1.0)
         case "clark":
-            return _CLARK[np.minimum(counts, 4)]
-    raise InputError(f"soft score {rule!r} is unknown; use 'third' or 'clark'")
+            scores = _CLARK[np.minimum(counts, 4)]
+        case _:
+            raise InputError(f"soft score {rule!r} is unknown; use 'third' or 'clark'")
+    return scores
 
 
 def count_answers(annotations: Annotations | Sequence[JsonRecord]) -> dict[str, int]:
@@ -74,8 +77,6 @@ class AnswerVocabulary:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, AnswerVocabulary) and self.answers == other.answers
-
-    __hash__ = None  # type: ignore[assignment]  # equal by content, like a list
 
     def __repr__(self) -> str:
         return f"AnswerVocabulary({len(self)} answers)"

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdvqa.data.answers.cached_targets import find_targets, read_answers, read_targets
-from cdvqa.data.answers.vocabulary import SoftScore
 from cdvqa.data.questions.annotations import Annotations
 from cdvqa.data.questions.archives import Source, find_file, locate
 from cdvqa.data.questions.official import (
@@ -22,6 +21,7 @@ from cdvqa.data.questions.official import (
     read_question_ids,
 )
 from cdvqa.errors import InputError
+from cdvqa.presets import SoftScore
 
 Distribution = Literal["id", "ood", "mixed"]
 TITLES = {"id": "in distribution", "ood": "out of distribution"}

@@ -67,7 +67,7 @@ def _apportion(annotations: Annotations, share: float) -> NDArray[np.int64]:
     """Whole numbers of questions per type whose sum is `share` of all, by the largest remainders."""
     types = annotations.question_type
     quota = share * np.bincount(types.codes, minlength=len(types.names))
-    number = np.floor(quota).astype(np.int64)
+    number: NDArray[np.int64] = np.floor(quota).astype(np.int64)
     left = max(int(np.floor(quota.sum() + 0.5)), 1) - number.sum()
     by_name = sorted(range(len(types.names)), key=lambda code: (number[code] - quota[code], types.names[code]))
     number[by_name[:left]] += 1

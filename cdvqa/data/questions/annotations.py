@@ -37,7 +37,8 @@ class Categories:
         return len(self.codes)
 
     def __getitem__(self, row: int) -> str:
-        return self.names[self.codes[row]]
+        name: str = self.names[self.codes[row]]
+        return name
 
     def select(self, rows: NDArray[np.intp]) -> Categories:
         """The chosen rows; names that no row uses are dropped and the rest ordered by first appearance."""
@@ -81,7 +82,8 @@ class HumanAnswers:
 def ragged_positions(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     """Positions starts[i] … starts[i] + lengths[i] − 1 of all rows, one after the other."""
     ends = np.cumsum(lengths)
-    return np.arange(lengths.sum()) + np.repeat(starts - (ends - lengths), lengths)
+    positions: NDArray[np.int64] = np.arange(lengths.sum()) + np.repeat(starts - (ends - lengths), lengths)
+    return positions
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,8 @@ def unpacked(source: Source) -> Iterator[bytes]:
     try:
         most = _most(source)
         with source.open("rb") as file:
-            stream: IO[bytes] = gzip.GzipFile(fileobj=file) if source.name.endswith(".gz") else file  # type: ignore[assignment]
+            packed = source.name.endswith(".gz")
+            stream: gzip.GzipFile | IO[bytes] = gzip.GzipFile(fileobj=file) if packed else file
             while piece := stream.read(1 << 22):
                 read += len(piece)
                 if read > most:

@@ -107,4 +107,5 @@ def _as_bytes(strings: list[str]) -> NDArray[np.uint8]:
 
 
 def _as_strings(array: NDArray[np.uint8]) -> list[str]:
-    return orjson.loads(array.tobytes())  # type: ignore[no-any-return]
+    strings: list[str] = orjson.loads(array.tobytes())
+    return strings

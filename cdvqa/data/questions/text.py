@@ -90,7 +90,8 @@ def _from_vocabulary(path: Path) -> Tokenizer:
     missing = {"[PAD]", "[UNK]", "[CLS]", "[SEP]"}.difference(pieces)
     if missing:
         raise InputError(f"{path}: the word-piece vocabulary lacks {sorted(missing)[0]}; {_REMEDY}")
-    return BertWordPieceTokenizer(str(path), lowercase=True)._tokenizer
+    tokenizer: Tokenizer = BertWordPieceTokenizer(str(path), lowercase=True)._tokenizer
+    return tokenizer
 
 
 def _from_hub(name: str) -> Tokenizer:
