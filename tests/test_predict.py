@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cdvqa.callbacks.predictions import normalised
 from cdvqa.cli import main
-from cdvqa.data.answers.vocabulary import normalise_answer
+from cdvqa.data.answers.normalisation import normalise_answer
 from cdvqa.metrics import official_vqa_accuracy, vqa_accuracy
 from cdvqa.sparsity import Subnetwork
 from tests.conftest import overlay, the_run

@@ -7,9 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cdvqa.data.answers.normalisation import normalise_answer as normalise_answer
     from cdvqa.data.answers.prior import QuestionTypePrior as QuestionTypePrior
     from cdvqa.data.answers.vocabulary import AnswerVocabulary as AnswerVocabulary
-    from cdvqa.data.answers.vocabulary import normalise_answer as normalise_answer
     from cdvqa.data.answers.vocabulary import soft_scores as soft_scores
     from cdvqa.data.batch import VQABatch as VQABatch
     from cdvqa.data.datamodule import VQADataModule as VQADataModule
@@ -22,7 +22,7 @@ _HOME = {
     "RegionFeatures": "visual.features",
     "VQABatch": "batch",
     "VQADataModule": "datamodule",
-    "normalise_answer": "answers.vocabulary",
+    "normalise_answer": "answers.normalisation",
     "soft_scores": "answers.vocabulary",
     "write_features": "visual.features",
 }

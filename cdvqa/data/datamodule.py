@@ -227,12 +227,12 @@ class VQADataModule(pl.LightningDataModule):
         )
 
     def _views(self, questions: Questions, targets: SoftTargets) -> Views:
-        def cut(question_id: NDArray[np.int64], text: list[str]) -> TokenisedQuestions:
+        def tokenise(question_id: NDArray[np.int64], text: list[str]) -> TokenisedQuestions:
             return word_pieces(question_id, text, self.tokenizer, self.text_format, self.extra_text)
 
         annotations = questions.annotations
         answered = Answered(annotations.question_type, annotations.answer_type, targets)
-        return Views.of(self._needs.views, questions.text, answered, cut, self._seed())
+        return Views.of(self._needs.views, questions.text, answered, tokenise, self._seed())
 
     # --- loaders --------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from cdvqa.data.answers.prior import QuestionTypePrior
 from cdvqa.data.answers.sequences import AnswerTexts
 from cdvqa.data.answers.targets import SoftTargets
 from cdvqa.data.batch import VQABatch, Words
-from cdvqa.data.questions.annotations import Annotations, Categories
+from cdvqa.data.questions.annotations import Categories
 from cdvqa.data.questions.official import Questions
 from cdvqa.data.questions.text import TokenisedQuestions
 from cdvqa.data.visual.source import VisualSource
@@ -37,12 +37,17 @@ class Answered:
     targets: SoftTargets
 
 
+# From a question's row among the training questions, its text and a random generator to the view's text.
+ViewOfRow = Callable[[int, str, np.random.Generator], str]
+Tokenise = Callable[[NDArray[np.int64], list[str]], TokenisedQuestions]  # from question ids and texts
+
+
 class AnsweredView(ABC):
     """A view that depends on the types and answers of the training questions."""
 
     @abstractmethod
-    def over(self, answered: Answered) -> Callable[[int, str, np.random.Generator], str]:
-        """The function from a question's position among the training questions, its text and a random generator."""
+    def over(self, answered: Answered) -> ViewOfRow:
+        """The function that writes the view, given what is known of the training questions."""
 
 
 View = Callable[[str, np.random.Generator], str] | AnsweredView
@@ -50,22 +55,22 @@ View = Callable[[str, np.random.Generator], str] | AnsweredView
 
 @dataclass(frozen=True)
 class Views:
-    """Other forms of N questions, written and cut into word pieces when a batch is read.
+    """Other forms of N questions, written and tokenised when a batch is read.
 
     The text is a function of seed, epoch and question id, so that a resumed run repeats it.
 
     Attributes:
-        functions: from a question's row, its text and a random generator to the view's text, by the view's name.
+        functions: what writes each view, by the view's name.
         text: the questions.
-        cut: from question ids and texts to word pieces.
+        tokenise: from question ids and texts to word pieces.
         seed: of the run.
     """
 
-    functions: Mapping[str, Callable[[int, str, np.random.Generator], str]]
+    functions: Mapping[str, ViewOfRow]
     text: Sequence[str]
-    cut: Callable[[NDArray[np.int64], list[str]], TokenisedQuestions]
+    tokenise: Tokenise
     seed: int
-    _one_at_a_time: Any = field(default_factory=Lock)  # the tokeniser is shared by all reading threads
+    _lock: Lock = field(default_factory=Lock)  # the tokeniser is shared by all reading threads
 
     @classmethod
     def of(
@@ -73,17 +78,17 @@ class Views:
         views: Mapping[str, View],
         text: Sequence[str],
         answered: Answered,
-        cut: Callable[[NDArray[np.int64], list[str]], TokenisedQuestions],
+        tokenise: Tokenise,
         seed: int,
     ) -> Views:
         """The views of `text`; those that depend on the answers get `answered`."""
 
-        def function(view: View) -> Callable[[int, str, np.random.Generator], str]:
+        def function(view: View) -> ViewOfRow:
             if isinstance(view, AnsweredView):
                 return view.over(answered)
             return lambda row, question, random: view(question, random)
 
-        return cls({name: function(view) for name, view in views.items()}, text, cut, seed)
+        return cls({name: function(view) for name, view in views.items()}, text, tokenise, seed)
 
     def batch(self, rows: NDArray[np.intp], question_id: NDArray[np.int64], epoch: int) -> dict[str, Words]:
         """The views of the questions in these rows (B,)."""
@@ -91,8 +96,8 @@ class Views:
         for number, (name, write) in enumerate(self.functions.items()):
             draws = (np.random.default_rng((self.seed, epoch, int(i), number)) for i in question_id)
             text = [write(int(row), self.text[row], random) for row, random in zip(rows, draws, strict=True)]
-            with self._one_at_a_time:
-                pieces = self.cut(question_id, text)
+            with self._lock:
+                pieces = self.tokenise(question_id, text)
             ids, mask = pieces.batch(np.arange(len(rows)))
             views[name] = Words(torch.from_numpy(ids), None if mask is None else torch.from_numpy(mask))
         return views
@@ -194,7 +199,7 @@ class VQADataset(QuestionDataset):
         views: Views | None = None,
     ) -> None:
         super().__init__(questions.question_id, questions.image_id, tokens, visual)
-        annotations: Annotations = questions.annotations
+        annotations = questions.annotations
         self.targets = targets
         self.prior = torch.from_numpy(prior.rows(question_types))
         self.question_type = torch.from_numpy(annotations.question_type.codes_in(question_types))
@@ -223,9 +228,9 @@ class VQADataset(QuestionDataset):
         """The label of each question in these rows, (B,); see `VQABatch.label`."""
         label = self.targets.best_label[rows]
         if self.random_label_seed is not None:
-            for place in np.flatnonzero(label < 0):
-                draw = np.random.default_rng((self.random_label_seed, epoch, rows[place]))
-                label[place] = draw.integers(self.targets.num_answers)
+            for index in np.flatnonzero(label < 0):
+                draw = np.random.default_rng((self.random_label_seed, epoch, rows[index]))
+                label[index] = draw.integers(self.targets.num_answers)
         return label
 
 

@@ -25,33 +25,49 @@ class AskedScene(NamedTuple):
     questions: list[Question]
 
 
+class AnnotatedQuestion(NamedTuple):
+    """A question about a scene, and its entries in the two files of its split."""
+
+    things: list[Thing]
+    question: Question
+    record: Record
+
+
 class SceneFolder:
-    """Fills a world's folder. Images are numbered from 1 in the order in which they are added."""
+    """Fills a world's folder. Images are numbered from 1 in the order in which they are added.
+
+    Args:
+        folder: the world's folder, which exists and is empty.
+        noise: standard deviation of the noise in each number of a feature; see `cut_regions`.
+        hard_share: share of questions whose annotators often err; see `annotate`.
+        rng: draws noise and annotators.
+    """
 
     def __init__(self, folder: Path, noise: float, hard_share: float, rng: np.random.Generator) -> None:
         self.folder, self.noise, self.hard_share, self.rng = folder, noise, hard_share, rng
         self.regions: list[Regions] = []
         (folder / "images").mkdir()
 
-    def add(self, scene: AskedScene) -> list[Record]:
-        """Draw a scene and annotate its questions: one (question, annotation) record for each."""
+    def annotated(self, scenes: Iterable[AskedScene], split: str, count: int) -> Iterator[AnnotatedQuestion]:
+        """Add scenes with `count` questions in all, and yield these; a progress bar shows the split's name."""
+        with progress_bar(f"questions of {split}", count) as advance:
+            for scene in scenes:
+                yield from self._add(scene)
+                advance(len(scene.questions))
+
+    def _add(self, scene: AskedScene) -> list[AnnotatedQuestion]:
+        """Draw a scene and annotate its questions."""
         image = draw_scene(scene.things)
         self.regions.append(cut_regions(image, scene.things, self.noise, self.rng))
         image_id = len(self.regions)
         image.save(self.folder / "images" / f"{image_id}.png")
-        records = []
+        annotated = []
         for question_id, question in enumerate(scene.questions, image_id * ID_STEP):
             kind, answer_type = question.question_type, QUESTION_TYPES[question.question_type].answer_type
             answers = annotate(question, self.rng, self.hard_share)
-            records.append(record(question_id, image_id, question.text, "scenes", kind, answer_type, answers))
-        return records
-
-    def records(self, scenes: Iterable[AskedScene], split: str, questions: int) -> Iterator[Record]:
-        """Add scenes with this many questions in all, behind a bar that is named after the split."""
-        with progress_bar(f"questions of {split}", questions) as advance:
-            for scene in scenes:
-                yield from self.add(scene)
-                advance(len(scene.questions))
+            written = record(question_id, image_id, question.text, "scenes", kind, answer_type, answers)
+            annotated.append(AnnotatedQuestion(scene.things, question, written))
+        return annotated
 
     def finish(self) -> None:
         """Write the features of every image and the vocabulary, and copy the small pre-trained models."""

@@ -77,7 +77,7 @@ def _fill(folder: Path, seed: int, constants: SceneConstants) -> None:
         ("test", constants.ood_questions, True),
     ):
         asked = ask_scenes(count, constants.prior_strength, shifted, constants.questions_per_image, rng)
-        write_split(folder, split, list(world.records(asked, split, count)))
+        write_split(folder, split, [question.record for question in world.annotated(asked, split, count)])
     world.finish()
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cdvqa.messages import progress_bar
 from cdvqa.worlds.drawing import Thing, sample_scene
 from cdvqa.worlds.layout import Record, Size, build_world, default_folder, write_records
 from cdvqa.worlds.scene_folder import AskedScene, SceneFolder
@@ -141,24 +140,20 @@ def _fill(folder: Path, seed: int, constants: ShortcutConstants) -> None:
     ood: dict[str, list[Record]] = {shortcut: [] for shortcut in SHORTCUTS}
     for split, field in SPLITS.items():
         records: list[Record] = []
-        wanted = getattr(constants, field)
-        with progress_bar(f"questions of {split}", wanted) as advance:
-            for scene in ask_with_shortcuts(wanted, constants.boost, defaults.questions_per_image, rng):
-                for question, record in zip(scene.questions, world.add(scene), strict=True):
-                    records.append(record)
-                    shown = concepts(question, scene.things)
-                    answers = {
-                        name: training[name, question.question_type, *concept] for name, concept in shown.items()
-                    }
-                    if split == "Training":
-                        for counts in answers.values():
-                            counts[question.answer] += 1
-                    elif split == "IID-Test":
-                        rare = {name for name, counts in answers.items() if _is_rare(question, counts)}
-                        for shortcut in SHORTCUTS:
-                            if rare.issuperset(shortcut.split("+")):
-                                ood[shortcut].append(record)
-                advance(len(scene.questions))
+        count = getattr(constants, field)
+        asked = ask_with_shortcuts(count, constants.boost, defaults.questions_per_image, rng)
+        for things, question, record in world.annotated(asked, split, count):
+            records.append(record)
+            shown = concepts(question, things)
+            answers = {name: training[name, question.question_type, *concept] for name, concept in shown.items()}
+            if split == "Training":
+                for counts in answers.values():
+                    counts[question.answer] += 1
+            elif split == "IID-Test":
+                rare = {name for name, counts in answers.items() if _is_rare(question, counts)}
+                for shortcut in SHORTCUTS:
+                    if rare.issuperset(shortcut.split("+")):
+                        ood[shortcut].append(record)
         _write(folder / split, split, records)
     for shortcut in SHORTCUTS:
         _write(folder / "OOD-Test" / shortcut, f"OOD-Test-{shortcut}", ood[shortcut])

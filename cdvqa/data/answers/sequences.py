@@ -40,19 +40,14 @@ class AnswerTexts:
         Warns if the word pieces cannot write more than one in a hundred of the human answers.
         """
         answers, types = annotations.answers, annotations.question_type
-        strings, number = len(answers.names), np.diff(answers.offsets)
-        question = np.repeat(np.arange(len(answers)), number)
-        pairs, first, count = np.unique(question * strings + answers.codes, return_index=True, return_counts=True)
-        by_appearance = np.argsort(first)  # answers are in question order, so this keeps questions together
-        question, code = np.divmod(pairs[by_appearance], strings)
-        count = count[by_appearance]
+        strings = len(answers.names)
+        question, code, count, offsets = answers.distinct(answers.codes, strings)
         kind = types.codes[question].astype(np.int64)
         _, cell = np.unique(kind * strings + code, return_inverse=True)
         of_type = np.bincount(kind, weights=count)
         prior = np.bincount(cell, weights=count)[cell] / of_type[kind]
-        offsets = np.searchsorted(question, np.arange(len(answers) + 1)).astype(np.int64)
         pieces, piece_offsets = _tokenise(answers.names, tokenizer)
-        weight = count / number[question]
+        weight = count / np.diff(answers.offsets)[question]
         string = np.repeat(np.arange(strings), np.diff(piece_offsets))
         unwritten = np.isin(code, string[pieces == tokenizer.token_to_id("[UNK]")])
         share = weight[unwritten].sum() / weight.sum()

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdvqa.data.answers.vocabulary import AnswerVocabulary, soft_scores
-from cdvqa.data.questions.annotations import Annotations, JsonRecord, ragged_positions
+from cdvqa.data.questions.annotations import Annotations, JsonRecord, ragged_offsets, ragged_positions
 from cdvqa.presets import SoftScore
 
 
@@ -34,15 +34,8 @@ class SoftTargets:
         """Count the raw human answers (they are matched to the vocabulary as written) and score the counts."""
         answers = Annotations.of(annotations).answers
         index = np.array([vocabulary.index(name) for name in answers.names], np.int64)
-        label = index[answers.codes]
-        question = np.repeat(np.arange(len(answers)), np.diff(answers.offsets))
-        known = label >= 0
-        pair = question[known] * max(len(vocabulary), 1) + label[known]
-        pairs, first, counts = np.unique(pair, return_index=True, return_counts=True)
-        by_appearance = np.argsort(first)  # `pair` is in question order, so this keeps questions together
-        question, label = np.divmod(pairs[by_appearance], max(len(vocabulary), 1))
-        score = soft_scores(counts[by_appearance], rule)
-        offsets = np.searchsorted(question, np.arange(len(answers) + 1)).astype(np.int64)
+        question, label, count, offsets = answers.distinct(index[answers.codes], len(vocabulary))
+        score = soft_scores(count, rule)
         best_first = np.lexsort((np.arange(len(score)), -score, question))
         best_label = np.full(len(answers), -1, np.int64)
         answered = offsets[:-1] < offsets[1:]
@@ -56,8 +49,8 @@ class SoftTargets:
         """The chosen questions, in the order given."""
         lengths = np.diff(self.offsets)[rows]
         entries = ragged_positions(self.offsets[:-1][rows], lengths)
-        offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
-        return SoftTargets(self.num_answers, offsets, self.label[entries], self.score[entries], self.best_label[rows])
+        label, score = self.label[entries], self.score[entries]
+        return SoftTargets(self.num_answers, ragged_offsets(lengths), label, score, self.best_label[rows])
 
     def dense(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
         """Soft targets (B, A) of the chosen questions."""

@@ -12,8 +12,6 @@ from cdvqa.data.questions.annotations import Annotations, JsonRecord
 from cdvqa.errors import InputError
 from cdvqa.presets import SoftScore
 
-__all__ = ["AnswerVocabulary", "normalise_answer", "soft_scores"]
-
 _CLARK = np.array([0.0, 0.3, 0.6, 0.9, 1.0])
 
 
@@ -74,9 +72,6 @@ class AnswerVocabulary:
 
     def __contains__(self, answer: object) -> bool:
         return answer in self._index
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, AnswerVocabulary) and self.answers == other.answers
 
     def __repr__(self) -> str:
         return f"AnswerVocabulary({len(self)} answers)"

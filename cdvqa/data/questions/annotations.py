@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ class Categories:
 
     @classmethod
     def of(cls, values: Iterable[str]) -> Categories:
+        """The column of these N strings."""
         return cls(*_encode(values))
 
     def __len__(self) -> int:
@@ -64,8 +65,9 @@ class HumanAnswers:
 
     @classmethod
     def of(cls, answers: Sequence[Sequence[str]]) -> HumanAnswers:
+        """The answers of N questions, in the order given."""
         names, codes = _encode(answer for row in answers for answer in row)
-        return cls(names, codes, np.concatenate(([0], np.cumsum([len(row) for row in answers]))).astype(np.int64))
+        return cls(names, codes, ragged_offsets(np.array([len(row) for row in answers], np.int64)))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -74,9 +76,47 @@ class HumanAnswers:
         return [self.names[code] for code in self.codes[self.offsets[row] : self.offsets[row + 1]]]
 
     def select(self, rows: NDArray[np.intp]) -> HumanAnswers:
+        """The chosen rows, in the order given; all names are kept."""
         lengths = np.diff(self.offsets)[rows]
-        offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
-        return HumanAnswers(self.names, self.codes[ragged_positions(self.offsets[:-1][rows], lengths)], offsets)
+        entries = ragged_positions(self.offsets[:-1][rows], lengths)
+        return HumanAnswers(self.names, self.codes[entries], ragged_offsets(lengths))
+
+    def distinct(self, codes: NDArray[np.integer], names: int) -> Distinct:
+        """The distinct answers of each question under other codes, in order of first appearance.
+
+        Args:
+            codes: for each entry of `self.codes`, a code from 0 to `names` − 1, or −1 for an answer to leave out.
+            names: how many codes there are.
+        """
+        question = np.repeat(np.arange(len(self)), np.diff(self.offsets))
+        known = codes >= 0
+        names = max(names, 1)  # an empty vocabulary has no pairs to divide
+        pair = question[known] * names + codes[known]
+        pairs, first, count = np.unique(pair, return_index=True, return_counts=True)
+        by_appearance = np.argsort(first)  # `pair` is in question order, so this keeps questions together
+        question, code = np.divmod(pairs[by_appearance], names)
+        offsets = np.searchsorted(question, np.arange(len(self) + 1)).astype(np.int64)
+        return Distinct(question, code, count[by_appearance], offsets)
+
+
+class Distinct(NamedTuple):
+    """The M distinct answers of N questions, question by question.
+
+    Attributes:
+        question, code: (M,) the row of the question, and the answer.
+        times: (M,) how many humans gave it.
+        offsets: (N + 1,) question i has the entries offsets[i] … offsets[i + 1].
+    """
+
+    question: NDArray[np.int64]
+    code: NDArray[np.int64]
+    times: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+
+
+def ragged_offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where the rows of these lengths (N,) begin and end, one after the other: (N + 1,), from 0."""
+    return np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
 
 
 def ragged_positions(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdvqa.data.answers.normalisation import strip_punctuation
+from cdvqa.data.answers.normalisation import normalise_answer, strip_punctuation
 from cdvqa.data.answers.prior import QuestionTypePrior
 from cdvqa.data.answers.targets import SoftTargets
-from cdvqa.data.answers.vocabulary import AnswerVocabulary, normalise_answer, soft_scores
+from cdvqa.data.answers.vocabulary import AnswerVocabulary, soft_scores
 from cdvqa.data.questions.annotations import Annotations
 from cdvqa.errors import InputError
 from tests.data.toy import record
