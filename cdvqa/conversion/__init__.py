@@ -1,1 +1,1 @@
-"""Region features of others, converted to the one HDF5 file that cdvqa reads. Training never imports this."""
+"""Converts region features to the one HDF5 file that cdvqa reads. Training never imports this."""

@@ -1,4 +1,4 @@
-"""Published region features to the one HDF5 file that cdvqa reads."""
+"""Converts published region features to the one HDF5 file that cdvqa reads."""
 
 import json
 import os
@@ -27,11 +27,12 @@ class Conversion(NamedTuple):
     """What `convert_features` did."""
 
     shape: tuple[int, int, int]
+    """Images, regions and width of `features`."""
     dtype: str
     found: int
-    """How many images it found converted by an earlier call."""
+    """How many images an earlier call had converted."""
     verified: bool
-    """Whether the file was there, complete, and has only been read."""
+    """Whether a complete file was there, so that it has only been read."""
 
 
 def convert_features(
@@ -55,7 +56,7 @@ def convert_features(
         workers: processes that compute regions; more than one pay where a network computes them.
         overwrite: replace what is at `target`, or in its partial file, whatever it is. A partial file that was begun
             from this input with these options is still continued.
-        progress: called with what is being done, and how many bytes of how many.
+        progress: see `Progress`.
 
     Raises:
         InputError: the input is wrong (file, record and image are named; nothing is left of the output), or the output
@@ -116,7 +117,7 @@ def _begun(
 
 
 def _fingerprint(source: FeatureSource, index: FeatureIndex, dtype: str, progress: Progress) -> dict[str, Any]:
-    """Taken before the conversion, so that the file is complete when its last block is."""
+    """Measured before the conversion, so that the file is complete once its last block is written."""
     shape = (len(index), int(index.num_boxes.max()), index.region_width)
     sample = index[sample_rows(shape[0])]
     features = np.empty((len(sample), *shape[1:]), dtype)
@@ -144,7 +145,7 @@ def _verified(target: Path, made_from: dict[str, Any], progress: Progress) -> Co
 
 
 def _sound_blocks(file: FeatureFile, progress: Progress) -> list[int]:
-    """The blocks that are done and read back as they were written."""
+    """The blocks that are marked as done and read back as they were written."""
     sound, done, size = [], file.done(), os.fstat(file.descriptor).st_size
     with _reading(file.path):
         for count, block in enumerate(done, 1):
@@ -165,7 +166,7 @@ def _check_unchanged(source: FeatureSource, made_from: dict[str, Any]) -> None:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Report that a file cannot be read: a disk or a network that fails is no fault of the input."""
+    """Turn a read error into `Stopped`: a failing disk or network is no fault of the input."""
     try:
         yield
     except OSError as error:
@@ -210,7 +211,7 @@ def _prepare_worker() -> None:
 
 
 def _end_with_parent() -> None:
-    """A main process that was killed cannot end its workers."""
+    """End this worker with the main process, which cannot end its workers when it is killed."""
     parent = parent_process()
     assert parent is not None
     parent.join()

@@ -1,4 +1,4 @@
-"""A feature file in the making: it can be left at any moment, also by a kill, and be completed later.
+"""A feature file that is being written: after an interruption at any moment, also by a kill, it can be completed.
 
 The file, all data sets contiguous and uncompressed (`docs/features.md` says the same to users):
 
@@ -6,7 +6,7 @@ The file, all data sets contiguous and uncompressed (`docs/features.md` says the
   counts differ;
 - `conversion/place`: where the source finds each image in its input, so that a resumed conversion does not read all of
   it again; `conversion/blocks` (blocks, 3) uint32: a row per `images_per_block` images with the CRC-32 of their
-  features, of their boxes, and of these two and the row's number, which marks the block as done;
+  features, of their boxes, and of these two and the row's number; the last one marks the block as done;
 - attributes `format`, `version`, `source` (JSON: which state of which input, and the options), `fingerprint` (JSON:
   `cdvqa.data.visual.fingerprint`, with shape, type, extractor and the input's CRC-32); on `conversion`
   `images_per_block` and, written last, `tables_crc` of the small data sets.
@@ -47,13 +47,14 @@ class FeatureFile:
     path: Path
     descriptor: int
     source: dict[str, Any]
-    """What it is made from, as the attribute says."""
+    """The input and options that it is made from: its attribute `source`."""
     index: FeatureIndex
     shape: tuple[int, int, int]
+    """(N, R, F)."""
     dtype: str
     images_per_block: int
     offsets: tuple[int, int, int]
-    """Of `features`, `boxes` and `conversion/blocks`."""
+    """Of `features`, `boxes` and `conversion/blocks`, in bytes from the start of the file."""
 
     def __len__(self) -> int:
         """How many blocks there are."""
@@ -115,7 +116,7 @@ class FeatureFile:
 
 @contextmanager
 def claimed(path: Path) -> Iterator[int]:
-    """Open and lock `path`, which is made (empty) where it is absent.
+    """Open and lock `path`; it is created empty if it is absent.
 
     Raises:
         InputError: another process holds it, or it cannot be written.
@@ -175,7 +176,7 @@ def lay_out(
     source: dict[str, Any],
     fingerprint: dict[str, Any],
 ) -> FeatureFile:
-    """Lay out a file for the indexed images at `path`, which is open as `descriptor`, and take its room on the disk.
+    """Lay out a file for the indexed images at `path`, open as `descriptor`, and reserve its space on the disk.
 
     Raises:
         Stopped: the disk has too little room, or fails; nothing is left at `path`.
@@ -216,7 +217,7 @@ def lay_out(
 
 
 def rename(path: Path, target: Path) -> None:
-    """Rename, for good even if the machine stops the next moment."""
+    """Rename, and flush the folder to disk, so that the new name survives a crash."""
     path.replace(target)
     folder = os.open(target.parent, os.O_RDONLY)
     os.fsync(folder)
@@ -229,28 +230,28 @@ def store(image: ImageRegions, features: NDArray[Any], boxes: NDArray[np.float32
     Raises:
         InputError: a value is not finite, or the stored type cannot hold it.
     """
-    for name, values, place in (("features", image.features, features), ("boxes", image.boxes, boxes)):
-        limit = float(np.finfo(place.dtype).max)
+    for name, values, target in (("features", image.features, features), ("boxes", image.boxes, boxes)):
+        limit = float(np.finfo(target.dtype).max)
         if not max(values.max(), -values.min()) <= limit:  # false for NaN too
             remedy = "; use --dtype float32" if np.isfinite(values).all() else ""
-            what = f"{name} has NaN, infinite or too large values for {place.dtype}{remedy}"
+            what = f"{name} has NaN, infinite or too large values for {target.dtype}{remedy}"
             raise InputError(f"{image.where}: {what}")
-        if values.dtype == np.float32 and place.dtype == np.float16:
+        if values.dtype == np.float32 and target.dtype == np.float16:
             import torch  # its cast takes a fifteenth of numpy's time; without fp16 it is not needed
 
             writable = values if values.flags.writeable else values.copy()  # or torch warns
-            torch.from_numpy(place[: len(values)]).copy_(torch.from_numpy(writable))
+            torch.from_numpy(target[: len(values)]).copy_(torch.from_numpy(writable))
         else:
-            place[: len(values)] = values
-        place[len(values) :] = 0
+            target[: len(values)] = values
+        target[len(values) :] = 0
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Name the file in what the system says of a disk that is full or fails.
+    """Turn a write error into a message that names the file.
 
     Raises:
-        Stopped: what is written is kept.
+        Stopped: the disk is full or fails; what is written is kept.
     """
     try:
         yield
@@ -268,7 +269,7 @@ def put(descriptor: int, content: Any, offset: int) -> None:
 
 
 def _reserve(file: h5py.File, name: str, shape: tuple[int, ...], dtype: str) -> None:
-    """Give a data set its place in the file now."""
+    """Create a data set whose storage in the file is allocated at once."""
     storage = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     storage.set_layout(h5py.h5d.CONTIGUOUS)
     storage.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)

@@ -1,4 +1,4 @@
-"""What every part of the model is given."""
+"""The batch that data loaders make and every part of the model reads."""
 
 from __future__ import annotations
 
@@ -67,14 +67,14 @@ class VQABatch:
         region_features: (B, R, F) as stored, fp16 or fp32; float32 once `widened`.
         boxes: (B, R, 4) float32, x1/w, y1/h, x2/w, y2/h.
         region_mask: (B, R) bool, True on regions; None means that all R are regions.
-        image: (B, 3, H, W) float32 pixels, for backbones that see the image itself.
+        image: (B, 3, H, W) float32 normalised pixels, for backbones that read the image itself.
         soft_target: (B, A) float32.
         label: (B,) int64, the answer of the largest soft score, −1 where none is in the vocabulary.
         prior: (B, A) float32, the answer prior of the question's type.
         question_type: (B,) int64, index into the data module's `question_types`.
         answer_type: (B,) int64, index into the data module's `answer_types`.
         answers: the raw human answers of each question, in evaluation only.
-        sequences: what a generative backbone is trained to say.
+        sequences: the answers that a generative backbone is trained to generate.
         counts: (B, A) float32, how often each answer occurs among the normalised human answers to the training
             questions of the question's type.
         views: other forms of the questions, by the view's name.
@@ -101,7 +101,7 @@ class VQABatch:
         return len(self.question_id)
 
     def to(self, device: torch.device | str) -> VQABatch:
-        """The batch on another device; a copy to a GPU does not wait for it."""
+        """The batch on another device; the host does not wait for a copy to a GPU."""
         non_blocking = torch.device(device).type == "cuda"
         return map_tensors(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
@@ -110,7 +110,7 @@ class VQABatch:
         return map_tensors(self, Tensor.pin_memory)
 
     def widened(self) -> VQABatch:
-        """The batch with half-precision `region_features` in float32: they become wider only on the device."""
+        """The batch with `region_features` in float32; half precision is widened on the device, after the copy."""
         if self.region_features is None or self.region_features.dtype != torch.float16:
             return self
         return replace(self, region_features=self.region_features.float())

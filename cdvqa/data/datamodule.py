@@ -47,10 +47,10 @@ class VQADataModule(pl.LightningDataModule):
         num_answers: size of the answer vocabulary, known without the data and checked against it.
         features: HDF5 file of region features; <root>/features.h5 where null.
         images: folder of images named by their ids, for a backbone that sees pixels; <root>/images where null.
-        augmentation: none, or mplug: random crops, mirroring (which spoils left and right) and RandAugment in training,
-            as mPLUG's authors have them.
+        augmentation: none, or mplug: in training, random crops, mirroring (which makes answers about left and right
+            wrong) and RandAugment, as mPLUG's authors have them.
         questions: for predict, your own: a JSON list of {question_id, image_id, question}; null: the test splits'.
-        extra_text: words read in the images and names of their objects, which are written behind the questions: a JSON
+        extra_text: words read in the images and names of their objects, which are appended to the questions: a JSON
             list of {question_id, ocr, object_label}, as in mPLUG's processed VQA files.
         tokenizer: vocab.txt, a folder with one, or a hub name; null: <root>/vocab.txt, else bert-base-uncased.
         dev_split: how the development split is drawn from train where the data set has none: ood (answers of each
@@ -99,7 +99,7 @@ class VQADataModule(pl.LightningDataModule):
         self.min_count = min_count
         self.num_workers = num_workers
         self.eval_batch_size = eval_batch_size
-        self.needs: DataNeeds | None = None  # what the model asks for; set before anything is read
+        self.needs: DataNeeds | None = None  # set before anything is read
         self.prepared: PreparedQuestions | None = None
         self.subsets: dict[str, dict[str, set[int]]] = {}  # question ids of the test sets inside each test split
         self.question_types: list[str] = []
@@ -109,10 +109,10 @@ class VQADataModule(pl.LightningDataModule):
     # --- reading --------------------------------------------------------------------------------------------------
 
     def prepare_data(self) -> None:
-        """Let one process of each node read the questions of a distributed run; the others then find them kept."""
+        """In a distributed run, read and cache the questions in one process of each node; the others load the cache."""
         stage = str(self.trainer.state.fn) if self.trainer else ""
         if self._world_size() > 1 and stage in ("fit", "validate", "test"):
-            with suppress(InputError):  # every process meets it in `setup`, and all stop
+            with suppress(InputError):  # `setup` raises it again, in every process, so that all stop
                 prepared = self._read()
                 for split in prepared.splits_of(stage):
                     prepared.split(split)
@@ -128,7 +128,7 @@ class VQADataModule(pl.LightningDataModule):
         if self._needs.image_format is None and self.augmentation != "none":
             raise InputError(f"--data.augmentation {self.augmentation}: the backbone sees region features, no images")
         if stage == "predict":
-            self._ask()
+            self._setup_predict()
             return
         if self.questions_file is not None:
             raise InputError(f"--data.questions {self.questions_file}: only `predict` takes questions without answers")
@@ -140,8 +140,8 @@ class VQADataModule(pl.LightningDataModule):
                 self.subsets[split] = self.data_set.read_subsets(self.root, split, self._datasets[split].question_id)
         self.splits = [split for split in splits if split != "train"]
 
-    def _ask(self) -> None:
-        """Read questions alone, as the network that answers them wants them: no annotations and no training split."""
+    def _setup_predict(self) -> None:
+        """Read questions alone, in the text format of the network that answers them: no annotations, no train split."""
         network = self._needs.network
         if network is None:
             raise RuntimeError("`predict` needs what the network that answers says of itself: DataNeeds.network")
@@ -171,7 +171,7 @@ class VQADataModule(pl.LightningDataModule):
         return self.needs
 
     def prepare(self) -> PreparedQuestions:
-        """The questions as the model needs them, of which nothing has been read."""
+        """The questions in the form the model needs; nothing is read yet."""
         return PreparedQuestions(
             self.data_set,
             self.root,
@@ -249,8 +249,8 @@ class VQADataModule(pl.LightningDataModule):
         )
 
     def first_batches(self, whole: bool) -> tuple[BatchLoader, int]:
-        """A loader of the training questions in the order of the first epoch, the same on every process, and how many
-        of its batches hold `global_batch` questions together: one where `whole` is true.
+        """A loader of the training questions in the order of the first epoch, the same in every process; and how many
+        of its batches together hold `global_batch` questions: one if `whole`.
         """
         batch_size, parts = self._batch_size()
         if whole:
@@ -313,12 +313,12 @@ class VQADataModule(pl.LightningDataModule):
 
     @cached_property
     def extra_text(self) -> ExtraText | None:
-        """What is written behind the questions."""
+        """What is appended to the questions."""
         return ExtraText(self.extra_text_file) if self.extra_text_file else None
 
     @cached_property
     def facts(self) -> DataFacts:
-        """What has been found; forgotten at each `setup`."""
+        """What has been read so far; collected again after each `setup`."""
         prepared = self.prepared
         extra = {str(self.extra_text_file): self.extra_text.digest} if self.extra_text else {}
         text = self.extra_text.digest["sha256"] if self.extra_text else None

@@ -110,10 +110,10 @@ class QuestionDataset:
         question_id: (N,).
         image_id: (N,).
         tokens: their word pieces.
-        visual: what is shown of their images.
+        visual: their images, as region features or pixels.
 
     Raises:
-        InputError: an image is lacking.
+        InputError: an image is missing.
     """
 
     def __init__(
@@ -133,7 +133,10 @@ class QuestionDataset:
         return len(self.question_id)
 
     def label(self, rows: NDArray[np.intp], epoch: int) -> NDArray[np.int64]:
-        """The label of each question in these rows, (B,): 0 where questions have none but all of them count."""
+        """Labels (B,) of the questions in these rows, for the count of a step's labelled questions.
+
+        Questions without answers have no label, but all of them count: 0 stands for any label.
+        """
         return np.zeros(len(rows), np.int64)
 
     def batch(self, rows: NDArray[np.intp], epoch: int = 0, out: Tensor | None = None) -> VQABatch:
@@ -142,7 +145,7 @@ class QuestionDataset:
         Args:
             rows: positions in the data set.
             epoch: the epoch they are for; it matters where something is drawn at random.
-            out: (B, *visual.image_shape) of type `visual.dtype`; becomes the largest of the batch's tensors.
+            out: (B, *visual.image_shape) of type `visual.dtype`, filled and used as the batch's largest tensor.
 
         Raises:
             InputError: features are not finite, or a file cannot be read.
@@ -172,16 +175,16 @@ class VQADataset(QuestionDataset):
         prior: the answer prior of the training questions.
         question_types: index space of `batch.question_type`.
         answer_types: index space of `batch.answer_type`.
-        visual: what is shown of their images.
+        visual: their images, as region features or pixels.
         with_answers: put the raw human answers into each batch (evaluation).
         random_label_seed: where given, a question without an in-vocabulary answer gets a uniformly random label,
-            another one in each epoch (the authors' training). It is a function of seed, epoch and question, so that a
-            resumed run repeats it. Otherwise its label is −1.
+            a new one in each epoch (the authors' training). It is a function of seed, epoch and the question's row, so
+            that a resumed run repeats it. Otherwise its label is −1.
         counts: (types, A), how often each answer occurs in training, by type; where given, batches hold its rows.
-        views: other forms of the questions for the batches to hold.
+        views: other forms of the questions; where given, batches hold them.
 
     Raises:
-        InputError: an image is lacking.
+        InputError: an image is missing.
     """
 
     def __init__(
@@ -225,7 +228,7 @@ class VQADataset(QuestionDataset):
         )
 
     def label(self, rows: NDArray[np.intp], epoch: int) -> NDArray[np.int64]:
-        """The label of each question in these rows, (B,); see `VQABatch.label`."""
+        """Labels (B,) of the questions in these rows; see `VQABatch.label`."""
         label = self.targets.best_label[rows]
         if self.random_label_seed is not None:
             for index in np.flatnonzero(label < 0):
@@ -235,16 +238,16 @@ class VQADataset(QuestionDataset):
 
 
 class GenerativeDataset(QuestionDataset):
-    """N questions with their images and the answers that a generative backbone is trained to say.
+    """N questions with their images and the answers that a generative backbone is trained to generate.
 
     Args:
         questions: the questions.
         tokens: their word pieces.
         answers: their human answers.
-        visual: what is shown of their images.
+        visual: their images, as region features or pixels.
 
     Raises:
-        InputError: an image is lacking.
+        InputError: an image is missing.
     """
 
     def __init__(

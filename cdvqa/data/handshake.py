@@ -1,4 +1,4 @@
-"""What a model needs of the data, and what the data say of themselves: the two meet here, and nowhere else."""
+"""What a model needs from the data, and what the data module provides: the two meet here, and nowhere else."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,20 +15,20 @@ from cdvqa.data.loaders import BatchLoader
 from cdvqa.data.visual.source import ImageFormat
 from cdvqa.presets import Protocol, TextFormat
 
-OWN_TEXT = "own"
+OWN_TEXT = "own"  # in place of the digest of the extra text of own questions
 
 
 @dataclass(frozen=True)
 class DataNeeds:
-    """What backbone, objective and preset ask of the data module before anything is read.
+    """What backbone, objective and preset need from the data module, declared before anything is read.
 
     Attributes:
         protocol: text format, soft score, prior, labels, selection and batch size.
-        image_format: the pictures the backbone takes; None where it takes region features.
-        sequences: whether training batches hold the human answers word piece by word piece.
+        image_format: of the images that the backbone takes; None where it takes region features.
+        sequences: whether training batches hold the human answers as sequences of word pieces.
         counts: whether training batches hold how often each answer occurs in the question's type.
         views: other forms of each question that training batches hold, by name; see `cdvqa.data.dataset.Views`.
-        network: for `predict`, what the network that answers says of itself: its answers and text format.
+        network: for `predict`, `answers` and `text_format` of the network that answers.
     """
 
     protocol: Protocol
@@ -41,14 +41,14 @@ class DataNeeds:
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What the data module has found, for the stage and what is recorded of a run.
+    """What the data module has read, for the stage and for the record of a run.
 
     Attributes:
         root: folder of the question files.
         seed: the run's seed, which orders the training questions.
         answers: the vocabulary's strings in index order.
         tokenizer, tokenizer_digest: of the questions, and SHA-256 of its word pieces.
-        text_format: how questions are cut.
+        text_format: how questions are tokenised.
         splits: names of the splits that are evaluated or answered, in the order of their loaders.
         question_id, image_id: the questions of each split that has been set up, in its order, and their images.
         question_types, answer_types: index spaces of the batches' fields.
@@ -60,10 +60,9 @@ class DataFacts:
         images: folder of images to show to people; it may be absent.
         features: fingerprint of the features or images.
         files: bytes and SHA-256 of the question files read.
-        extra_text: SHA-256 of the file of text behind the questions, if there is one; `OWN_TEXT` for own questions,
-            whose file is never that of training.
-        first_batches: makes a loader of the first epoch's training questions in the order of one process, and tells in
-            how many parts it gives a whole batch: one where its argument is true.
+        extra_text: SHA-256 of the file of text that is appended to the questions, if there is one; `OWN_TEXT` for own
+            questions, whose file is never that of training.
+        first_batches: see `VQADataModule.first_batches`.
     """
 
     root: Path

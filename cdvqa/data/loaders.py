@@ -1,4 +1,4 @@
-"""Batches read ahead by threads into memory that is used again."""
+"""Batches, read ahead by threads into reused memory."""
 
 from __future__ import annotations
 
@@ -16,13 +16,20 @@ from torch import Tensor
 from cdvqa.data.batch import VQABatch
 from cdvqa.data.dataset import QuestionDataset
 
-Task = tuple[NDArray[np.intp], int, Tensor]  # what `QuestionDataset.batch` is asked for
+Task = tuple[NDArray[np.intp], int, Tensor]  # arguments of `QuestionDataset.batch`
 
 
 class ShuffledRows:
-    """The rows of one process in training: all deal the same permutation of an epoch, and each takes an equal part.
+    """The rows of one process in training: all processes draw the same permutation, and each takes an equal part.
 
-    Where the rows do not divide evenly, the first of the permutation are dealt a second time.
+    Where the rows do not divide evenly, the first rows of the permutation are repeated.
+
+    Args:
+        rows: how many rows the data set has.
+        rank: this process.
+        world_size: number of processes.
+        seed: of the permutations; the same in every process.
+        epoch: whose permutation is drawn.
     """
 
     def __init__(self, rows: int, rank: int, world_size: int, seed: int, epoch: int) -> None:
@@ -36,6 +43,7 @@ class ShuffledRows:
         return iter(self.order()[self.rank :: self.world_size].tolist())
 
     def set_epoch(self, epoch: int) -> None:
+        """Change to the permutation of this epoch."""
         self.epoch = epoch
         self._order: NDArray[np.intp] | None = None
 
@@ -51,21 +59,21 @@ class ShuffledRows:
 class BatchLoader:
     """The batches of one process.
 
-    Reading leaves Python's lock alone, so threads read at full speed beside the training; they need no copy between
-    processes, and nothing of theirs outlives an iteration. The last, smaller batch is kept.
+    Reading releases Python's global interpreter lock, so threads read at full speed during training. They need no copy
+    between processes, and none of them outlives an iteration. The last, smaller batch is kept.
 
     Args:
         dataset: the questions.
         sampler: the rows to read; iterated again in each epoch.
         batch_size: questions a batch.
-        num_workers: threads that read ahead, two batches each; 0 reads a batch when it is asked for.
+        num_workers: threads that read ahead, two batches each; 0 reads a batch when it is requested.
     """
 
     def __init__(
         self, dataset: QuestionDataset, sampler: ShuffledRows | range, batch_size: int, num_workers: int = 0
     ) -> None:
         self.dataset = dataset
-        self._rows = sampler  # by the name `sampler` Lightning would look for a torch DataLoader's other parts too
+        self._rows = sampler  # not `sampler`: Lightning would read `batch_sampler` of an evaluation loader too
         self.batch_size = batch_size
         self.num_workers = num_workers
         self._gpu = torch.cuda.is_available()
@@ -99,7 +107,7 @@ class BatchLoader:
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()
-        finally:  # also where the iteration is given up
+        finally:  # also when the iteration is abandoned
             threads.shutdown(cancel_futures=True)
 
 
@@ -107,12 +115,12 @@ class TrainingLoader(BatchLoader):
     """A loader that shuffles in each epoch and whose state can be saved and restored in the middle of one.
 
     All processes take the same number of steps. With one process every question is seen exactly once. The state is the
-    same on every process, and does not depend on the number of threads.
+    same in every process, and does not depend on the number of threads.
 
     Args:
         dataset: the training questions.
         batch_size: questions per step of this process.
-        seed: of the permutations; the same on every process.
+        seed: of the permutations; the same in every process.
         epoch: the first epoch; `sampler.set_epoch` moves on to the next.
         rank: this process.
         world_size: number of processes.
@@ -129,13 +137,13 @@ class TrainingLoader(BatchLoader):
         world_size: int = 1,
         num_workers: int = 0,
     ) -> None:
-        self.sampler = ShuffledRows(len(dataset), rank, world_size, seed, epoch)  # Lightning tells it the epoch
+        self.sampler = ShuffledRows(len(dataset), rank, world_size, seed, epoch)  # Lightning sets its epoch
         super().__init__(dataset, self.sampler, batch_size, num_workers)
         self._handed_out = (epoch, 0)  # batches of an epoch
         self._resumed = False
 
     def __iter__(self) -> Iterator[VQABatch]:
-        """Nothing is read before the first batch is asked for: Lightning tells the epoch only after it has iterated."""
+        """The batches; none is read before it is requested, since Lightning calls `iter` before it sets the epoch."""
         epoch, first = self.sampler.epoch, 0
         if self._resumed and self._handed_out[0] == epoch:
             first = self._handed_out[1]
@@ -163,10 +171,9 @@ class TrainingLoader(BatchLoader):
         return {"epoch": epoch, "batches": batches}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Let the next iteration go on there.
+        """Let the next iteration continue from a saved state.
 
-        A state from the end of an epoch is the start of the next, for that is what Lightning then takes the batches
-        for.
+        A state from the end of an epoch is the start of the next epoch, which is what Lightning then iterates over.
         """
         epochs, batches = divmod(state_dict["batches"], len(self))
         self._handed_out = (state_dict["epoch"] + epochs, batches)
@@ -177,20 +184,20 @@ class TrainingLoader(BatchLoader):
 def evaluation_loader(
     dataset: QuestionDataset, batch_size: int, rank: int = 0, world_size: int = 1, num_workers: int = 0
 ) -> BatchLoader:
-    """One unbroken range of the questions for each process, in order: every question exactly once."""
+    """One contiguous range of the questions for each process, in order: every question exactly once."""
     first, end = (len(dataset) * process // world_size for process in (rank, rank + 1))
     return BatchLoader(dataset, range(first, end), batch_size, num_workers)
 
 
 class Buffers:
-    """Memory for batches, taken up again once the last tensor that looks at it is gone.
+    """Memory for batches, reused once the last tensor that refers to it is gone.
 
-    Writing to fresh memory takes several times as long as to memory in use, for the system clears it page by page.
+    Writing to fresh memory takes several times as long, because the system clears it page by page.
 
     Args:
         shape: of a full batch.
         dtype: of its numbers.
-        keep: how many buffers that nobody looks at are kept.
+        keep: how many unused buffers are kept.
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], keep: int) -> None:
@@ -199,17 +206,17 @@ class Buffers:
         self._free: deque[NDArray[Any]] = deque(maxlen=keep)
 
     def take(self, rows: int) -> Tensor:
-        """A tensor with this many rows, of undefined content, which is the only one that looks at its memory."""
+        """An uninitialised tensor with this many rows, the only one that refers to its memory."""
         try:
             buffer = self._free.pop()
         except IndexError:
             buffer = np.empty(self._shape, self._dtype)
         lent = buffer[:rows]
         weakref.finalize(lent, self._free.append, buffer).atexit = False
-        return torch.from_numpy(lent)  # the tensor's storage, and so each view of it, holds on to `lent`
+        return torch.from_numpy(lent)  # the tensor's storage, and so each view of it, keeps `lent` alive
 
 
 def _pinned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Callable[[int], Tensor]:
-    """Page-locked memory, which torch itself uses again, and only after a copy to the GPU has ended."""
+    """Page-locked memory; torch reuses it, and only after its copy to the GPU has ended."""
     torch_dtype = torch.from_numpy(np.empty(0, dtype)).dtype
     return lambda rows: torch.empty((rows, *shape), dtype=torch_dtype, pin_memory=True)

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from cdvqa.errors import InputError
 
 _LARGEST = 1 << 30  # bytes of a pickle; the largest that is read has the cached targets of all questions
-_DEEPEST = 100  # values in each other
-_REUSE = 32  # bytes that values used again may have, for each byte of the pickle
+_DEEPEST = 100  # levels of values inside each other
+_REUSE = 32  # bytes of values that references repeat, for each byte of the pickle
 
 
 def load_pickle(path: str | Path) -> Any:
@@ -56,8 +56,7 @@ _REFUSED = (
 )
 _OPCODES = {one.code.encode("latin1"): one for one in pickletools.opcodes if one.name not in _REFUSED}
 
-
-_CHANGING = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD")
+_CHANGING = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD")  # add to a value instead of making one
 
 
 class _Value:
@@ -135,10 +134,12 @@ def _quoted(file: Any) -> str:
     return codecs.escape_decode(text)[0].decode("latin1")
 
 
-# --- what names in a pickle stand for -----------------------------------------------------------------------------
+# --- what the names in a pickle mean ------------------------------------------------------------------------------
 
 
 class _Unpickler(pickle.Unpickler):
+    """Takes every class and function from `_FUNCTIONS`; nothing is imported."""
+
     def find_class(self, module: str, name: str) -> Any:
         module = module.replace("numpy._core", "numpy.core").replace("__builtin__", "builtins")
         if (module, name) not in _FUNCTIONS:
@@ -147,7 +148,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _Function:
-    """What a name in a pickle gives in place of the function or class of that name."""
+    """Replaces the function or class that a pickle names; a pickle can call it, and nothing else."""
 
     __slots__ = ("_call",)
 

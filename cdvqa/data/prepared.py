@@ -39,7 +39,7 @@ class Split(NamedTuple):
 
 
 class PreparedQuestions:
-    """Reads the files of a data set and derives from them what training takes; both are kept in `<root>/.cdvqa/`.
+    """Reads the files of a data set and derives from them what training takes; both are cached in `<root>/.cdvqa/`.
 
     The vocabulary comes from the whole train split; priors and training questions are what remains of it after the
     development split. A split without annotations takes cached targets (`cdvqa.data.answers.cached_targets`).
@@ -52,7 +52,7 @@ class PreparedQuestions:
         dev_split: how the development split is drawn where the data set has none.
         split_seed: seed of that draw.
         protocol: text format, soft score, prior, and whether anything is held out of train.
-        extra_text: what is written behind the questions.
+        extra_text: what is appended to the questions.
 
     Attributes:
         splits, test_splits: names of all splits and of the test splits.
@@ -141,7 +141,7 @@ class PreparedQuestions:
 
     @property
     def folder(self) -> Path:
-        """Where everything is kept."""
+        """The folder of the cache."""
         return self._cache.folder
 
     def splits_of(self, stage: str) -> list[str]:
@@ -164,7 +164,7 @@ class PreparedQuestions:
     def split(self, name: str) -> Split:
         """A split by its name in `splits`; what has been read stays in memory."""
         if name not in self._splits:
-            self._questions("train")  # its question and answer types come first, whatever is asked for first
+            self._questions("train")  # the types of train come first in the index spaces, whichever split is read first
             whole = "train" if self.held_out and name == "dev" else name
             split = Split(self._questions(whole), self._tokens(whole), self._targets(whole))
             if self.held_out and whole == "train":
@@ -178,7 +178,7 @@ class PreparedQuestions:
             self._questions("train").annotations, self._dev_split, self._split_seed, self.protocol.dev_share
         )
 
-    # --- what is kept ---------------------------------------------------------------------------------------------
+    # --- what is cached -------------------------------------------------------------------------------------------
 
     def _questions(self, split: str) -> Questions:
         if split not in self._whole:

@@ -129,7 +129,7 @@ def project_crops(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
     """Project RGB crops (n, 12, 12, 3) in 0..255 to features (n, 128).
 
     Each pixel is first written as its weights on the eight corners of the RGB cube (black, blue, ..., white), so that
-    named colours and the outline against the white background can both be read off linearly.
+    named colours and the outline against the white background can both be read off by a linear layer.
     """
     value = pixels[..., None, :] / 255
     weights = (CORNERS * value + (1 - CORNERS) * (1 - value)).prod(-1) - USUAL_WEIGHT
@@ -138,5 +138,5 @@ def project_crops(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 CORNERS = np.array([[c >> 2 & 1, c >> 1 & 1, c & 1] for c in range(8)], np.float32)
-USUAL_WEIGHT = np.array([0.085] * 7 + [0.4], np.float32)
+USUAL_WEIGHT = np.array([0.085] * 7 + [0.4], np.float32)  # about the mean over crops, so features are centred
 PROJECTION = np.random.default_rng(1).standard_normal((CROP * CROP * 8, FEATURE_SIZE)).astype(np.float32) / 7

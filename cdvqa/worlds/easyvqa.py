@@ -12,7 +12,7 @@ from PIL import Image
 from cdvqa.data.visual.features import write_features
 from cdvqa.errors import InputError
 from cdvqa.messages import progress_bar
-from cdvqa.worlds.layout import build_world, record, write_split, write_vocabulary
+from cdvqa.worlds.layout import ID_STEP, build_world, record, write_split, write_vocabulary
 
 VERSION = 1
 PREFIXES = (
@@ -30,8 +30,7 @@ PREFIXES = (
 GRID, CELL, SIDE = 4, 16, 64
 FEATURE_SIZE = 128
 SKEW = 8.0  # how much more often train gives a type's first answer than its last
-ID_SHARE = 0.2  # of the package's training images
-ID_STEP = 1000
+ID_SHARE = 0.2  # share of the package's training images whose questions become `id`
 
 
 class Source(NamedTuple):
@@ -86,8 +85,8 @@ def question_type(text: str) -> str:
 def resample(questions: list[Source], inverted: bool, rng: np.random.Generator) -> list[Source]:
     """Keep questions so that the answers of each type follow a geometric prior, `SKEW` times from first to last.
 
-    The order of a type's answers is alphabetical, so every split has the same; `inverted` reverses the prior, which is
-    the same as inverting its probabilities.
+    A type's answers are in alphabetical order, the same in every split. `inverted` reverses the prior, which gives
+    probabilities in proportion to the inverse ones.
     """
     groups: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for index, question in enumerate(questions):

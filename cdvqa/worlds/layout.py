@@ -14,6 +14,7 @@ from cdvqa.files import write_folder
 
 SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MARKER = "world.json"
+ID_STEP = 1000  # question_id = image_id * 1000 + position, as in VQA
 Record = tuple[dict[str, Any], dict[str, Any]]  # of a question and its annotation
 Size = Literal["full", "micro"]
 

@@ -1,4 +1,4 @@
-"""Writes scenes one by one: their images, regions and annotated questions."""
+"""Writes a world of scenes: images, regions and annotated questions."""
 
 import shutil
 from collections.abc import Iterable, Iterator
@@ -10,12 +10,11 @@ import numpy as np
 from cdvqa.data.visual.features import write_features
 from cdvqa.messages import progress_bar
 from cdvqa.worlds.drawing import HEIGHT, WIDTH, Regions, Thing, cut_regions, draw_scene
-from cdvqa.worlds.layout import Record, record, write_vocabulary
+from cdvqa.worlds.layout import ID_STEP, Record, record, write_vocabulary
 from cdvqa.worlds.scene_questions import LANGUAGE, QUESTION_TYPES, Question, annotate
 
 # The small pre-trained models, made by `python -m pretraining.pretrain`.
 SHIPPED = {name: Path(__file__).parent / f"scenes_{name}" for name in ("lxmert", "visualbert", "mplug")}
-ID_STEP = 1000  # question_id = image_id * 1000 + position, as in VQA
 
 
 class AskedScene(NamedTuple):

@@ -63,7 +63,7 @@ def make_scenes(output: Path | None = None, seed: int = 0, size: Size = "full", 
 
 
 def write_scenes(output: Path, seed: int, constants: SceneConstants) -> None:
-    """`make_scenes` with other constants, such as the balanced world without noise."""
+    """`make_scenes` with any constants."""
     identity = {"world": "scenes", "version": VERSION, "seed": seed, "constants": asdict(constants)}
     build_world(output, identity, lambda folder: _fill(folder, seed, constants))
 

@@ -58,7 +58,7 @@ def make_scenes_vs(output: Path | None = None, seed: int = 0, size: Size = "full
 
 
 def write_scenes_vs(output: Path, seed: int, constants: ShortcutConstants) -> None:
-    """`make_scenes_vs` with other constants."""
+    """`make_scenes_vs` with any constants."""
     identity = {"world": "scenes-vs", "version": VERSION, "seed": seed, "constants": asdict(constants)}
     build_world(output, identity, lambda folder: _fill(folder, seed, constants))
 
@@ -95,6 +95,7 @@ def suggested(question_type: str, concept: str) -> str:
     return answers[(NUMBER[concept] + list(QUESTION_TYPES).index(question_type)) % len(answers)]
 
 
+# Any numbering will do; it only spreads the suggested answers over those of a type.
 NUMBER = {
     name: number
     for number, name in enumerate(

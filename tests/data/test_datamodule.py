@@ -172,14 +172,14 @@ def test_test_splits_keep_every_question_and_index_types_seen_only_there(tmp_pat
 
 
 def ask(root, **options):
-    """A data module that is asked by a network with a vocabulary and a text format of its own."""
+    """A data module for a network that has its own vocabulary and text format."""
     data = make(root, protocol=None, **options)
     data.needs = replace(data.needs, network={"answers": ["maybe", "yes"], "text_format": "authors"})
     data.setup("predict")
     return data
 
 
-def test_predict_reads_questions_alone_and_as_the_network_wants_them(tmp_path):
+def test_predict_reads_questions_alone_in_the_text_format_of_the_network(tmp_path):
     root = write_toy(tmp_path, id_test=5)
     for path in [*root.glob("*annotations*"), root / "vqacp_v2_train_questions.json"]:
         path.unlink()
@@ -261,7 +261,7 @@ def test_wrong_inputs_are_named_with_the_remedy(tmp_path):
         data.setup("fit")
 
 
-def test_another_protocol_is_read_anew(tmp_path):
+def test_after_a_change_of_protocol_the_questions_are_read_again(tmp_path):
     data = make(write_toy(tmp_path))
     data.setup("fit")
     assert next(iter(data.val_dataloader()[0])).input_ids.shape[1] == 20
@@ -372,13 +372,14 @@ def test_a_view_is_a_function_of_seed_epoch_and_question(tmp_path, monkeypatch):
     data = make(write_toy(tmp_path), replace(PAPER, global_batch=16))
     data.needs = replace(data.needs, views={"turned": backwards_from})
     data.setup("fit")
-    train, rows = data._datasets["train"], np.arange(16)
+    train, rows = data.train_dataloader().dataset, np.arange(16)
     first, again, other = (train.batch(rows, epoch).views["turned"] for epoch in (3, 3, 4))
     monkeypatch.setenv("PL_GLOBAL_SEED", "1")
     seeded = make(tmp_path, replace(PAPER, global_batch=16))
     seeded.needs = data.needs
     seeded.setup("fit")
-    assert not torch.equal(seeded._datasets["train"].batch(rows, 3).views["turned"].input_ids, first.input_ids)
+    other_seed = seeded.train_dataloader().dataset.batch(rows, 3).views["turned"]
+    assert not torch.equal(other_seed.input_ids, first.input_ids)
     backwards = train.batch(rows[::-1].copy(), 3).views["turned"].input_ids.flip(0)
     assert torch.equal(first.input_ids, again.input_ids) and torch.equal(first.input_ids, backwards)
     assert not torch.equal(first.input_ids, other.input_ids)

@@ -1,4 +1,4 @@
-"""The data module for backbones that see images, and for those that say their answers."""
+"""The data module for backbones that read images, and for generative ones."""
 
 from dataclasses import replace
 
@@ -100,12 +100,12 @@ def test_augmented_pictures_are_the_same_in_any_order_and_number_of_threads(root
     for question, picture in first.items():
         assert torch.equal(picture, threads[question]) and torch.equal(picture, others[0][question])
         assert not torch.equal(picture, others[1][question])
-    for batch in datas[0].val_dataloader()[0]:  # measured on the pictures as they are
+    for batch in datas[0].val_dataloader()[0]:  # evaluation uses the pictures as they are
         wanted = [squeezed(root, question % IMAGES) for question in batch.question_id.tolist()]
         np.testing.assert_allclose(batch.image, wanted, rtol=1e-6, atol=1e-6)
 
 
-def test_an_epoch_taken_up_in_the_middle_goes_on_with_the_same_pictures(root):
+def test_an_epoch_resumed_in_the_middle_continues_with_the_same_pictures(root):
     data = see(root, augmentation="mplug")
     data.setup("fit")
     whole = data.train_dataloader()
@@ -122,7 +122,7 @@ def test_an_epoch_taken_up_in_the_middle_goes_on_with_the_same_pictures(root):
         assert torch.equal(batch.question_id, wanted.question_id) and torch.equal(batch.image, wanted.image)
 
 
-def test_lineage(root):
+def test_the_fingerprint_is_that_of_the_images_and_differs_from_that_of_regions(root):
     data = see(root)
     data.setup("fit")
     fingerprint = data.facts.fingerprint()
@@ -176,8 +176,8 @@ def test_extra_text_is_tokenised_with_the_question_and_kept_by_its_content(root)
     assert data.facts.fingerprint()["files"][str(extra)] == data.extra_text.digest
     for question, pieces in longer.items():
         own = [piece for piece in plain[question] if piece]
-        behind = [11, 3, 6, 11, 3] if question == 5003 else []
-        assert pieces == (own + behind + [0] * 80)[:80]
+        appended = [11, 3, 6, 11, 3] if question == 5003 else []
+        assert pieces == (own + appended + [0] * 80)[:80]
     dump(extra, [{"question_id": 5004, "object_label": "dog"}])
     again, _ = first_pieces(extra_text=str(extra))
     assert again[5003] == plain[5003] + [0] * 60 and again[5004] != longer[5004]

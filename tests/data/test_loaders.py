@@ -1,4 +1,4 @@
-"""Threads that read ahead: right batches, none overwritten while somebody looks at it, nothing left behind."""
+"""Threads that read ahead: right batches, none overwritten while it is in use, no thread left over."""
 
 import gc
 import random
@@ -43,14 +43,14 @@ def test_batches_are_those_of_the_data_set(dataset, workers):
 @WORKERS
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_a_batch_in_use_is_never_overwritten(tmp_path, workers, dtype):
-    """Each image is filled with its own number, so that a wrong byte is seen; whatever is held must stay as it was."""
+    """Each image is filled with its own number, so that a wrong byte shows; whatever is held must not change."""
     root = write_toy(tmp_path, train=300)
     number = np.arange(IMAGES)[::-1, None, None]
     write_toy_features(root / "features.h5", features=np.broadcast_to(number, (IMAGES, REGIONS, 500)).astype(dtype))
     dataset = make_dataset(root)
     image = dict(zip(dataset.question_id.tolist(), dataset.image_id.tolist(), strict=True))
     chance = random.Random(workers)
-    ways = [  # in which somebody may go on looking at a batch
+    ways = [  # in which a batch may stay in use
         lambda features: features,
         lambda features: features[1:],
         lambda features: features.view(-1)[500 * REGIONS :].view(-1, REGIONS, 500),
@@ -113,7 +113,7 @@ def test_reading_ahead_is_bounded(dataset, monkeypatch, workers):
     assert handed_out == len(read) == len(loader) == 40 and not readers()
 
 
-def test_an_iteration_given_up_leaves_no_thread(dataset):
+def test_an_abandoned_iteration_leaves_no_thread(dataset):
     iterator = iter(BatchLoader(dataset, range(200), 5, 2))
     next(iterator)
     assert readers()
@@ -160,9 +160,9 @@ def test_questions_without_answers_give_batches_of_their_input_alone(tmp_path):
     num_boxes = np.arange(IMAGES) % REGIONS + 1
     write_toy_features(root / "features.h5", num_boxes=num_boxes)
     whole = make_dataset(root)
-    asked = QuestionDataset(whole.question_id, whole.image_id, whole.tokens, whole.visual)
+    plain = QuestionDataset(whole.question_id, whole.image_id, whole.tokens, whole.visual)
     rows = np.array([4, 1, 4])
-    batch, wanted = asked.batch(rows), whole.batch(rows)
+    batch, wanted = plain.batch(rows), whole.batch(rows)
     for name in ("question_id", "input_ids", "attention_mask", "region_features", "boxes", "region_mask"):
         assert torch.equal(getattr(batch, name), getattr(wanted, name)), name
     assert batch.region_mask.sum(1).tolist() == num_boxes[IMAGES - 1 - whole.image_id[rows]].tolist()

@@ -65,7 +65,7 @@ def write_toy(root: Path, train: int = 60, test: int = 23, id_test: int = 0) -> 
 
 
 def write_toy_features(path: Path, **kwargs: Any) -> dict[str, np.ndarray]:
-    """A feature file of `IMAGES` images whose ids stand in falling order; return what was written."""
+    """Write features of `IMAGES` images with ids in descending order; return what was written."""
     rng = np.random.default_rng(7)
     arrays = {
         "features": rng.standard_normal((IMAGES, REGIONS, WIDTH)).astype(np.float32),

@@ -7,7 +7,7 @@ from typing import get_args
 from cdvqa.conversion.sources.source import FeatureFormat, FeatureSource
 from cdvqa.errors import InputError
 
-# format: (module, class), asked in this order: those with a magic number or a file ending first
+# format: (module, class); `auto` tries them in this order: those with a magic number or a file ending first
 SOURCES: dict[FeatureFormat, tuple[str, str]] = {
     "hdf5": ("hdf5", "Hdf5Features"),
     "lmdb": ("lmdb", "LmdbFeatures"),
@@ -18,7 +18,7 @@ SOURCES: dict[FeatureFormat, tuple[str, str]] = {
 
 
 def open_features(path: str | Path, format: FeatureFormat = "auto") -> FeatureSource:
-    """Open an input of region features; `auto` asks each format whether it recognises it.
+    """Open an input of region features; `auto` takes the first format that recognises it.
 
     Raises:
         InputError: there is no such input, no format recognises it, or it is wrong at first sight.
@@ -38,7 +38,7 @@ def open_features(path: str | Path, format: FeatureFormat = "auto") -> FeatureSo
 
 
 def source_class(format: FeatureFormat) -> type[FeatureSource]:
-    """The class that reads a format; it is imported only when it is asked for."""
+    """The class that reads a format, imported only now: some formats need optional packages."""
     module, name = SOURCES[format]
     source: type[FeatureSource] = getattr(import_module(f"cdvqa.conversion.sources.{module}"), name)
     return source

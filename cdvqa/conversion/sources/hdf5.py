@@ -1,4 +1,4 @@
-"""Region features in HDF5: as the bottom-up baselines keep them, or in cdvqa's own layout stored otherwise."""
+"""Region features in HDF5: in the layouts of the bottom-up baselines, or in cdvqa's own with any storage."""
 
 import json
 import math
@@ -153,7 +153,7 @@ def _rows_of_images(dataset: h5py.Dataset, bounds: NDArray[np.int64]) -> Iterato
             fitting = bounds[place:, 1] - first <= most
             count = len(fitting) if fitting.all() else max(int(fitting.argmin()), 1)
             start, end = first, int(bounds[place : place + count, 1].max())
-            block = np.empty(0)  # gives its memory back before the next is read
+            block = np.empty(0)  # frees its memory before the next is read
             block = dataset[start:end]
         yield block[first - start : last - start]
 

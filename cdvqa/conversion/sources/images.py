@@ -1,4 +1,4 @@
-"""A folder of images, looked at through a grid."""
+"""Grid features of a folder of images."""
 
 import hashlib
 from collections.abc import Iterator
@@ -17,13 +17,14 @@ from cdvqa.errors import InputError
 DEFAULT_CHECKPOINT = "microsoft/resnet-101"
 
 GRID = 6  # cells a side: 36, as many as bottom-up attention has regions
-# The networks' stride is 32, so a cell is the average of 2 x 2 places. 192 pixels would do, with one place a cell, but
-# show COCO's images of 640 x 480 at less than a third of their size, and these networks learnt from larger objects.
+# The networks' stride is 32, so a cell is the average of 2 x 2 positions of the last stage. 192 pixels would give one
+# position a cell, but shrink COCO's images of 640 x 480 to less than a third, and these networks learnt from larger
+# objects.
 PIXELS = 384
 
 
 class GridImages(FeatureSource):
-    """Own images: a ResNet's features of 6 x 6 cells take the place of regions.
+    """Own images: a ResNet's features of 6 x 6 cells are used as regions.
 
     The folder is read with the folders in it, without names that begin with a dot. An image is turned as its EXIF
     orientation says and squeezed to a square, not cropped, so that every cell is a part of the whole image.
@@ -33,7 +34,7 @@ class GridImages(FeatureSource):
         checkpoint: a ResNet on the Hugging Face hub, or a local folder in that format.
 
     Raises:
-        InputError: no such folder, no image in it, or the checkpoint is not to be had or no ResNet.
+        InputError: no such folder, no image in it, or the checkpoint is not available or no ResNet.
     """
 
     format = "grid"
@@ -68,7 +69,7 @@ class GridImages(FeatureSource):
         return self._extractor
 
     def index(self, progress: Progress) -> FeatureIndex:
-        """Read the images' heads: ids and sizes, as they are after turning."""
+        """Read the images' headers: ids, and sizes after turning."""
         by_id = by_image_id(self.path, self._files)
         size = np.empty((len(by_id), 2), np.int64)
         done = 0
@@ -90,11 +91,11 @@ class GridImages(FeatureSource):
             yield ImageRegions(str(path), _cells(network.last_stage(_square(path))), boxes)
 
 
-def _cells(places: NDArray[np.float32]) -> NDArray[np.float32]:
+def _cells(stage: NDArray[np.float32]) -> NDArray[np.float32]:
     """The average in each cell (36, F), row by row, of features (F, h, w)."""
-    width, height, _ = places.shape
+    width, height, _ = stage.shape
     each = height // GRID
-    cells: NDArray[np.float32] = places.reshape(width, GRID, each, GRID, each).mean((2, 4)).reshape(width, -1).T
+    cells: NDArray[np.float32] = stage.reshape(width, GRID, each, GRID, each).mean((2, 4)).reshape(width, -1).T
     return cells
 
 

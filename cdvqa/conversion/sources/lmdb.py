@@ -1,6 +1,6 @@
 """Region features in LMDB, as mmf (Pythia) and ViLBERT keep them: one pickled dict an image."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ class LmdbFeatures(RecordSource):
     def records(self, index: FeatureIndex) -> Iterator[ImageRecord]:
         return self._read(index.place.tolist())
 
-    def _read(self, places: Any) -> Iterator[ImageRecord]:
+    def _read(self, places: Sequence[int]) -> Iterator[ImageRecord]:
         for start in range(0, len(places), _AT_ONCE):
             with self._opened() as entries:
                 for place in places[start : start + _AT_ONCE]:

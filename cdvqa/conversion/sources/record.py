@@ -1,4 +1,4 @@
-"""Inputs that keep each image in a record with named fields, whatever the names are."""
+"""Inputs that store each image as a record of named fields; the names differ between publishers."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +22,7 @@ _HEIGHT = ("image_h", "image_height", "img_h", "height")
 
 
 class Stored(NamedTuple):
-    """An array that is read when it is needed."""
+    """An array that is not read before it is needed."""
 
     shape: tuple[int, ...]
     read: Callable[[], NDArray[Any]]
@@ -40,7 +40,7 @@ class ImageRecord(NamedTuple):
 
 
 class Outline(NamedTuple):
-    """What a record says without its arrays being read."""
+    """The contents of a record as far as they are known without reading its arrays."""
 
     image_id: int
     size: tuple[int, int]
@@ -54,11 +54,11 @@ class RecordSource(FeatureSource):
 
     @abstractmethod
     def scan(self, progress: Progress) -> Iterator[tuple[ImageRecord, int | tuple[int, ...]]]:
-        """All records with their places, arrays unread; tells `progress` how far it is."""
+        """All records with their `FeatureIndex.place`, arrays unread; reports to `progress`."""
 
     @abstractmethod
     def records(self, index: FeatureIndex) -> Iterator[ImageRecord]:
-        """The records of these images; the arrays of each can be read until the next is asked for."""
+        """The records of these images; the arrays of each can be read until the next record is requested."""
 
     def index(self, progress: Progress) -> FeatureIndex:
         seen: dict[int, str] = {}
@@ -77,8 +77,8 @@ class RecordSource(FeatureSource):
         if not outlines:
             raise InputError(f"{self.path}: holds no image")
         ids, sizes, counts, widths, _ = zip(*outlines, strict=True)
-        image_id, size, num_boxes, stands = (np.array(column, np.int64) for column in (ids, sizes, counts, places))
-        return FeatureIndex(image_id, size, num_boxes, widths[0], stands)
+        image_id, size, num_boxes, location = (np.array(column, np.int64) for column in (ids, sizes, counts, places))
+        return FeatureIndex(image_id, size, num_boxes, widths[0], location)
 
     def images(self, index: FeatureIndex) -> Iterator[ImageRegions]:
         for record, number, count in zip(self.records(index), index.image_id, index.num_boxes, strict=True):
@@ -89,7 +89,7 @@ class RecordSource(FeatureSource):
 
 
 def outline(record: ImageRecord, region_width: int | None) -> Outline:
-    """What a record says of itself; features in base64 are taken to be `region_width` wide where that is given.
+    """The outline of a record; features in base64 are taken to be `region_width` wide where that is given.
 
     Features may be stored regions × width or, as openvqa does, width × regions. Where there are more rows of features
     than `num_boxes` says, the others are padding.
@@ -149,7 +149,7 @@ def shares(where: str, boxes: NDArray[np.float32], size: tuple[int, int]) -> NDA
     Raises:
         InputError: the size is unknown (0), or boxes reach so far out of the image that it must be wrong.
     """
-    if not boxes.max() > 1.5:  # true for NaN, which is for others to find
+    if not boxes.max() > 1.5:  # true for NaN, which `store` refuses
         return boxes
     if not all(size):
         raise InputError(f"{where}: boxes are in pixels and the image's width and height are missing")
@@ -169,6 +169,7 @@ def first_field(record: ImageRecord, names: tuple[str, ...]) -> tuple[str, Any]:
 
 
 def _box_rows(record: ImageRecord) -> int:
+    """How many boxes a record has; InputError if its boxes are no table."""
     name, boxes = first_field(record, SHARES + BOXES)
     shape: tuple[int, ...] = getattr(boxes, "shape", ())
     columns = (4, 6, 7) if name == "norm_bb" else (4,)
@@ -185,7 +186,7 @@ def _whole(record: ImageRecord, names: tuple[str, ...]) -> int:
     try:
         content = _content(record.fields[name])
         number = float(content if isinstance(content, bytes) else np.asarray(content).reshape(()))
-    except Exception:  # as many kinds as there are ways of storing a number
+    except Exception:  # each way of storing a number fails in its own way
         number = 0
     if not (0 < number < 1e9 and number.is_integer()):
         raise InputError(f"{record.where}: {name} must be a positive whole number")

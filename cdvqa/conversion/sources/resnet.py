@@ -1,4 +1,4 @@
-"""A ResNet of transformers, looking at one image at a time."""
+"""A ResNet of the package transformers, applied to one image at a time."""
 
 import hashlib
 import pickle
@@ -27,7 +27,7 @@ class ResNet:
     """A ResNet without its classifier, with the normalisation of its checkpoint.
 
     Attributes:
-        name: the checkpoint and what tells it from others of that name.
+        name: the checkpoint, and a digest that distinguishes it from others of that name.
     """
 
     def __init__(self, checkpoint: str) -> None:
@@ -37,10 +37,10 @@ class ResNet:
         self.name = f"{name}, sha256 {self._digest()} (weights, mean, std)"
 
     def last_stage(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """What the last stage says (F, h, w) of an RGB image (H, W, 3).
+        """Features (F, h, w) of the last stage for an RGB image (H, W, 3).
 
-        One image at a time and in one thread: the number of threads, and on some machines the company in a batch,
-        changes the order of sums and so the last bits. On a CPU a batch is no faster.
+        One image at a time and in one thread: the number of threads, and on some machines the other images of a batch,
+        change the order of sums and so the last bits. On a CPU a batch is no faster.
         """
         with _one_thread(), torch.no_grad():
             image = (torch.from_numpy(pixels).float() / 255 - self._mean) / self._std
@@ -49,7 +49,7 @@ class ResNet:
             return features
 
     def _digest(self) -> str:
-        """The start of a SHA-256 over all that is learnt or measured, in the order of its names."""
+        """The start of a SHA-256 over weights and statistics, in the order of their names, and the normalisation."""
         digest = hashlib.sha256()
         for _, values in sorted(_learnt(self._model).items()):
             digest.update(values.numpy().tobytes())
@@ -62,7 +62,7 @@ def load_resnet(checkpoint: str) -> ResNet:
     """The network of a checkpoint (a hub name, or a folder in that format), loaded once in each process.
 
     Raises:
-        InputError: the checkpoint is not to be had, incomplete, or no ResNet over RGB images.
+        InputError: the checkpoint is not available, incomplete, or no ResNet over RGB images.
     """
     return ResNet(checkpoint)
 
@@ -106,7 +106,7 @@ def _per_channel(checkpoint: str, settings: dict[str, Any], name: str) -> torch.
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """No bar for a load with nothing to wait for, no word of the classifier that is left over, as it should be."""
+    """Hide the progress bar of a short load, and the warning that the classifier's weights are not used."""
     before = logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()

@@ -1,4 +1,4 @@
-"""What a conversion asks of the input it reads."""
+"""The interface of an input of region features."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -11,17 +11,19 @@ from numpy.typing import NDArray
 
 FeatureFormat = Literal["auto", "bottom-up", "lxmert", "arrays", "lmdb", "hdf5"]
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how many bytes of the input are done, and of how many."""
+"""Called with the name of the step, how many bytes of the input are done, and of how many."""
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureIndex:
-    """What the input says of its N images before any features are decoded, in the order they are stored in."""
+    """The N images of an input, in the order they are stored in, before any features are decoded."""
 
     image_id: NDArray[np.int64]
+    """(N,)."""
     size: NDArray[np.int64]
-    """(N, 2) = width, height in pixels; 0 where the input does not tell."""
+    """(N, 2) = width, height in pixels; 0 where they are unknown."""
     num_boxes: NDArray[np.int64]
+    """(N,) regions of each image."""
     region_width: int
     """F."""
     place: NDArray[np.int64]
@@ -49,7 +51,7 @@ class ImageRegions(NamedTuple):
 
 
 class FeatureSource(ABC):
-    """An input of region features: opened by its constructor, which names what is wrong with it at first sight.
+    """An input of region features. Its constructor opens it and refuses what is wrong at first sight.
 
     A source is pickled into each process that converts a part of it, so it holds no open file.
 
@@ -57,7 +59,7 @@ class FeatureSource(ABC):
         format: what `--format` calls it.
         path: the input.
         bytes: its size, for the progress bar.
-        images_per_block: how many images are written, brought to the disk and vouched for together.
+        images_per_block: how many images are written, flushed to disk and marked as done together.
         digest: of the whole file, after the name of its method, once `index` has read it through; None for an input
             that is not read through.
     """
@@ -78,13 +80,13 @@ class FeatureSource(ABC):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What tells this input from another and from a later state of itself (JSON-able): sizes, times of change."""
+        """What distinguishes this input from others and from a changed state of itself (JSON-able): sizes, times."""
         status = self.path.stat()
         return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
 
     @property
     def extractor(self) -> str | None:
-        """What computed the features, where the input or the source itself tells."""
+        """What computed the features; None where it is unknown."""
         return None
 
     @abstractmethod

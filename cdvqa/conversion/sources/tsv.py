@@ -12,7 +12,7 @@ from cdvqa.errors import InputError
 
 _PIECE = 1 << 22  # bytes read at once
 _LONGEST_LINE = 1 << 26  # bytes; a line of 36 × 2048 floats has 0.4 MB, and no line may fill the memory
-_SHORT = 32  # bytes of a field that is copied: a number
+_SHORT = 32  # a field of at most so many bytes, a number, is copied
 
 
 class FeatureTsv(RecordSource):
@@ -43,7 +43,7 @@ class FeatureTsv(RecordSource):
             return file.readline(_LONGEST_LINE).count(b"\t") == len(cls.columns) - 1
 
     def scan(self, progress: Progress) -> Iterator[tuple[ImageRecord, tuple[int, int, int]]]:
-        """A place is offset, bytes and number of the line."""
+        """The records; a place is offset, bytes and number of the line."""
         for number, (buffer, start, end, offset) in enumerate(self._lines(), 1):
             yield self._record(buffer, start, end, offset, number), (offset, end - start, number)
             progress("checking", offset, self.bytes)

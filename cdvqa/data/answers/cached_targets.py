@@ -21,7 +21,7 @@ from cdvqa.presets import SoftScore
 
 UNKNOWN = "[not in the cached targets]"  # a human answer that no vocabulary has
 _HUMANS = 10
-_SATURATED: dict[SoftScore, int] = {"third": 3, "clark": 4}  # equal answers from which on the score is 1
+_SATURATED: dict[SoftScore, int] = {"third": 3, "clark": 4}  # number of equal answers at which the score reaches 1
 _VOCABULARIES = ("train_test", "train_val_test", "trainval")
 
 

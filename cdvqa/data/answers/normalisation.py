@@ -5,7 +5,7 @@ Results are only comparable when these rules are, so nothing here is repaired:
 - a punctuation mark is deleted everywhere if it touches a space anywhere, or if the text holds digit-comma-digit;
   otherwise it becomes a space;
 - the period rule was meant to look behind for a digit, but its look-behind is mistyped and never fails;
-- a flag passed in the place of the count limits the removal of periods to the first 32.
+- a flag passed as the argument `count` limits the removal of periods to the first 32.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""The answer prior of each question type (method: p_b)."""
+"""The answer prior of each question type: p_b in Eqs. 5 to 8 of the paper."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The human answers of questions as sequences of word pieces, for backbones that say their answers."""
+"""The human answers of questions as sequences of word pieces, for generative backbones."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tokenizers import Tokenizer
 from cdvqa.data.batch import AnswerSequences
 from cdvqa.data.questions.annotations import Annotations, ragged_positions
 
-_UNWRITTEN = 0.01  # share of the human answers with unknown word pieces from which on to warn
+_UNWRITTEN = 0.01  # share of the human answers with unknown word pieces above which a warning is given
 
 
 @dataclass(frozen=True)
 class AnswerTexts:
-    """The distinct raw answers of N training questions, in each question by first appearance (method: mPLUG).
+    """The distinct raw answers of N training questions, in each question by first appearance, as mPLUG is trained.
 
     Question i has the entries offsets[i] … offsets[i + 1] of `code` (into the tokenised strings), `weight` (float64:
     share of the question's human answers) and `prior` (float32: share of the string among all human answers to the

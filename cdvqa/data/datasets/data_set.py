@@ -167,14 +167,14 @@ class DataSet(ABC):
         """
         files = self.files(root, split)
         questions = locate(root, files["questions"])
-        asked = self.read_questions(questions)
+        plain = self.read_questions(questions)
         if "targets" in files:
             answers: Path | Source = root / files["targets"]
             annotations = read_targets(root / files["targets"], read_answers(root / files["answers"]), rule)
         else:
             answers = locate(root, files["annotations"])
             annotations = self.read_annotations(answers)
-        return join_questions(asked, annotations, str(questions), str(answers))
+        return join_questions(plain, annotations, str(questions), str(answers))
 
     def read_list(self, source: Source, split: str, question_id: NDArray[np.int64] | None) -> set[int]:
         """Read a list of question ids; InputError if one is not among those of the split (N,), if they are known."""
@@ -186,5 +186,5 @@ class DataSet(ABC):
 
 
 def made_by(name: str | None, root: Path) -> str | None:
-    """How to make the embedded data set `name`; None for a data set that its publisher gives out."""
+    """How to make the embedded data set `name`; None for a data set that others publish."""
     return f"`cdvqa prepare {WORLDS[name]} --output {root}` makes this data set" if name in WORLDS else None

@@ -1,9 +1,10 @@
-"""Words read in the image and names of its objects, written behind the question."""
+"""Words read in the image and names of its objects, appended to the question."""
 
 import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
@@ -14,12 +15,12 @@ from cdvqa.data.questions.text import TokenisedQuestions, tokenise
 from cdvqa.errors import InputError
 from cdvqa.presets import TextFormat
 
-_LENGTH = 80  # word pieces of a question with what stands behind it
-_WORDS = 30  # that are taken of those read in the image
+_LENGTH = 80  # word pieces of a question with its extra text
+_WORDS = 30  # of those read in the image, the first are used
 
 
 class ExtraText:
-    """What mPLUG's processed VQA files have beside a question.
+    """The extra text of each question, as in mPLUG's processed VQA files.
 
     Args:
         path: a JSON list of {question_id, ocr, object_label}, of which a record may lack the last two. `ocr` is a list
@@ -31,34 +32,34 @@ class ExtraText:
 
     def __init__(self, path: Path) -> None:
         self.digest: dict[str, Any] = digest(path)
-        self._behind: dict[int, str] = {}
+        self._text: dict[int, str] = {}
         for number, record in enumerate(read_records(path, "questions")):
             check_fields(record, {"question_id": int}, number, str(path))
             where = f"{path}: record {number} (question {record['question_id']})"
             parts = (_clean(_words(record.get("ocr", []), where)), _objects(record.get("object_label", ""), where))
-            self._behind[record["question_id"]] = "".join(f" [SEP] {part}" for part in parts if part)
-        check_text(list(self._behind.values()), "ocr", str(path))
+            self._text[record["question_id"]] = "".join(f" [SEP] {part}" for part in parts if part)
+        check_text(list(self._text.values()), "ocr", str(path))
 
     def __len__(self) -> int:
-        return len(self._behind)
+        return len(self._text)
 
-    def behind(self, question_ids: NDArray[Any], questions: list[str]) -> list[str]:
-        """Questions as they are tokenised: question [SEP] words [SEP] objects, without a part that is empty."""
+    def appended(self, question_ids: NDArray[np.int64], questions: list[str]) -> list[str]:
+        """The questions with their extra text: question [SEP] words [SEP] objects, without a part that is empty."""
         pairs = zip(question_ids.tolist(), questions, strict=True)
-        return [question + self._behind.get(number, "") for number, question in pairs]
+        return [question + self._text.get(number, "") for number, question in pairs]
 
 
 def word_pieces(
-    question_ids: NDArray[Any],
+    question_ids: NDArray[np.int64],
     questions: list[str],
     tokenizer: Tokenizer,
     text_format: TextFormat,
     extra_text: ExtraText | None,
 ) -> TokenisedQuestions:
-    """The word pieces of questions, with what there is to stand behind them; longer then, but cut all the same."""
+    """Tokenise questions (N), with their extra text if there is any: then up to 80 word pieces are kept."""
     if extra_text is None:
         return tokenise(questions, tokenizer, text_format)
-    return tokenise(extra_text.behind(question_ids, questions), tokenizer, text_format, _LENGTH)
+    return tokenise(extra_text.appended(question_ids, questions), tokenizer, text_format, _LENGTH)
 
 
 def _words(ocr: Any, where: str) -> list[str]:
@@ -76,6 +77,6 @@ def _objects(label: Any, where: str) -> str:
 
 
 def _clean(words: list[str]) -> str:
-    """As the authors clean them, and only them: the question and the objects stay as they are."""
+    """Clean the words as mPLUG's authors do; they leave the question and the objects as they are."""
     text = re.sub(r"[,.'!?\"()*#:;~]", "", " ".join(words).lower())
     return " ".join(text.replace("-", " ").replace("/", " ").rstrip(" ").split(" ")[:_WORDS])

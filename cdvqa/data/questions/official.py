@@ -64,6 +64,7 @@ class Questions:
 
     @property
     def question_id(self) -> NDArray[np.int64]:
+        """(N,)."""
         return self.annotations.question_id
 
     def __len__(self) -> int:
@@ -76,7 +77,7 @@ class Questions:
 
 @contextmanager
 def no_garbage_collection() -> Iterator[None]:
-    """Millions of new dictionaries have no cycles; the search for them takes a third of the reading time."""
+    """Pause the garbage collector: its search for cycles among millions of new records takes a third of the reading."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -113,7 +114,7 @@ def read_annotations(source: str | Source) -> Annotations:
 
 
 def join_questions(plain: PlainQuestions, annotations: Annotations, source: str, annotation_source: str) -> Questions:
-    """Put questions beside their annotations, in the order of these.
+    """Join questions to their annotations by id, in the order of the annotations.
 
     Raises:
         InputError: an annotation has not ten answers, or a question id is only on one side.

@@ -35,6 +35,7 @@ class TokenisedQuestions:
         return len(self.ids)
 
     def select(self, rows: NDArray[np.intp]) -> TokenisedQuestions:
+        """The chosen rows, in the order given."""
         return TokenisedQuestions(self.ids[rows], None if self.lengths is None else self.lengths[rows])
 
     def batch(self, rows: NDArray[np.intp]) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
@@ -46,7 +47,7 @@ class TokenisedQuestions:
 
 
 def load_tokenizer(source: str | Path) -> Tokenizer:
-    """A BERT-uncased word-piece tokeniser.
+    """A BERT-uncased word-piece tokeniser. It neither pads nor cuts: `tokenise` does that, for questions alone.
 
     Args:
         source: a `vocab.txt` (one piece a line), a folder with `vocab.txt` or `tokenizer.json`, or a name on the
@@ -54,8 +55,6 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
 
     Raises:
         InputError: nothing usable is there, or [PAD] is not piece 0, or [UNK], [CLS] or [SEP] is missing.
-
-    It neither pads nor cuts: `tokenise` does that, for questions alone.
     """
     path = Path(source)
     if path.is_dir():

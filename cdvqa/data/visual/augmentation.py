@@ -1,4 +1,4 @@
-"""Random changes to the pictures of training."""
+"""Random changes to the images of training."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -9,25 +9,25 @@ from PIL import Image, ImageEnhance, ImageOps
 
 Augmentation = Literal["none", "mplug"]
 Change = Callable[[Image.Image, float], Image.Image]
-Look = Callable[[Image.Image, int, np.random.Generator], Image.Image]
-"""A picture, the side of the square that is wanted, and where chance comes from."""
+Augment = Callable[[Image.Image, int, np.random.Generator], Image.Image]
+"""From an image, the side S in pixels, and a random generator to a changed image (S, S)."""
 
-_AREA, _RATIO = 0.5, 4 / 3  # at least; at most, and 3 / 4 at least
-_OPERATIONS, _LEVEL, _CHANCE = 2, 0.7, 0.5  # RandAugment(2, 7) of 10, each operation carried out half of the time
+_AREA, _RATIO = 0.5, 4 / 3  # a part has at least this share of the area, and an aspect ratio from 3 / 4 to 4 / 3
+_OPERATIONS, _LEVEL, _CHANCE = 2, 0.7, 0.5  # RandAugment(2, 7) of 10, each operation applied half of the time
 _GREY = (128, 128, 128)
 
 
 def mplug(picture: Image.Image, side: int, rng: np.random.Generator) -> Image.Image:
-    """What mPLUG's authors do to the pictures of training: a random part, perhaps mirrored, then RandAugment.
+    """The augmentation of mPLUG's authors: a random part, mirrored half of the time, then RandAugment.
 
-    Mirroring spoils questions about left and right; the authors do it all the same.
+    Mirroring makes answers about left and right wrong; the authors use it nevertheless.
     """
     part = picture.crop(_random_box(picture.size, rng)).resize((side, side), Image.Resampling.BICUBIC)
     if rng.random() < 0.5:
         part = ImageOps.mirror(part)
     for number in rng.integers(len(_CHANGES), size=_OPERATIONS):
-        carried_out, sign = rng.random() < _CHANCE, rng.choice((-1, 1))
-        if carried_out:
+        applied, sign = rng.random() < _CHANCE, rng.choice((-1, 1))
+        if applied:
             part = _CHANGES[number](part, sign)
     return part
 
@@ -53,7 +53,7 @@ def _enhanced(enhancer: Callable[[Image.Image], ImageEnhance._Enhance]) -> Chang
 
 
 def _moved(matrix: Callable[[float], tuple[float, ...]]) -> Change:
-    """An affine change; `matrix` (a, b, c, d, e, f) gives for the sign where each pixel comes from."""
+    """An affine change; `matrix` gives, for a sign, Pillow's (a, b, c, d, e, f): which pixel each pixel comes from."""
 
     def change(picture: Image.Image, sign: float) -> Image.Image:
         affine, bilinear = Image.Transform.AFFINE, Image.Resampling.BILINEAR
@@ -62,8 +62,8 @@ def _moved(matrix: Callable[[float], tuple[float, ...]]) -> Change:
     return change
 
 
-# The operations of ALBEF's RandAugment, which mPLUG's is. The amounts are for this one level: shifts are in pixels of
-# the square, whatever its side.
+# The operations of ALBEF's RandAugment, which mPLUG uses. The amounts are for this one level; shifts are in pixels,
+# whatever the side.
 _CHANGES: tuple[Change, ...] = (
     lambda picture, sign: picture,
     lambda picture, sign: ImageOps.autocontrast(picture),
@@ -77,4 +77,4 @@ _CHANGES: tuple[Change, ...] = (
     lambda picture, sign: picture.rotate(sign * 30 * _LEVEL, Image.Resampling.BILINEAR, fillcolor=_GREY),
 )
 
-AUGMENTATIONS: Mapping[Augmentation, Look] = {"mplug": mplug}
+AUGMENTATIONS: Mapping[Augmentation, Augment] = {"mplug": mplug}

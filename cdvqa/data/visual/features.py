@@ -19,7 +19,7 @@ from cdvqa.files import write_atomically
 
 FORMAT, VERSION = "cdvqa region features", 1
 
-_BLOCK = 4  # images read and then looked at together
+_BLOCK = 4  # images that are read and then checked together
 Batch = tuple[NDArray[np.floating], NDArray[np.float32], NDArray[np.bool_] | None]
 
 
@@ -117,12 +117,12 @@ class RegionFeatures:
         return fields if mask is None else fields | {"region_mask": mask}
 
     def fingerprint(self) -> dict[str, Any]:
-        """What tells these features from others.
+        """What distinguishes these features from others.
 
         `shape`, `dtype`, `sample_sha256` (of the image ids, and the features and boxes of eight images across the
         file), and what `cdvqa prepare features` stored in it: `extractor`, `source_digest` of its input, and the norms,
-        box range and region order of `cdvqa.data.visual.fingerprint`. A file of other making is measured here, on
-        the same sample of its images.
+        box range and region order of `cdvqa.data.visual.fingerprint`. A file that it did not
+        make is measured here, on the same sample of its images.
         """
         digest = hashlib.sha256(self.image_id.tobytes())
         rows = np.unique(np.linspace(0, len(self) - 1, 8).astype(np.intp))
@@ -143,15 +143,15 @@ class RegionFeatures:
     def _rows_of(
         self, image_ids: NDArray[np.int64], question_ids: Sequence[int] | NDArray[np.int64] | None
     ) -> NDArray[np.intp]:
-        place = np.minimum(np.searchsorted(self._sorted_id, image_ids), len(self) - 1)
-        absent = np.flatnonzero(self._sorted_id[place] != image_ids)
+        position = np.minimum(np.searchsorted(self._sorted_id, image_ids), len(self) - 1)
+        absent = np.flatnonzero(self._sorted_id[position] != image_ids)
         if len(absent):
             asked = "" if question_ids is None else f" (question {question_ids[absent[0]]})"
             raise InputError(f"{self.path}: image {image_ids[absent[0]]}{asked} is not in the feature file")
-        return self._by_id[place]
+        return self._by_id[position]
 
     def _read_features(self, rows: NDArray[np.intp], out: NDArray[np.floating]) -> None:
-        """Look at each image once a process, and then while it is still in the processor's cache."""
+        """Read features; check each image once per process, while it is still in the processor's cache."""
         unseen = not self._known_finite[rows].all()
         step = _BLOCK if unseen else max(len(rows), 1)
         for start in range(0, len(rows), step):
@@ -161,10 +161,10 @@ class RegionFeatures:
                 self._check_finite(rows[block], out[block])
 
     def _check_finite(self, rows: NDArray[np.intp], features: NDArray[np.floating]) -> None:
-        for place in np.flatnonzero(~self._known_finite[rows]):
-            if not _all_finite(features[place]):
-                raise InputError(f"{self.path}: image {self.image_id[rows[place]]} has NaN or infinite features")
-            self._known_finite[rows[place]] = True
+        for index in np.flatnonzero(~self._known_finite[rows]):
+            if not _all_finite(features[index]):
+                raise InputError(f"{self.path}: image {self.image_id[rows[index]]} has NaN or infinite features")
+            self._known_finite[rows[index]] = True
 
 
 def _all_finite(array: NDArray[np.floating]) -> bool:

@@ -1,4 +1,4 @@
-"""What region features look like in numbers, so that features of different origin are not taken for each other."""
+"""Measurements of region features, so that features of different origin are not mistaken for each other."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Folders of images: which files are in them, what their names say, and how one is opened."""
+"""Folders of images: their files, the image ids in their names, and how an image is opened."""
 
 import os
 import re
@@ -22,6 +22,8 @@ _TURNS |= {5: _TURN.TRANSPOSE, 6: _TURN.ROTATE_270, 7: _TURN.TRANSVERSE, 8: _TUR
 
 
 class ImageFile(NamedTuple):
+    """A file in a folder of images."""
+
     name: str
     """Relative to the folder."""
     bytes: int
@@ -34,7 +36,7 @@ def image_files(folder: Path) -> list[ImageFile]:
     Names that begin with a dot are left out. Links are followed: COCO's folders often are some.
 
     Raises:
-        InputError: a folder or a file cannot be looked at.
+        InputError: a folder or a file cannot be read.
     """
 
     def refuse(error: OSError) -> None:
@@ -96,7 +98,7 @@ def picture_paths(folder: Path) -> dict[int, Path]:
 
 @contextmanager
 def opened(source: Path | BytesIO) -> Iterator[Image.Image]:
-    """An image, of a file or in memory, whose head has been read.
+    """An image, of a file or in memory, of which only the header has been read.
 
     Raises:
         InputError: it cannot be read, now or inside the context, or has more than 8 bits a pixel of grey.
@@ -125,7 +127,7 @@ def upright(source: Path | BytesIO, most: int | None = None) -> Image.Image:
 
     Args:
         source: its file, or its content.
-        most: pixels; those of an image that has more are not decoded.
+        most: pixels; an image that has more is refused before it is decoded.
 
     Raises:
         InputError: see `opened`; the image has too many pixels.

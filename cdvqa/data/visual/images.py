@@ -1,4 +1,4 @@
-"""Pictures from a folder, as backbones take them that see the image itself."""
+"""Images from a folder, for backbones that read pixels."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from cdvqa.data.visual.augmentation import Look
+from cdvqa.data.visual.augmentation import Augment
 from cdvqa.data.visual.image_files import SUFFIXES, by_image_id, image_files, upright
 from cdvqa.data.visual.source import ImageFormat
 from cdvqa.errors import InputError
 
 
 class ImagePixels:
-    """Single pictures as a backbone takes them, without a folder.
+    """Single images in the format of a backbone, without a folder.
 
     Args:
         image_format: side of the square, mean and standard deviation of the channels.
@@ -80,7 +80,7 @@ class ImageFolder:
         self.image_id: NDArray[np.int64] = np.array(list(self._files), np.int64)
         self.bytes = sum(file.bytes for file in self._files.values())
         self._pixels = ImagePixels(image_format)
-        self._look: Look | None = None
+        self._augment: Augment | None = None
         self._seed = 0
 
     def __len__(self) -> int:
@@ -91,16 +91,16 @@ class ImageFolder:
         """(3, S, S)."""
         return 3, self._pixels.side, self._pixels.side
 
-    def augmented(self, look: Look, seed: int) -> ImageFolder:
+    def augmented(self, augment: Augment, seed: int) -> ImageFolder:
         """The same folder with random changes to its pictures.
 
         Args:
-            look: from `cdvqa.data.visual.augmentation`.
+            augment: from `cdvqa.data.visual.augmentation`.
             seed: what is drawn is a function of it, the epoch and the question, so that a resumed run repeats it and
                 the number of processes and threads makes no difference.
         """
         changed = copy.copy(self)
-        changed._look, changed._seed = look, seed
+        changed._augment, changed._seed = augment, seed
         return changed
 
     def read(
@@ -119,7 +119,7 @@ class ImageFolder:
             out: (B, 3, S, S), filled and returned.
 
         Raises:
-            InputError: an image is lacking or cannot be read.
+            InputError: an image is missing or cannot be read.
         """
         numbers = np.asarray(image_ids, np.int64)
         questions = numbers if question_ids is None else np.asarray(question_ids, np.int64)
@@ -148,12 +148,12 @@ class ImageFolder:
                 raise InputError(f"{self.path}: image {image} (question {question}) has no file in the folder")
 
     def fingerprint(self) -> dict[str, Any]:
-        """`extractor`, which says how large the pictures are; `files`, their number, and `ids_sha256` of their ids."""
+        """`extractor` with the size of the pictures, `files` (their number), and `ids_sha256` of their ids."""
         ids = hashlib.sha256(np.sort(self.image_id).tobytes()).hexdigest()
         size = f"{self._pixels.side} x {self._pixels.side} pixels"
         return {"extractor": f"images, {size}", "files": len(self), "ids_sha256": ids}
 
     def _square(self, picture: Image.Image, draw: tuple[int, int, int]) -> Image.Image:
-        if self._look is not None:
-            return self._look(picture, self._pixels.side, np.random.default_rng(draw))
+        if self._augment is not None:
+            return self._augment(picture, self._pixels.side, np.random.default_rng(draw))
         return self._pixels.square(picture)

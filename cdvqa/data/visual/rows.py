@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cdvqa.errors import InputError
 
-LARGEST = 1 << 28  # bytes of an image, and of a chunk, which HDF5 needs besides to take it apart
+LARGEST = 1 << 28  # bytes of an image, and of a chunk: HDF5 unpacks one in memory of its own
 
 
 class Rows:
@@ -59,8 +59,8 @@ class Rows:
     def _read_through_library(self, rows: NDArray[np.intp], out: NDArray[np.floating]) -> None:
         if self._process != os.getpid():  # a forked process must not share the library's state with its parent
             self._dataset, self._process = h5py.File(self._path, "r")[self._name], os.getpid()
-        for place in np.argsort(rows).tolist():  # rows of one chunk follow each other
-            self._dataset.read_direct(out, np.s_[int(rows[place])], np.s_[place])
+        for index in np.argsort(rows).tolist():  # so that rows of one chunk follow each other
+            self._dataset.read_direct(out, np.s_[int(rows[index])], np.s_[index])
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What a data set shows a backbone of the images its questions are about."""
+"""The images of a data set as a backbone takes them: region features or pixels."""
 
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 
 class ImageFormat(NamedTuple):
-    """What pictures a backbone takes: square, in RGB, scaled to 0..1 and normalised by channel.
+    """The format of the images that a backbone takes: square, RGB, scaled to 0..1 and normalised by channel.
 
     Attributes:
         side: height and width in pixels.
-        mean, std: of red, green and blue.
+        mean, std: of red, green and blue, in 0..1.
     """
 
     side: int
@@ -21,7 +21,7 @@ class ImageFormat(NamedTuple):
 
 
 class VisualSource(Protocol):
-    """Region features or pictures, by image id.
+    """Region features or pixels, by image id.
 
     Attributes:
         path: its file or folder.
@@ -29,7 +29,7 @@ class VisualSource(Protocol):
         image_shape: of one image in a batch's largest tensor.
         dtype: of the numbers in it.
         option: the option that names its file or folder.
-        gives: what it has of an image, as messages call it.
+        gives: what it has of an image, as a message names it.
     """
 
     path: Path
@@ -44,7 +44,7 @@ class VisualSource(Protocol):
     def dtype(self) -> np.dtype[Any]: ...
 
     def check_images(self, image_ids: NDArray[np.int64], question_ids: NDArray[np.int64]) -> None:
-        """Raise InputError, naming image and question, if one of these images is lacking."""
+        """Raise InputError, naming image and question, if one of these images is missing."""
 
     def fields(
         self,
@@ -53,17 +53,17 @@ class VisualSource(Protocol):
         epoch: int,
         out: NDArray[Any] | None,
     ) -> dict[str, NDArray[Any]]:
-        """The fields of a `VQABatch` that show B images, as arrays.
+        """The fields of a `VQABatch` that describe B images, as arrays.
 
         Args:
             image_ids: (B,).
             question_ids: (B,) the questions asked about them.
             epoch: the epoch they are for; it matters where something is drawn at random.
-            out: (B, *image_shape) of type `dtype`, filled and handed out as the largest of the fields.
+            out: (B, *image_shape) of type `dtype`, filled and returned as the largest of the fields.
 
         Raises:
-            InputError: an image is lacking or cannot be read.
+            InputError: an image is missing or cannot be read.
         """
 
     def fingerprint(self) -> dict[str, Any]:
-        """What tells this source from others (JSON-able); `extractor` names what it shows of an image."""
+        """What distinguishes this source from others (JSON-able); `extractor` says how it was made."""

@@ -7,10 +7,6 @@ import h5py
 import lmdb
 import numpy as np
 
-from tests.tools.features_tsv import Image, sample_images
-
-__all__ = ["Image", "sample_images"]
-
 
 def shares(image):
     return image.boxes / np.array([image.width, image.height] * 2, np.float32)
@@ -18,9 +14,9 @@ def shares(image):
 
 def read(source):
     """{image id: (features, boxes, size)}, read in two parts by a pickled copy, as another process would."""
-    told = []
-    index = source.index(lambda step, done, total: told.append((done, total)))
-    assert told and all(0 <= done <= total == source.bytes for done, total in told)
+    reported = []
+    index = source.index(lambda step, done, total: reported.append((done, total)))
+    assert reported and all(0 <= done <= total == source.bytes for done, total in reported)
     copy = pickle.loads(pickle.dumps(source))
     half = len(index.image_id) // 2
     regions = [*copy.images(index[:half]), *copy.images(index[half:])]

@@ -1,4 +1,4 @@
-"""What the tests of grid features look at: a small ResNet in a folder, and drawn images."""
+"""Inputs of the tests of grid features: a small ResNet in a folder, and drawn images."""
 
 import json
 from pathlib import Path

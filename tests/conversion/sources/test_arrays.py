@@ -16,13 +16,13 @@ from tests.conversion.sources.foreign import (
     assert_reads,
     mmf_info,
     read,
-    sample_images,
     shares,
     spatial,
     vilbert_entry,
     write_mmf,
     write_npz,
 )
+from tests.tools.features_tsv import sample_images
 
 
 @pytest.mark.parametrize("transposed", [False, True])
@@ -85,7 +85,7 @@ def test_regions_beyond_num_bbox_are_padding(tmp_path):
 
 def test_the_folder_is_read_in_the_order_of_its_names(tmp_path):
     images = sample_images()
-    index = ArrayFolder(write_npz(tmp_path, images)).index(lambda *told: None)
+    index = ArrayFolder(write_npz(tmp_path, images)).index(lambda *reported: None)
     assert index.image_id.tolist() == [int(name) for name in sorted(image.id for image in images)]
 
 

@@ -17,13 +17,13 @@ from cdvqa.errors import InputError
 from tests.conversion.sources.foreign import (
     assert_reads,
     read,
-    sample_images,
     shares,
     write_ban,
     write_hdf5,
     write_own,
     write_rows,
 )
+from tests.tools.features_tsv import sample_images
 
 STORAGES = [{}, {"chunks": True}, {"compression": "gzip"}, {"compression": "lzf", "shuffle": True}]
 
@@ -103,7 +103,7 @@ def test_any_chunks_blocks_and_rows(tmp_path, monkeypatch, chunk, rows, block, s
     write_rows(path, {int(image.id): row for row, image in zip(rows, images, strict=False)})
     source = Hdf5Features(path)
     assert_reads(source, images, sizes=False)
-    index = source.index(lambda *told: None)
+    index = source.index(lambda *reported: None)
     stepped = [image.features for image in source.images(index[::step])]
     by_row = sorted(zip(rows, images, strict=False), key=lambda pair: pair[0])
     np.testing.assert_array_equal(stepped, [image.features for _, image in by_row[::step]])

@@ -1,4 +1,4 @@
-"""A folder of images becomes what a ResNet of transformers says of 6 x 6 cells, whatever the order it is asked in."""
+"""Grid features of a folder of images: a ResNet's output averaged in 6 x 6 cells, in any order of reading."""
 
 import pickle
 import shutil
@@ -44,15 +44,15 @@ def features(path, checkpoint):
 
 
 def test_ids_and_sizes_in_the_order_of_names(folder, checkpoint):
-    source, told = GridImages(folder, checkpoint), []
-    index = source.index(lambda *step: told.append(step))
+    source, reported = GridImages(folder, checkpoint), []
+    index = source.index(lambda *step: reported.append(step))
     assert index.image_id.tolist() == [7, 3, 12]
     assert index.size.tolist() == [[50, 40], [33, 70], [64, 30]]
     assert index.num_boxes.tolist() == [36] * 3
     assert index.region_width == 20
-    assert told[-1] == ("checking", source.bytes, source.bytes)
+    assert reported[-1] == ("checking", source.bytes, source.bytes)
     names = ["COCO_val2014_000000000007.png", "b/0003.webp", "b/12.JPG"]
-    assert [done for _, done, _ in told] == np.cumsum([(folder / name).stat().st_size for name in names]).tolist()
+    assert [done for _, done, _ in reported] == np.cumsum([(folder / name).stat().st_size for name in names]).tolist()
 
 
 def test_features_are_the_networks_own_averaged_in_cells(folder, checkpoint):
@@ -66,7 +66,7 @@ def test_features_are_the_networks_own_averaged_in_cells(folder, checkpoint):
     with torch.no_grad():
         stage = ResNetModel.from_pretrained(checkpoint).eval()(batch).last_hidden_state
     assert stage.shape == (3, 20, 12, 12)
-    assert (stage.flatten(2).std(2) > 0.01).float().mean() > 0.5  # it does tell places apart
+    assert (stage.flatten(2).std(2) > 0.01).float().mean() > 0.5  # it differs between positions
     pooled = torch.nn.functional.adaptive_avg_pool2d(stage, 6).numpy()
     _, images = ask(GridImages(folder, checkpoint))
     cells = [(row, column) for row in range(6) for column in range(6)]

@@ -16,11 +16,11 @@ from tests.conversion.sources.foreign import (
     base64_entry,
     mmf_entry,
     read,
-    sample_images,
     shares,
     vilbert_entry,
     write_lmdb,
 )
+from tests.tools.features_tsv import sample_images
 
 
 @pytest.mark.parametrize("protocol", [2, 4, 5])

@@ -113,7 +113,7 @@ def test_broken_files(tmp_path: Path, content: object, error: str):
 
 
 def test_a_duplicate_question(tmp_path: Path):
-    """JSON readers keep the last of two entries of a name, and tell nobody."""
+    """A JSON reader keeps the last of two entries of a name, without a warning."""
     first, second = (json.dumps({"001172": entry})[1:-1] for entry in (SHIRT, FENCE))
     (tmp_path / TRAIN).write_text(f"{{{first}, {second}}}")
     with pytest.raises(InputError, match=f"{TRAIN}: duplicate entry '001172'; remove one of the two"):

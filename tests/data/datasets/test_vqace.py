@@ -1,4 +1,4 @@
-"""VQA-CE in the files as they are given out: VQA v2's, and two lists of question ids."""
+"""VQA-CE in its published files: VQA v2's, and two lists of question ids."""
 
 import json
 import shutil

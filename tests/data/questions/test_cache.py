@@ -1,4 +1,4 @@
-"""Kept questions, word pieces, targets, vocabulary and prior: equal to what was derived, and never stale."""
+"""Cached questions, word pieces, targets, vocabulary and prior: equal to what was derived, and never stale."""
 
 import errno
 import os
@@ -150,7 +150,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_what_depends_on_a_change_is_made_anew_and_nothing_else(root, made, monkeypatch, tmp_path, what):
+def test_what_depends_on_a_change_is_rebuilt_and_nothing_else(root, made, monkeypatch, tmp_path, what):
     change, options, expected = CHANGES[what]
     contents(prepare(root))
     made.clear()
@@ -195,7 +195,7 @@ def test_any_damage_is_noticed_or_harmless(tmp_path, seed, kind):
     assert load().tolist() == numbers.tolist()
 
 
-def test_a_file_that_lacks_an_array_is_made_anew(tmp_path):
+def test_a_file_that_lacks_an_array_is_rebuilt(tmp_path):
     kept = Cache(tmp_path)
     kept.get("a.npz", {}, lambda: {"other": np.zeros(1)}, lambda arrays: None)
     assert kept.get("a.npz", {}, lambda: {"wanted": np.ones(1)}, lambda arrays: arrays["wanted"]).tolist() == [1]

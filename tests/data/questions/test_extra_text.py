@@ -1,4 +1,4 @@
-"""Words in the image and names of objects, behind the question."""
+"""Words in the image and names of objects, appended to the question."""
 
 import numpy as np
 import pytest
@@ -23,9 +23,9 @@ def extra(tmp_path):
     return ExtraText(tmp_path / "extra.json")
 
 
-def test_what_stands_behind_a_question(extra):
+def test_what_is_appended_to_a_question(extra):
     questions = [f"Is it? {i}" for i in range(7)]
-    behind = [
+    appended = [
         "",
         " [SEP] stop re do [SEP] dog man.",
         " [SEP] taxi 5 6",
@@ -34,7 +34,7 @@ def test_what_stands_behind_a_question(extra):
         " [SEP] " + " ".join(f"w{i}" for i in range(30)),
         "",
     ]
-    assert extra.behind(np.arange(7), questions) == [a + b for a, b in zip(questions, behind, strict=True)]
+    assert extra.appended(np.arange(7), questions) == [a + b for a, b in zip(questions, appended, strict=True)]
     assert len(extra) == 5
 
 
@@ -49,7 +49,7 @@ def test_separators_are_one_piece_each_and_80_pieces_are_kept(tmp_path, extra):
 
 
 @pytest.mark.parametrize(
-    "record, told",
+    "record, message",
     [
         ({"question_id": "7"}, r"record 0 \(question 7\): 'question_id' must be an integer"),
         ({"question_id": 7, "ocr": "stop"}, r"record 0 \(question 7\): 'ocr' must be a list of words, or of pairs"),
@@ -59,9 +59,9 @@ def test_separators_are_one_piece_each_and_80_pieces_are_kept(tmp_path, extra):
         ("stop", "record 0 is not a JSON object"),
     ],
 )
-def test_wrong_records_are_named(tmp_path, record, told):
+def test_wrong_records_are_named(tmp_path, record, message):
     dump(tmp_path / "extra.json", [record])
-    with pytest.raises(InputError, match=rf"extra\.json: {told}"):
+    with pytest.raises(InputError, match=rf"extra\.json: {message}"):
         ExtraText(tmp_path / "extra.json")
     with pytest.raises(InputError, match=r"absent\.json: no such file"):
         ExtraText(tmp_path / "absent.json")

@@ -1,4 +1,4 @@
-"""Random changes to pictures: what they may do, how often, and that chance comes from the generator alone."""
+"""Random changes to images: what they may do, how often, and that they depend on the generator alone."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def test_half_of_the_pictures_are_mirrored(monkeypatch):
     assert all(pixels[-1, 8, 1] > pixels[0, 8, 1] and abs(pixels[..., 2] - 60).max() <= 1 for pixels in looks)
 
 
-def test_each_of_two_operations_is_carried_out_half_of_the_time(monkeypatch):
+def test_each_of_two_operations_is_applied_half_of_the_time(monkeypatch):
     done = []
     changes = [lambda picture, sign, number=n: done.append((number, int(sign))) or picture for n in range(10)]
     monkeypatch.setattr(augmentation, "_CHANGES", changes)

@@ -1,4 +1,4 @@
-"""A fingerprint tells features of one origin from those of another."""
+"""A fingerprint distinguishes features of different origin."""
 
 import numpy as np
 import pytest
@@ -44,12 +44,15 @@ def test_orders_are_told_apart(detections):
 
 def test_norms_and_boxes(detections):
     features, boxes = detections
-    told = measure(features, boxes)
+    measured = measure(features, boxes)
     norms = [float(np.sqrt((region.astype(np.float64) ** 2).sum())) for image in features for region in image]
-    assert told["norm"] == {
+    assert measured["norm"] == {
         k: pytest.approx(f(norms), rel=1e-5) for k, f in (("mean", np.mean), ("min", min), ("max", max))
     }
-    assert told["boxes"] == {"min": pytest.approx(boxes.min(), rel=1e-5), "max": pytest.approx(boxes.max(), rel=1e-5)}
+    assert measured["boxes"] == {
+        "min": pytest.approx(boxes.min(), rel=1e-5),
+        "max": pytest.approx(boxes.max(), rel=1e-5),
+    }
 
 
 def test_unused_regions_do_not_count(detections):
@@ -58,8 +61,8 @@ def test_unused_regions_do_not_count(detections):
     padded, padded_boxes = features.copy(), boxes.copy()
     for i, count in enumerate(used):
         padded[i, count:], padded_boxes[i, count:] = 0, 99
-    told = measure(padded, padded_boxes, used)
-    assert told["norm"]["min"] > 0 and told["boxes"]["max"] <= 1
+    measured = measure(padded, padded_boxes, used)
+    assert measured["norm"]["min"] > 0 and measured["boxes"]["max"] <= 1
     one = measure(features[:, :1], boxes[:, :1])  # no neighbours
     assert one["order"] == {"area_falls": None, "norm_falls": None, "x1_rises": None, "y1_rises": None}
 
