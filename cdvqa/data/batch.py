@@ -50,7 +50,7 @@ class AnswerSequences:
 
 @dataclass
 class Words:
-    """Word pieces of B questions: `input_ids` and `attention_mask` as in `VQABatch`."""
+    """Word pieces of B questions: `input_ids` and `attention_mask` (B, T) as in `VQABatch`."""
 
     input_ids: Tensor
     attention_mask: Tensor | None

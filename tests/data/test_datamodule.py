@@ -129,11 +129,11 @@ def test_broken_questions_stop_every_process_at_the_same_place(tmp_path):
             data.setup("fit")
 
 
-def test_fewer_questions_than_processes_are_refused(tmp_path, monkeypatch):
+def test_fewer_questions_than_processes_are_refused(tmp_path):
     """Lightning said that a loader has zero length, and named no split."""
     data = make(write_toy(tmp_path, test=3))
     data.setup("test")
-    monkeypatch.setattr(data, "_world_size", lambda: 4)
+    data.trainer = SimpleNamespace(world_size=4, global_rank=0)
     with pytest.raises(InputError, match=r"^test: 3 questions are fewer than 4 processes; .*--trainer\.devices 1"):
         data.test_dataloader()
 

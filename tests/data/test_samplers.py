@@ -1,4 +1,4 @@
-"""Loaders on one and two processes: what each sees, and that a saved state goes on exactly where it stopped."""
+"""Loaders on one and two processes: what each sees, and that a saved state continues exactly where it stopped."""
 
 from itertools import islice
 
@@ -50,10 +50,10 @@ def test_the_order_is_that_of_the_seed_and_the_epoch_alone(dataset):
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_a_state_from_the_middle_of_an_epoch_goes_on_exactly(dataset, workers, world_size):
+def test_a_state_from_the_middle_of_an_epoch_is_continued_exactly(dataset, workers, world_size):
     for rank in range(world_size):
-        place = {"seed": 3, "rank": rank, "world_size": world_size, "num_workers": workers}
-        whole, saved, resumed = (TrainingLoader(dataset, 3, **place) for _ in range(3))
+        options = {"seed": 3, "rank": rank, "world_size": world_size, "num_workers": workers}
+        whole, saved, resumed = (TrainingLoader(dataset, 3, **options) for _ in range(3))
         for loader in (whole, saved, resumed):
             loader.sampler.set_epoch(1)
         expected = ids(whole)
@@ -69,7 +69,7 @@ def test_a_state_from_the_middle_of_an_epoch_goes_on_exactly(dataset, workers, w
 
 @pytest.mark.parametrize("stop", range(9))
 def test_a_state_from_any_place_leaves_exactly_the_rest(dataset, stop):
-    """8 batches an epoch; another number of threads goes on from the same state."""
+    """8 batches an epoch; another number of threads continues from the same state."""
     saved, resumed = (TrainingLoader(dataset, 3, seed=3, num_workers=workers) for workers in (2, 1))
     seen = flat(ids(islice(iter(saved), stop)))
     state = saved.state_dict()
@@ -81,7 +81,7 @@ def test_a_state_from_any_place_leaves_exactly_the_rest(dataset, stop):
     assert len(resumed) == 8 and len(ids(resumed)) == 8  # only the first iteration is a part
 
 
-def test_a_state_from_two_processes_goes_on_on_one(dataset):
+def test_a_state_from_two_processes_continues_on_one(dataset):
     pair = [TrainingLoader(dataset, 3, seed=3, rank=rank, world_size=2) for rank in range(2)]
     seen = flat(flat(ids(islice(iter(loader), 2)) for loader in pair))
     assert pair[0].state_dict() == pair[1].state_dict()
@@ -90,7 +90,7 @@ def test_a_state_from_two_processes_goes_on_on_one(dataset):
     assert sorted(seen + flat(ids(alone))) == list(range(1000, 1000 + N))
 
 
-def test_an_iteration_given_up_starts_over(dataset):
+def test_an_abandoned_iteration_starts_over(dataset):
     loader = TrainingLoader(dataset, 3, seed=3)
     expected = ids(loader)
     assert ids(islice(iter(loader), 2)) == expected[:2]
@@ -104,7 +104,7 @@ def test_two_training_processes_take_equal_steps_and_share_the_questions(dataset
     parts = [ids(TrainingLoader(dataset, 4, seed=3, rank=rank, world_size=2)) for rank in range(2)]
     assert [len(batch) for batch in parts[0]] == [len(batch) for batch in parts[1]] == [4, 4, 4]
     seen = flat(flat(parts))
-    assert set(seen) == set(range(1000, 1000 + N)) and len(seen) == N + 1  # one is dealt twice
+    assert set(seen) == set(range(1000, 1000 + N)) and len(seen) == N + 1  # one is repeated
 
 
 @pytest.mark.parametrize("workers", [0, 2])

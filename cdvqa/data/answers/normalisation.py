@@ -1,4 +1,4 @@
-"""The answer normaliser of the VQA evaluation code, with its quirks kept bit for bit.
+"""The answer normaliser of the VQA evaluation code (vqaEval.py), with its quirks kept bit for bit.
 
 Results are only comparable when these rules are, so nothing here is repaired:
 

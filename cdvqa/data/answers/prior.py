@@ -15,9 +15,13 @@ from cdvqa.presets import SoftScore
 
 
 class QuestionTypePrior:
-    """Mean soft score of every answer over the training questions of a type: `table` (types, answers), float32.
+    """Mean soft score of every answer over the training questions of a type.
 
     A question type that no training question has gets a row of zeros: nothing is known of its answers.
+
+    Args:
+        question_types: names of the rows.
+        table: (types, A) float32.
     """
 
     def __init__(self, question_types: Sequence[str], table: NDArray[np.float32]) -> None:

@@ -20,10 +20,13 @@ def soft_scores(counts: ArrayLike, rule: SoftScore = "third") -> NDArray[np.floa
 
     Args:
         counts: numbers of annotators, any shape.
-        rule: `third` is min(n / 3, 1); `clark` is 0, .3, .6, .9, then 1.
+        rule: `third` is min(n / 3, 1), as in VQA-VS; `clark` is 0, .3, .6, .9, then 1, as in Clark et al. (2019).
 
     Returns:
         Scores in [0, 1], float64, of the shape of `counts`.
+
+    Raises:
+        InputError: there is no such rule.
     """
     counts = np.asarray(counts)
     scores: NDArray[np.float64]
@@ -48,7 +51,14 @@ def count_answers(annotations: Annotations | Sequence[JsonRecord]) -> dict[str, 
 
 
 class AnswerVocabulary:
-    """The answers a classifier can give; an answer's index is its position in `answers`."""
+    """The answers a classifier can give; an answer's index is its position in `answers`.
+
+    Args:
+        answers: A strings in index order.
+
+    Raises:
+        InputError: an answer is duplicate.
+    """
 
     def __init__(self, answers: Sequence[str]) -> None:
         self.answers = list(answers)

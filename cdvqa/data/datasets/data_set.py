@@ -44,8 +44,8 @@ class SplitFiles:
             `mixed` where it is made of both.
         optional: the split is left out where its questions do not exist.
         cached: name of the split in cached targets: `train` means cache/train_target.pkl.
-        lists: files that list questions of this split by id, by what they list.
-        subsets: test sets inside this split, and the distribution of each: the lists of these names (`read_subsets`).
+        lists: files of question ids of this split, by the list's name.
+        subsets: test sets inside this split, and the distribution of each; `read_subsets` gives their questions.
     """
 
     questions: str

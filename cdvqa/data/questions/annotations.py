@@ -128,7 +128,13 @@ def ragged_positions(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> N
 
 @dataclass(frozen=True)
 class Annotations:
-    """N annotated questions, in the order of their file."""
+    """N annotated questions, in the order of their file.
+
+    Attributes:
+        question_id: (N,).
+        question_type, answer_type, multiple_choice_answer: a string of each question, as written in the file.
+        answers: the human answers, ten in official files.
+    """
 
     question_id: NDArray[np.int64]
     question_type: Categories

@@ -17,7 +17,11 @@ Source = Path | zipfile.Path
 
 
 def locate(root: str | Path, name: str) -> Source:
-    """Find a file by its path `name` under the root; InputError if it is missing, which names unreadable archives."""
+    """Find a file by its path `name` under the root; see `find_file`.
+
+    Raises:
+        InputError: it is missing; archives that cannot be read are named.
+    """
     found = find_file(root, name)
     if found is not None:
         return found

@@ -25,7 +25,7 @@ _FIELDS = {"question_id": int, "image_id": int, "question": str}
 
 @dataclass(frozen=True)
 class PlainQuestions:
-    """N questions without answers, in the order of their file."""
+    """N questions without answers, in the order of their file: ids (N,) and texts."""
 
     question_id: NDArray[np.int64]
     image_id: NDArray[np.int64]
@@ -56,7 +56,7 @@ class PlainQuestions:
 
 @dataclass(frozen=True)
 class Questions:
-    """N questions with their annotations, row by row, in the order of the annotation file."""
+    """N questions with their annotations, row by row, in the order of the annotation file: image ids (N,) and texts."""
 
     image_id: NDArray[np.int64]
     text: list[str]

@@ -147,7 +147,7 @@ def test_other_modes_are_seen_as_rgb(tmp_path, checkpoint, mode):
     np.testing.assert_array_equal(features(tmp_path / "own", checkpoint), features(tmp_path / "rgb", checkpoint))
 
 
-def test_the_extractor_tells_networks_apart(folder, checkpoint, tmp_path):
+def test_the_extractor_distinguishes_networks(folder, checkpoint, tmp_path):
     def extractor(path):
         return GridImages(folder, str(path)).extractor
 

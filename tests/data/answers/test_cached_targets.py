@@ -119,7 +119,7 @@ def test_wrong_vocabularies_are_named(tmp_path, content, message):
         read_answers(write(tmp_path / "ans2label.pkl", content))
 
 
-def test_answers_stand_in_the_order_of_their_labels(tmp_path):
+def test_answers_are_in_the_order_of_their_labels(tmp_path):
     assert read_answers(write(tmp_path / "a.pkl", {"no": 1, "yes": 0})) == ["yes", "no"]
     assert read_answers(write(tmp_path / "b.pkl", ["yes", "no"])) == ["yes", "no"]
 

@@ -115,9 +115,9 @@ def test_threads_read_at_once(tmp_path, storage):
     written = write_toy_features(tmp_path / "features.h5")
     rewrite(tmp_path / "features.h5", **storage)
     reader = RegionFeatures(tmp_path / "features.h5")
-    asked = [np.random.default_rng(i).integers(0, IMAGES, 9) for i in range(64)]
+    batches = [np.random.default_rng(i).integers(0, IMAGES, 9) for i in range(64)]
     with ThreadPoolExecutor(8) as threads:
-        for ids, (features, _, _) in zip(asked, threads.map(reader.read, asked), strict=True):
+        for ids, (features, _, _) in zip(batches, threads.map(reader.read, batches), strict=True):
             np.testing.assert_array_equal(features, written["features"][IMAGES - 1 - ids])
 
 
@@ -131,7 +131,7 @@ def test_a_reader_closes_its_files(tmp_path):
 
 
 @given(st.integers(0, 0xFFFF))
-def test_every_half_is_told_finite_or_not(bits):
+def test_every_half_precision_number_is_finite_as_numpy_says(bits):
     value = np.array([1, bits, 0x8001], np.uint16).view(np.float16)
     assert features_module._all_finite(value) == bool(np.isfinite(value).all())
 
@@ -283,7 +283,7 @@ def _boxes_not_finite(path, other):
 )
 @pytest.mark.parametrize("name", ["features.h5", "pipe"])
 def test_data_sets_of_other_files_and_absurd_sizes_are_refused(tmp_path, spoil, name):
-    """The first were read at the other file's offset in this file; a pipe behind a link would be waited for."""
+    """The first were read at the other file's offset in this file; a pipe that a link points to would block."""
     path, other = tmp_path / "features.h5", tmp_path / f"other-{name}"
     write_toy_features(path)
     os.mkfifo(other) if name == "pipe" else write_toy_features(other)
