@@ -95,7 +95,7 @@ def suggested(question_type: str, concept: str) -> str:
     return answers[(NUMBER[concept] + list(QUESTION_TYPES).index(question_type)) % len(answers)]
 
 
-# Any numbering will do; it only spreads the suggested answers over those of a type.
+# Spreads the suggested answers over those of a type. Any numbering would do, but another one makes another world.
 NUMBER = {
     name: number
     for number, name in enumerate(
