@@ -1,8 +1,8 @@
-"""`cdvqa board`: TensorBoard over all runs, on a page that is laid out."""
+"""`cdvqa board`: TensorBoard over all runs, with an overview of their tests."""
 
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -17,8 +17,9 @@ from cdvqa.metrics import id_and_ood
 from cdvqa.runs.dashboard import KEPT_ID, KEPT_OOD, METRICS, chart, columns, layout, row_of
 from cdvqa.runs.folder import Run, read_results
 
-OVERVIEW = ".board"  # in the folder of the logs; it sorts before every run, and the first layout decides on the order
-PAGE = "#custom_scalars&_smoothingWeight=0"  # what is measured at one sparsity is no noise of that at another
+# Folder of the overview in the logs. It sorts before every run: TensorBoard orders the charts as the first layout does.
+OVERVIEW = ".board"
+PAGE = "#custom_scalars&_smoothingWeight=0"  # unsmoothed: neighbouring points are different sparsities, not noise
 BY_KEPT = {
     "ID and OOD by kept share (percent of the weights)": {
         "OOD": chart(KEPT_OOD),
@@ -26,6 +27,9 @@ BY_KEPT = {
         "ID and OOD": chart(f"({KEPT_ID}|{KEPT_OOD})"),
     }
 }
+
+Records = Mapping[Run, tuple[Mapping[str, Any], Mapping[str, Any]]]
+"""Record and results of each run."""
 
 
 def run(args: list[str]) -> None:
@@ -48,17 +52,17 @@ def board(logs: Path = Path("logs"), port: int = 6006) -> None:
 
 
 def server(logs: Path, port: int) -> program.TensorBoard:
-    """TensorBoard, not started yet."""
+    """TensorBoard for these logs, not started yet."""
     tensorboard = program.TensorBoard()
     tensorboard.configure(argv=("tensorboard", f"--logdir={logs}", f"--port={port}"))
     return tensorboard
 
 
 def write_overview(logs: Path) -> int:
-    """Write what no run can know of the others, in place of what was written before; return the number of runs.
+    """Write the overview, in place of an earlier one; return the number of runs.
 
-    That is the layout for the question types of all runs, the columns of HParams (the settings that differ), and
-    accuracy against the share of kept weights.
+    It holds what no single run knows: the layout for the question types of all runs, the columns of HParams (the
+    settings that differ), and accuracy against the share of kept weights.
 
     Raises:
         InputError: there is no run.
@@ -83,9 +87,10 @@ def write_overview(logs: Path) -> int:
     return len(records)
 
 
-def read_runs(logs: Path) -> tuple[dict[Run, tuple[dict[str, Any], dict[str, Any]]], list[str]]:
+def read_runs(logs: Path) -> tuple[Records, list[str]]:
     """Record and results of every run, and a line on each that cannot be read."""
-    found, problems = {}, []
+    found: dict[Run, tuple[dict[str, Any], dict[str, Any]]] = {}
+    problems = []
     for path in sorted(logs.glob("*/*/*/*/run.json")):
         run = Run(path.parent)
         try:
@@ -97,12 +102,10 @@ def read_runs(logs: Path) -> tuple[dict[Run, tuple[dict[str, Any], dict[str, Any
     return found, problems
 
 
-def by_kept_share(
-    records: Mapping[Run, tuple[Mapping[str, Any], Mapping[str, Any]]],
-) -> dict[str, dict[tuple[int, str], list[float]]]:
+def by_kept_share(records: Records) -> dict[str, dict[tuple[int, str], list[float]]]:
     """Test accuracies by percent of kept weights and tag, for each data set, backbone, stage, pipeline and method.
 
-    A point has all seeds, and all ways to share out the zeros over the modalities.
+    A point collects all seeds, and all shares of the modalities.
     """
     found: dict[str, dict[tuple[int, str], list[float]]] = defaultdict(lambda: defaultdict(list))
     for run, (record, results) in records.items():
@@ -117,8 +120,8 @@ def by_kept_share(
     return found
 
 
-def methods(row: Mapping[str, Any]) -> Iterable[str]:
-    """How a run was pruned, as its name says it; nothing in stage 1."""
+def methods(row: Mapping[str, Any]) -> list[str]:
+    """Method, assignment and criterion of a run, as in its name; empty in stage 1."""
     if row["Method"] == "full":
         return []
     names = (row["Method"], row["assignment"], *([] if row["criterion"] == "magnitude" else [row["criterion"]]))

@@ -1,6 +1,6 @@
 """`cdvqa report`: tables, figures and verdicts of runs, from their folders or from the records of a study."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Optional, Union
 
@@ -25,7 +25,7 @@ VERDICTS = (
     f"Difference in points, averaged over pairs of runs of the same seed. 95 % interval: {DRAWS:,} draws of seeds and, "
     "in each, of questions. Holds: its lower end is above the margin; does not hold: its upper end is below it."
 )
-NAMES = 20  # of runs in a note
+NAMES = 20  # runs that a note names
 
 
 def run(args: list[str]) -> None:
@@ -59,13 +59,8 @@ def report(
     """
     if size and not study:
         raise InputError("--size is of a study: give --study as well")
-    if (
-        output
-        and output.exists()
-        and not (output / "report.html").is_file()
-        and (not output.is_dir() or any(output.iterdir()))
-    ):
-        raise InputError(f"--output {output}: holds other files, and no report; name a new folder")
+    if output:
+        refuse_other_files(output)
     studies = [study] if isinstance(study, str) else list(dict.fromkeys(study or []))
     plans = [read_study(name, size) for name in studies]
     lines, problems = (read_records(records, plans), []) if records else read_logs(logs)
@@ -103,8 +98,19 @@ def report(
     print(write_report(tested, logs, of_studies, notes, output or logs / "report" / name))
 
 
+def refuse_other_files(output: Path) -> None:
+    """Raise InputError if `output` is a file, or a folder with other things than an earlier report."""
+    empty = not output.exists() or (output.is_dir() and not any(output.iterdir()))
+    if not empty and not (output / "report.html").is_file():
+        raise InputError(f"--output {output}: holds other files, and no report; name a new folder")
+
+
 def read_records(records: Path, plans: Sequence[Study]) -> list[dict[str, Any]]:
-    """The lines of one file, or of those of the studies in a folder; a study without one has no runs yet."""
+    """The lines of one file, or of the studies' files in a folder; a study without a file has no runs yet.
+
+    Raises:
+        InputError: there is no such file, or a line is broken.
+    """
     files = [records]
     if records.is_dir():
         files = [file for plan in plans if (file := records / f"{plan.name}.jsonl").is_file()]
@@ -114,7 +120,7 @@ def read_records(records: Path, plans: Sequence[Study]) -> list[dict[str, Any]]:
 
 
 def listed(names: list[str]) -> str:
-    """The first names in order, and how many more there are."""
+    """The first names in alphabetical order, and how many more there are."""
     more = f" and {len(names) - NAMES} more" if len(names) > NAMES else ""
     return ", ".join(sorted(names)[:NAMES]) + more
 
@@ -122,7 +128,7 @@ def listed(names: list[str]) -> str:
 def write_report(
     tested: pd.DataFrame, logs: Path, studies: Sequence[tuple[Study, pd.DataFrame]], notes: list[str], output: Path
 ) -> str:
-    """Write every file of a report and return its text.
+    """Write every file of a report and return what the command prints.
 
     Args:
         tested: all runs of the report.
@@ -130,6 +136,9 @@ def write_report(
         studies: each study with its runs.
         notes: what a reader has to know.
         output: the folder.
+
+    Raises:
+        InputError: claims or figure of a study are wrong.
     """
     figures, judged = [], []
     for study, runs in studies:
@@ -163,12 +172,12 @@ def write_report(
     for table in tables:
         parts += [f"## {table.title}", *filter(None, [table.note]), table.markdown]
     parts += [f"![{figure.title}](figures/{figure.name}.png)" for figure in figures]
-    pages: Mapping[str, Any] = {
+    texts = {
         "report.md": "\n\n".join(parts) + "\n",
         "report.html": page(title, about, notes, tables, figures, browser),
         "runs.csv": tested.drop(columns=["settings", "line"]).to_csv(index=False),
     }
-    for file, text in pages.items():
+    for file, text in texts.items():
         with write_atomically(output / file) as temporary:
             temporary.write_text(text, encoding="utf-8")
     shown = [table.markdown for table in tables if table.name in ("verdicts", "results")]

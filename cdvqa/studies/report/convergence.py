@@ -12,8 +12,12 @@ from cdvqa.runs.folder import Run
 from cdvqa.studies.report.table import folders_of
 
 CURVES = ("train/loss/epoch", "val/accuracy/all")
-LOSS_FALL = 0.02  # of the loss a fifth before the end
+LOSS_FALL = 0.02  # share of the loss a fifth of the epochs before the end
 ACCURACY_MOVE = 0.5  # points
+NOTE = (
+    "Full models, curves averaged over seeds. Converged: over the last fifth of the epochs the training loss falls by "
+    "less than 2 %, and development accuracy moves by less than 0.5 points."
+)
 
 
 @dataclass(frozen=True)
@@ -48,14 +52,8 @@ def convergence(runs: Sequence[Run]) -> Convergence:
     return Convergence(float(1 - loss[-1] / loss[0]), float(accuracy.max() - accuracy.min()))
 
 
-NOTE = (
-    "Full models, curves averaged over seeds. Converged: over the last fifth of the epochs the training loss falls by "
-    "less than 2 %, and development accuracy moves by less than 0.5 points."
-)
-
-
 def convergence_table(runs: pd.DataFrame, logs: Path) -> pd.DataFrame:
-    """A row per full model of all seeds whose curves are in its run folders."""
+    """A row per full model, over its seeds; models whose curves are not in the run folders are left out."""
     rows = []
     full = runs[runs["method"] == "full"]
     for (data, backbone, name), seeds in full.groupby(["data", "backbone", "run"], sort=False):

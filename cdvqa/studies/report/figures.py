@@ -20,8 +20,9 @@ from cdvqa.data.datasets.data_set import TITLES
 from cdvqa.errors import InputError
 from cdvqa.files import write_atomically
 from cdvqa.runs.folder import percent
-from cdvqa.studies.report.drawing import FAINT, KINDS, Kind, draw_gaps, looks_of
-from cdvqa.studies.report.table import MODULES, plain_keys
+from cdvqa.sparsity import MODALITIES
+from cdvqa.studies.report.drawing import FAINT, KINDS, Kind, draw_gaps, styles_of
+from cdvqa.studies.report.table import plain_keys
 
 KEYS = {"kind", "panels", "on", "gap"}
 LEGEND_ROWS = 24
@@ -60,7 +61,7 @@ def study_figures(runs: pd.DataFrame, wanted: Mapping[str, Any], name: str) -> l
 
     Args:
         runs: those of the study.
-        wanted: `kind` (curves, bars, shares or front), `panels` (a column of the table of runs, or several), `on` (an
+        wanted: `kind` (one of `KINDS`), `panels` (a column of the table of runs, or several), `on` (an
             accuracy, or several) and `gap` (pairs of filters `better` and `worse`).
         name: of the files.
 
@@ -92,7 +93,7 @@ def usual_figures(tested: pd.DataFrame, others: Sequence[Mapping[str, Any]] = ()
                 continue
             types = [kind for kind in ("yes/no", "number", "other") if kind in runs and runs[kind].notna().any()]
             specs: dict[str, dict[str, Any]] = {
-                "accuracy": {"on": [place for place in TITLES if runs[place].notna().any()]},
+                "accuracy": {"on": [accuracy for accuracy in TITLES if runs[accuracy].notna().any()]},
                 "answer_types": {"on": types},
                 "test_sets": {"on": sets_of(runs)},
                 "tradeoff": {"kind": "tradeoff"},
@@ -115,7 +116,7 @@ def figure(name: str, title: str, runs: pd.DataFrame, spec: Mapping[str, Any]) -
     if unknown := [column for column in panels if column not in runs]:
         raise InputError(f"figure: panels: {unknown[0]}: no column of the table of runs")
     on = on if kind.of_one_accuracy else ["ood"]
-    if not on or any(place not in runs or not runs[place].notna().any() for place in (*kind.needs, *on)):
+    if not on or any(column not in runs or not runs[column].notna().any() for column in (*kind.needs, *on)):
         return []
     facets = list(by_level(runs) if chosen == "shares" else facets_of(runs, panels))
     if not facets:
@@ -138,16 +139,16 @@ def drawn(
 
     Args:
         kind: what a panel shows.
-        runs: all runs, which give every curve its look.
+        runs: all runs: a curve has the same style in every panel.
         facets: titles and runs.
-        on: accuracies. Of several facets each is a row, otherwise a row has at most five panels.
+        on: accuracies. If there are several facets, each is a row; otherwise a row has at most five panels.
         gaps: pairs of filters.
     """
-    looks, one = looks_of(runs), kind.of_one_accuracy
-    grid = [(facet, part, place) for facet, part in facets for place in on]
+    styles = styles_of(runs)
+    grid = [(facet, part, accuracy) for facet, part in facets for accuracy in on]
     columns = len(on) if len(facets) > 1 and len(on) > 1 else min(len(grid), WIDE)
     rows, each = -(-len(grid) // columns), 2 if gaps else 1
-    entries = 2 if "cross" in kind.needs else min(len(looks), LEGEND_ROWS)  # of the legend
+    entries = 2 if kind is KINDS["shares"] else min(len(styles), LEGEND_ROWS)  # of the legend
     drawing, axes = plt.subplots(
         rows * each,
         columns,
@@ -157,17 +158,18 @@ def drawn(
         gridspec_kw={"height_ratios": [3, 1] * rows if gaps else [1] * rows},
     )
     first: dict[str, Axes] = {}
-    for number, (facet, part, place) in enumerate(grid):
+    for number, (facet, part, accuracy) in enumerate(grid):
         row, column = divmod(number, columns)
         axis = axes[row * each][column]
-        if kind is KINDS["curves"] and place in first:  # panels of the same accuracy have the same scale
-            axis.sharey(first[place])
-        first.setdefault(place, axis)
-        kind.draw(axis, part, place, looks)
-        axis.set_title(", ".join(filter(None, (facet, TITLES.get(place, place) if one else ""))))
+        if kind is KINDS["curves"] and accuracy in first:  # panels of the same accuracy have the same scale
+            axis.sharey(first[accuracy])
+        first.setdefault(accuracy, axis)
+        kind.draw(axis, part, accuracy, styles)
+        shown = TITLES.get(accuracy, accuracy) if kind.of_one_accuracy else ""
+        axis.set_title(", ".join(filter(None, (facet, shown))))
         axis.grid(alpha=FAINT)
         if gaps:
-            draw_gaps(axes[row * each + 1][column], part, place, gaps)
+            draw_gaps(axes[row * each + 1][column], part, accuracy, gaps)
     for axis in axes.flat:
         axis.set_visible(axis.has_data())
     legend(drawing, axes)
@@ -176,14 +178,14 @@ def drawn(
 
 
 def by_level(runs: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """The subnetworks with a share for each module, by overall sparsity."""
-    shared = runs.dropna(subset=list(MODULES))
+    """The subnetworks with a share for each modality, by overall sparsity."""
+    shared = runs.dropna(subset=list(MODALITIES))
     for level in sorted(set(shared["overall"]) - {0}):
         yield f"{percent(level)} % zeros", shared[shared["overall"] == level]
 
 
 def sets_of(runs: pd.DataFrame) -> list[str]:
-    """The test sets of which the data set has means of groups, and these means; none where it has no groups."""
+    """The means over groups of test sets, and the OOD test sets; none where the data set has no groups."""
     results = runs["line"].iloc[0]["results"]
     means = [name for name in results.get("means", {}) if name != "ood_mean"]
     ood = [name for name, split in results["splits"].items() if split["distribution"] == "ood"]
@@ -214,5 +216,5 @@ def legend(drawing: Drawing, axes: Any) -> None:
     for axis in axes.flat:
         entries |= {str(label): handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     columns = max(1, -(-len(entries) // LEGEND_ROWS), 2 if axes.shape[1] > 1 and len(entries) > 3 else 1)
-    place: dict[str, Any] = {"loc": "outside lower center", "frameon": False, "fontsize": 8, "ncols": columns}
-    drawing.legend(list(entries.values()), list(entries), **place)
+    layout: dict[str, Any] = {"loc": "outside lower center", "frameon": False, "fontsize": 8, "ncols": columns}
+    drawing.legend(list(entries.values()), list(entries), **layout)

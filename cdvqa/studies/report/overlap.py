@@ -19,7 +19,7 @@ from cdvqa.sparsity import NetworkFile
 from cdvqa.sparsity.statistics import Overlap
 from cdvqa.studies.report.table import folders_of
 
-MOST_RUNS = 12  # of a data set and backbone, each with all seeds: LXMERT-base's masks have 25 MB a seed
+MOST_RUNS = 12  # of a data set and backbone, each with all seeds: a mask of LXMERT-base takes 25 MB
 NOTE = (
     "Jaccard index of the zeros: those that two masks share among those that either has; in brackets that of random "
     "masks with as many zeros. Masks of one overall sparsity are compared, that nearest 50 %; of runs with different "
@@ -29,7 +29,12 @@ NOTE = (
 
 @dataclass
 class Masks:
-    """Bit-packed masks, 1 = kept, by modality; `sizes` are their numbers of weights."""
+    """The masks of a network by modality.
+
+    Attributes:
+        bits: eight weights a byte, 1 = kept.
+        sizes: number of weights.
+    """
 
     bits: dict[str, NDArray[np.uint8]]
     sizes: dict[str, int]
@@ -72,7 +77,7 @@ def overlap_table(runs: pd.DataFrame, logs: Path) -> tuple[pd.DataFrame, list[st
                 kind = "seeds" if first == second else "objectives or stages"
                 cells = {"data": data, "backbone": backbone, "between": kind, "run": first}
                 cells["and"] = "another seed" if first == second else second
-                rows.append({**cells, **measured(pairs), "pairs": str(len(pairs))})
+                rows.append({**cells, **overlap_cells(pairs), "pairs": str(len(pairs))})
     return pd.DataFrame(rows).fillna(""), problems
 
 
@@ -87,7 +92,7 @@ def chosen(runs: pd.DataFrame, logs: Path) -> pd.DataFrame:
 
 
 def read_all(runs: pd.DataFrame, logs: Path, problems: list[str]) -> dict[tuple[str, int], Masks]:
-    """Masks by curve and seed."""
+    """Masks by curve and seed; a line on each file that cannot be used is added to `problems`."""
     found, modalities = {}, None
     for curve, seed, run in zip(runs["curve"], runs["seed"], folders_of(runs, logs), strict=True):
         try:
@@ -100,11 +105,11 @@ def read_all(runs: pd.DataFrame, logs: Path, problems: list[str]) -> dict[tuple[
 
 
 def read_masks(path: Path, modalities: Mapping[str, list[str]]) -> Masks:
-    """The masks of a network, without its weights; a matrix without a mask is whole.
+    """The masks of a network, without its weights; a matrix without a mask counts as kept.
 
     Args:
         path: the network's file.
-        modalities: names of the matrices that can be masked by modality.
+        modalities: names of the matrices that can be masked, by modality.
 
     Raises:
         InputError: the file is broken, lacks a matrix, or has lost the parts that no answer needs.
@@ -124,10 +129,10 @@ def packed(file: NetworkFile, name: str) -> NDArray[np.uint8]:
     return np.packbits(file.mask(name).numpy() if name in file.shapes else np.ones(file.shape(name), np.bool_))
 
 
-def measured(pairs: list[tuple[Masks, Masks]]) -> dict[str, str]:
-    """Overlap of the zeros by modality, where both masks have some.
+def overlap_cells(pairs: list[tuple[Masks, Masks]]) -> dict[str, str]:
+    """The Jaccard index of the zeros by modality, where both masks have some.
 
-    Its mean, over several pairs its standard deviation, and in brackets what it would be by chance.
+    Its mean, its standard deviation over several pairs, and in brackets its value by chance.
     """
     found: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
     for one, other in pairs:

@@ -25,7 +25,7 @@ def page(
     figures: Sequence[Figure],
     browser: Mapping[str, Any],
 ) -> str:
-    """The page; single questions are left out from the end where it would have 20 MB or more.
+    """The page. Every other single question is left out, again and again, until the page is below 20 MB.
 
     Args:
         title, about: its heading, and what it shows.

@@ -15,7 +15,12 @@ REAL = ("vqacp2", "vqavs")  # the data sets of the paper; on others only differe
 
 
 class Published(NamedTuple):
-    """One row: accuracies in the order of its table's columns, and what our runs of it are, if the code is public."""
+    """One row of a table.
+
+    Attributes:
+        scores: accuracies in percent, in the order of the table's columns; None where the paper has none.
+        ours: picks our runs of it; None if the method's code is not public.
+    """
 
     method: str
     backbone: str
@@ -25,7 +30,7 @@ class Published(NamedTuple):
 
 
 class PaperTable(NamedTuple):
-    """A table of the paper: its columns in the paper and in the table of runs."""
+    """A table of the paper; `columns` are its columns in the paper, each with that of the table of runs."""
 
     title: str
     columns: dict[str, str]
@@ -129,7 +134,7 @@ TABLES = {
 
 
 def paper_table(runs: pd.DataFrame) -> PaperTable | None:
-    """The paper's table whose data set has the files of the data set of these runs."""
+    """The paper's table on data in the files of VQA-CP v2 or VQA-VS, as these runs have them; otherwise None."""
     return TABLES.get(runs["settings"].iloc[0].get("data.layout", "vqacp"))
 
 
@@ -150,7 +155,7 @@ def beside_published(runs: pd.DataFrame, table: PaperTable) -> pd.DataFrame:
 
 
 def our_cells(runs: pd.DataFrame, published: Published, table: PaperTable) -> Iterator[dict[str, Any]]:
-    """Our cells of a row; several, if runs with different settings are what it says."""
+    """Our cells of a row; several where runs with different settings match it."""
     if published.ours is None:
         yield our_row(table, NO_CODE)
         return

@@ -24,7 +24,7 @@ from cdvqa.studies.report.table import folders_of
 
 MODELS = 12
 QUESTIONS = 500
-BOXES = 10  # of an image
+BOXES = 10  # drawn on an image
 SIDE = 256  # pixels of an image that is scaled down
 SMALL = 8_000  # bytes of an image that is taken as it is
 BUDGET = 10_000_000  # bytes of all images, so that the page stays below 20 MB
@@ -40,8 +40,8 @@ def browse(runs: pd.DataFrame, logs: Path) -> tuple[dict[str, Any], list[str]]:
         logs: folder of their run folders.
 
     Returns:
-        JSON-able `{"data", "models", "questions", "images"}`, empty where there are no predictions or no data, and a
-        line on what was left out.
+        JSON-able `{"data", "models", "questions", "priors", "images"}`, empty where there are no predictions or no
+        data; and a line on everything that was left out.
     """
     chosen = models(runs, logs)
     if chosen.empty:
@@ -53,9 +53,9 @@ def browse(runs: pd.DataFrame, logs: Path) -> tuple[dict[str, Any], list[str]]:
         splits = [name for name in prepared.test_splits if all(run.predictions(name).is_file() for run in folders)]
         questions: list[dict[str, Any]] = []
         for split in splits:
-            asked = prepared.split(split).questions
-            rows = spaced(len(asked), QUESTIONS // len(splits))
-            questions += described(split, asked.select(rows), folders)
+            whole = prepared.split(split).questions
+            rows = spaced(len(whole), QUESTIONS // len(splits))
+            questions += answered(split, whole.select(rows), folders)
         names, prior = prepared.vocabulary.answers, prepared.prior
         priors = {kind: usual_answers(names, row) for kind, row in zip(prior.question_types, prior.table, strict=True)}
     except (InputError, OSError, ValueError, LookupError, TypeError) as error:
@@ -68,7 +68,7 @@ def browse(runs: pd.DataFrame, logs: Path) -> tuple[dict[str, Any], list[str]]:
 
 
 def usual_answers(names: Sequence[str], prior: NDArray[np.float32]) -> list[tuple[str, float]]:
-    """The likeliest answers of a question type."""
+    """The most probable answers of a question type, with their prior."""
     return [
         (names[answer], round(float(prior[answer]), 3)) for answer in np.argsort(-prior)[:PRIOR] if prior[answer] > 0
     ]
@@ -88,56 +88,65 @@ def models(runs: pd.DataFrame, logs: Path) -> pd.DataFrame:
 
 
 def spaced(number: int, most: int) -> NDArray[np.intp]:
-    """At most `most` rows of `number`, evenly spaced."""
+    """Indices of at most `most` of `number` rows, evenly spaced."""
     return np.unique(np.linspace(0, number - 1, min(number, most)).astype(np.intp))
 
 
-def described(split: str, asked: Questions, runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """One record for each question: what is asked, its answers, and what each model says and scores."""
+def answered(split: str, questions: Questions, runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """A record for each question: its text, the human answers, and each model's prediction with its score."""
     predictions = [{row["question_id"]: row["answer"] for row in read_json(run.predictions(split))} for run in runs]
-    annotations, found = asked.annotations, []
-    for row, (number, text) in enumerate(zip(asked.question_id.tolist(), asked.text, strict=True)):
+    annotations, found = questions.annotations, []
+    for row, (question_id, text) in enumerate(zip(questions.question_id.tolist(), questions.text, strict=True)):
         answers = annotations.answers[row]
-        said = [one[number] for one in predictions]
+        predicted = [of_run[question_id] for of_run in predictions]
         found.append(
             {
-                "id": number,
+                "id": question_id,
                 "split": split,
-                "image": int(asked.image_id[row]),
+                "image": int(questions.image_id[row]),
                 "text": text,
                 "question_type": annotations.question_type[row],
                 "answer_type": annotations.answer_type[row],
                 "answers": Counter(answers).most_common(),
-                "said": said,
-                "scores": [round(vqa_score(answer, answers), 2) for answer in said],
+                "predictions": predicted,
+                "scores": [round(vqa_score(answer, answers), 2) for answer in predicted],
             }
         )
     return found
 
 
 def pictures(module: VQADataModule, wanted: Sequence[int]) -> tuple[dict[int, dict[str, Any]], list[str]]:
-    """Images as data URIs and their boxes, by image id, as far as the data set has them."""
+    """Images and boxes of a data set, as far as it has them.
+
+    Args:
+        module: the data set.
+        wanted: ids of the images.
+
+    Returns:
+        By image id `{"uri", "boxes"}`: the image as a data URI, and boxes x1, y1, x2, y2 from 0 to 1. And a line
+        on everything that was left out.
+    """
     found: dict[int, dict[str, Any]] = {}
     problems = []
-    numbers = sorted(set(wanted))
+    image_ids = sorted(set(wanted))
     folder, features = module.images_folder, module.features_file
     try:
         files = picture_paths(folder)
         left = BUDGET
-        for number in numbers:
-            if number in files and (uri := data_uri(files[number])) and len(uri) < left:
+        for image_id in image_ids:
+            if image_id in files and len(uri := data_uri(files[image_id])) < left:
                 left -= len(uri)
-                found[number] = {"uri": uri}
+                found[image_id] = {"uri": uri}
     except InputError as error:
         problems.append(f"images left out: {error}")
     try:
         if features.is_file():
             reader = RegionFeatures(features)
-            numbers = sorted(set(numbers) & set(reader.image_id.tolist()))
-            _, boxes, mask = reader.read(numbers)
-            for row, number in enumerate(numbers):
+            image_ids = sorted(set(image_ids) & set(reader.image_id.tolist()))
+            _, boxes, mask = reader.read(image_ids)
+            for row, image_id in enumerate(image_ids):
                 real = boxes[row][mask[row]] if mask is not None else boxes[row]
-                found.setdefault(number, {})["boxes"] = [[round(float(x), 3) for x in box] for box in real[:BOXES]]
+                found.setdefault(image_id, {})["boxes"] = [[round(float(x), 3) for x in box] for box in real[:BOXES]]
     except InputError as error:
         problems.append(f"boxes left out: {error}")
     return found, problems

@@ -14,12 +14,12 @@ from cdvqa.errors import InputError
 from cdvqa.metrics import id_and_ood
 from cdvqa.runs.folder import DIGITS, Run, percent
 from cdvqa.runs.identity import differing, own_settings
+from cdvqa.sparsity import MODALITIES
 from cdvqa.studies.sweep.records import line_of
 
 RUN = ["data", "backbone", "run"]  # the columns that the seeds of a run share
 PREFIX = r"(model|data|trainer)\."  # of a setting's name
-MODULES = ("language", "vision", "cross")
-NOT_SCORES = ("per_question_type", "official", "n", "distribution")
+NOT_SCORES = ("per_question_type", "official", "n", "distribution")  # of a split's results
 NAN = float("nan")
 Filter = Mapping[str, Any]
 
@@ -77,7 +77,7 @@ def row_of(line: Mapping[str, Any]) -> dict[str, Any]:
     plan = line["sparsity"] or {}
     method, objectives = plan.get("method", "full"), list(line["pipeline"])
     stages = [*objectives[:1], "omp", *objectives[1:]] if method == "omp" else objectives
-    shares = {module: plan.get(module) for module in MODULES}
+    shares = {module: plan.get(module) for module in MODALITIES}
     pruned = [module for module, share in shares.items() if share]
     alone = pruned[0] if len(pruned) == 1 and None not in shares.values() else None
     level = float(plan.get("overall", 0))
@@ -90,7 +90,7 @@ def row_of(line: Mapping[str, Any]) -> dict[str, Any]:
         "method": method,
         **{name: short(plan.get(name)) for name in ("assignment", "criterion", "scores")},
         "pattern": plan.get("pattern", "unstructured") if plan else "",  # records before patterns have none
-        **{name: NAN if plan.get(name) is None else float(plan[name]) for name in (*MODULES, "pooler")},
+        **{name: NAN if plan.get(name) is None else float(plan[name]) for name in (*MODALITIES, "pooler")},
         "overall": round(level, 3),
         "module": alone or ("all" if plan else ""),
         "sparsity": round(plan[alone] if alone else level, 3),
@@ -117,7 +117,7 @@ def accuracies(results: Mapping[str, Any]) -> dict[str, float]:
     found = {name: split["all"] for name, split in splits.items() if "all" in split} | dict(results.get("means", {}))
     found |= dict.fromkeys(("id", "ood"), NAN) | id_and_ood(splits, results.get("means", {}))
     outside = [split for split in splits.values() if split["distribution"] == "ood" and "all" in split]
-    for name in {name for split in outside for name in split} - {"all", *NOT_SCORES}:
+    for name in dict.fromkeys(name for split in outside for name in split if name not in ("all", *NOT_SCORES)):
         found[name] = fmean(split[name] for split in outside if name in split)
     return found
 
@@ -157,7 +157,10 @@ def plain_keys(given: Any, what: str) -> dict[str, Any]:
 
 
 def same(value: Any, wanted: Any) -> bool:
-    """Whether two values of a column are equal; numbers to three digits, as shares are rounded to whole zeros."""
+    """Whether two values of a column are equal.
+
+    Numbers from 0.01 on are compared to three digits, as shares of zeros are rounded to whole weights.
+    """
     if isinstance(value, int | float) and isinstance(wanted, int | float):
         return abs(value - wanted) <= max(5e-4, 1e-3 * abs(wanted)) if abs(wanted) >= 0.01 else value == wanted
     return str(value) == str(wanted)
@@ -187,7 +190,7 @@ def label_curves(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def plain_label(row: Mapping[str, Any]) -> str:
-    """What was done in each stage, in the paper's words: `lxmert(bce) + mask train(lmh)`, and how zeros are shared."""
+    """What was done in each stage, in the paper's words: `lxmert(bce) + mask train(lmh)`, and the assignment."""
     name = f"{row['backbone']}({row['stage1']})"
     if row["method"] == "full":
         return f"full {name}"
@@ -204,7 +207,7 @@ def described_shares(row: Mapping[str, Any]) -> str:
     """The shares of the modules that do not have the overall share: `language 60 %, vision 20 %`."""
     if row["module"] != "all":
         return ""
-    shares = {name: row[name] for name in MODULES if row[name] == row[name]}
+    shares = {name: row[name] for name in MODALITIES if row[name] == row[name]}
     return ", ".join(f"{name} {percent(s, 1)} %" for name, s in shares.items() if abs(s - row["overall"]) > 1e-3)
 
 

@@ -11,6 +11,11 @@ from cdvqa.runs.identity import differing
 from cdvqa.studies.report.published import REAL, beside_published, mega, paper_table
 from cdvqa.studies.report.table import RUN, answer_types, described, spread
 
+SELECTION = (
+    "A result has the greatest of its own selection and of those of the runs that it is built on: dev = last < unknown "
+    "< test."
+)
+
 
 @dataclass(frozen=True)
 class Table:
@@ -65,23 +70,17 @@ def tables_of(tested: pd.DataFrame) -> list[Table]:
     return found
 
 
-SELECTION = (
-    "A result has the greatest of its own selection and of those of the runs that it is built on: dev = last < unknown "
-    "< test."
-)
-
-
 def results(runs: pd.DataFrame) -> pd.DataFrame:
     """A row per run of all seeds: its size and its accuracies."""
     rows = []
-    places = {**TITLES, **{name: f"{name} (OOD)" for name in answer_types(runs)}}
+    titles = {**TITLES, **{name: f"{name} (OOD)" for name in answer_types(runs)}}
     for key, seeds in runs.groupby(RUN, sort=False):
         cells = dict(zip(RUN, key, strict=True)) | {
             "kept": f"{100 * seeds['kept'].mean() / seeds['full'].mean():.1f} %" if seeds["kept"].notna().any() else "",
             "params": mega(seeds["kept"].mean()),
             "seeds": str(len(seeds)),
         }
-        cells |= {title: spread(seeds[place]) for place, title in places.items() if place in seeds}
+        cells |= {title: spread(seeds[column]) for column, title in titles.items() if column in seeds}
         rows.append(cells | {"selected on": ", ".join(sorted(set(seeds["selection"])))})
     table = pd.DataFrame(rows)
     return table.loc[:, (table != "").any()]

@@ -49,6 +49,23 @@ class Verdict:
     note: str = ""
 
 
+@dataclass
+class Part:
+    """The questions of a split that an accuracy is made of.
+
+    Attributes:
+        question_id: (N,).
+        difference: (N,) mean difference of the pairs, in points.
+        groups: masks (N,); the accuracy is the mean of the groups' means.
+        pairs: how many pairs of runs `difference` is a mean over.
+    """
+
+    question_id: NDArray[np.int64]
+    difference: Floats
+    groups: list[NDArray[np.bool_]]
+    pairs: int = 0
+
+
 def verdicts(runs: pd.DataFrame, claims: Iterable[Mapping[str, Any]]) -> list[Verdict]:
     """Judge every claim of a study on its tested runs.
 
@@ -67,22 +84,24 @@ def judge(runs: pd.DataFrame, claim: Mapping[str, Any]) -> Verdict:
     on, by = str(claim.get("on", "ood")), claim.get("by", 0)
     if not isinstance(by, int | float):
         raise InputError(f"claim {claim['text']!r}: by: expected a number of points, not {by!r:.60}")
-    told = (str(claim["text"]), str(claim.get("source", "")), on, by)
+    stated = (str(claim["text"]), str(claim.get("source", "")), on, by)
     try:
         pairs = pair(runs, claim["better"], claim["worse"])
     except InputError as error:
         raise InputError(f"claim {claim['text']!r}: {error}") from error
-    measured = pairs[pairs_differ(pairs, runs, on).notna()] if len(pairs) else pairs
+    measured = pairs.assign(difference=differences_of(pairs, runs, on)).dropna(subset=["difference"])
     if measured.empty:
-        return Verdict(*told, NOT_RUN)
-    differences = pairs_differ(measured, runs, on).groupby(measured["seed"]).mean()
-    questions = [question_differences(runs, rows, on) for _, rows in measured.groupby("seed")]
+        return Verdict(*stated, NOT_RUN)
+    by_seed = measured.groupby("seed")
+    differences = by_seed["difference"].mean()
+    questions = [question_differences(runs, rows, on) for _, rows in by_seed]
     known = same_questions(questions)
     draws = resample(known) if known else resample_seeds(differences.to_numpy())
     low, high = np.nanpercentile(draws, INTERVAL) if len(draws) else (-np.inf, np.inf)
     word = HOLDS if low > by else FAILS if high < by else OPEN
     notes = [*(["one seed"] if len(differences) == 1 else []), *([] if known else [SEEDS_ONLY])]
-    return Verdict(*told, word, float(differences.mean()), low, high, len(differences), len(measured), "; ".join(notes))
+    mean = float(differences.mean())
+    return Verdict(*stated, word, mean, low, high, len(differences), len(measured), "; ".join(notes))
 
 
 def pair(runs: pd.DataFrame, better: Filter, worse: Filter) -> pd.DataFrame:
@@ -96,20 +115,23 @@ def pair(runs: pd.DataFrame, better: Filter, worse: Filter) -> pd.DataFrame:
     Raises:
         InputError: a filter names an unknown column, or matches several runs of the same seed and sparsity.
     """
-    sides, filters = [], {"better": plain_keys(better, "better"), "worse": plain_keys(worse, "worse")}
-    lists_of = [{name for name, values in wanted.items() if isinstance(values, list)} for wanted in filters.values()]
-    listed = [name for name in filters["better"] if name in runs and all(name in lists for lists in lists_of)]
+    filters = {"better": plain_keys(better, "better"), "worse": plain_keys(worse, "worse")}
+    lists = {
+        name: [column for column, values in wanted.items() if isinstance(values, list) and column in runs]
+        for name, wanted in filters.items()
+    }
+    sides = []
     for name, wanted in filters.items():
-        lists = [column for column, values in wanted.items() if isinstance(values, list) and column in runs]
         found = select(runs.reset_index(drop=True), wanted)
-        keys = list(dict.fromkeys(["data", "seed", "sparsity", *lists]))
+        keys = list(dict.fromkeys(["data", "seed", "sparsity", *lists[name]]))
         twice = found[found.duplicated(keys, keep=False)]
         if len(twice):
             names = ", ".join(sorted(set(twice["run"]))[:3])
             raise InputError(f"{name} matches several runs of one seed and sparsity ({names}); say which")
         sides.append(found.assign(**{name: found.index}))
     several = all(side["sparsity"].nunique() > 1 for side in sides)
-    keys = list(dict.fromkeys(["data", "seed", *(["sparsity"] if several else []), *listed]))
+    shared = [column for column in lists["better"] if column in lists["worse"]]
+    keys = list(dict.fromkeys(["data", "seed", *(["sparsity"] if several else []), *shared]))
     columns = [list(dict.fromkeys([*keys, "sparsity", name])) for name in ("better", "worse")]
     left, right = (side[names] for side, names in zip(sides, columns, strict=True))
     pairs = left.merge(right, on=keys, suffixes=("", "_worse"))
@@ -118,19 +140,19 @@ def pair(runs: pd.DataFrame, better: Filter, worse: Filter) -> pd.DataFrame:
     return pairs
 
 
-def pairs_differ(pairs: pd.DataFrame, runs: pd.DataFrame, on: str) -> pd.Series:
-    """By how much the better run of each pair beats the worse one, in points; NaN where one has no such accuracy."""
+def differences_of(pairs: pd.DataFrame, runs: pd.DataFrame, on: str) -> pd.Series:
+    """Accuracy of the better run of each pair minus that of the worse one, in points; NaN where one has none."""
     if on not in runs:
         return pd.Series(np.nan, pairs.index)
     values = runs[on].to_numpy(np.float64)
-    return pd.Series(values[pairs["better"]] - values[pairs["worse"]], pairs.index)
+    better, worse = (values[pairs[side].to_numpy(int)] for side in ("better", "worse"))
+    return pd.Series(better - worse, pairs.index)
 
 
-def question_differences(runs: pd.DataFrame, pairs: pd.DataFrame, on: str) -> dict[str, "Part"] | None:
-    """The mean difference of one seed's pairs, question by question; None if a run has no scores of questions.
+def question_differences(runs: pd.DataFrame, pairs: pd.DataFrame, on: str) -> dict[str, Part] | None:
+    """The mean difference of one seed's pairs, question by question and by split.
 
-    Returns:
-        By split: differences and the groups of questions over which the accuracy `on` is a mean of means.
+    None if a run lacks the scores of single questions, or if the runs answered different questions.
     """
     found: dict[str, Part] = {}
     for better, worse in zip(pairs["better"], pairs["worse"], strict=True):
@@ -151,18 +173,8 @@ def question_differences(runs: pd.DataFrame, pairs: pd.DataFrame, on: str) -> di
     return found if complete else None
 
 
-@dataclass
-class Part:
-    """Differences (N,) of the questions of a split, and masks (N,) of the groups over which the accuracy is a mean."""
-
-    question_id: NDArray[np.int64]
-    difference: Floats
-    groups: list[NDArray[np.bool_]]
-    pairs: int = 0
-
-
-def same_questions(seeds: Sequence[Mapping[str, "Part"] | None]) -> list[Mapping[str, "Part"]]:
-    """The parts of all seeds if these have the scores of the same questions; otherwise none."""
+def same_questions(seeds: Sequence[Mapping[str, Part] | None]) -> list[Mapping[str, Part]]:
+    """The parts of all seeds if these have scores, and of the same questions; otherwise an empty list."""
     known = [parts for parts in seeds if parts is not None]
     for parts in known:
         if parts.keys() != known[0].keys() or not all(
@@ -185,7 +197,10 @@ def scores_of_both(
 
 
 def groups_of(line: Mapping[str, Any], split: str, scores: QuestionScores, on: str) -> list[NDArray[np.bool_]]:
-    """Masks of the questions of a split over which the accuracy `on` is a mean of means, if it is part of it."""
+    """Masks (N,) of the groups of a split's questions: the accuracy `on` is the mean of the groups' means.
+
+    Empty where no question of the split counts.
+    """
     splits = line["results"]["splits"]
     every = {split: np.ones(len(scores.thirds), bool), **scores.sets}
     if on in every:
@@ -223,7 +238,8 @@ def resample(seeds: Sequence[Mapping[str, Part]]) -> Floats:
             sums += (drawn[:, 1:] / drawn[:, :1]).sum(2)
         groups += len(masks)
     chosen = generator.integers(len(seeds), size=(DRAWS, len(seeds)))
-    return np.take_along_axis(sums / groups, chosen, 1).mean(1)
+    means: Floats = np.take_along_axis(sums / groups, chosen, 1).mean(1)
+    return means
 
 
 def resampled_sums(rows: Floats, generator: np.random.Generator) -> Floats:
@@ -257,7 +273,8 @@ def resample_seeds(differences: Floats) -> Floats:
     if number < 2:
         return np.array([])
     chosen = np.random.default_rng(0).integers(number, size=(DRAWS, number))
-    return np.asarray(differences[chosen].mean(1), np.float64)
+    means: Floats = differences[chosen].mean(1)
+    return means
 
 
 def verdict_table(judged: Sequence[Verdict]) -> pd.DataFrame:

@@ -37,7 +37,7 @@ def search(options: StudyOptions, method: Literal["auto", "grid", "random"] = "a
     Assignments are compared on the development split alone, by the mean over the seeds.
 
     Args:
-        options: the study, and where its runs are made.
+        options: the study, and where it runs.
         method: auto (from the loss before mask training, then one training), grid (the paper's, App. C.4), or random
             (at 15 % of the grid's cost).
     """
@@ -61,7 +61,7 @@ def search(options: StudyOptions, method: Literal["auto", "grid", "random"] = "a
 def search_point(
     point: Point, method: str, logs: Path, path: Path, launcher: Launcher, at_once: int
 ) -> tuple[Search, Results]:
-    """Run a whole search at one overall sparsity, and return it with what its trials gave.
+    """Run a whole search at one overall sparsity; return it with the results of its trials.
 
     Args:
         point: a mask training.
@@ -99,7 +99,7 @@ def search_point(
 
 
 def uniform_points(points: Sequence[Point]) -> list[Point]:
-    """The mask trainings of a study, each once whatever its assignment: the search decides about that."""
+    """The mask trainings of a study without their assignments, which the search finds; each once."""
     found: dict[tuple[Any, ...], Point] = {}
     for point in points:
         if point.method == "mask" and len(point.pipeline) == 2 and "overall" in point.sparsity:
@@ -109,7 +109,7 @@ def uniform_points(points: Sequence[Point]) -> list[Point]:
 
 
 def with_trial(point: Point, trial: Trial) -> Point:
-    """The point with a trial's shares, or for the single step in which its callback finds others."""
+    """The point with a trial's shares; if the trial has a callback, with the callback and for a single step."""
     shares = {"assignment": "modality", "language": trial.language, "vision": trial.vision}
     changed = {"trainer.max_steps": 1, "trainer.callbacks+": trial.callback} if trial.callback else {}
     settings = dict(point.settings) | {2: {**point.settings[2], **changed}}
@@ -124,7 +124,7 @@ def outcome_of(trial: Trial, lines: Sequence[Mapping[str, Any]]) -> Outcome:
 
 
 def section(point: Point, searching: Search, results: Results) -> str:
-    """What was tried for one point, the best first, and the options that train it."""
+    """Markdown: the options of the best assignment of a point, and a table of all trained ones, the best first."""
     rows = []
     trained = [trial for trial in results if not trial.callback]
     for trial in sorted(trained, key=lambda trial: results[trial].dev, reverse=True):

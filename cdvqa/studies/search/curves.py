@@ -1,4 +1,4 @@
-"""Shares of zeros from the loss before mask training: a callback of the short runs of `cdvqa search --method auto`."""
+"""Shares of zeros from the loss before mask training: the callback of `cdvqa search --method auto`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,18 +18,18 @@ from cdvqa.sparsity.masks.matrices import masked_matrices
 from cdvqa.stages.mask_train import evaluating
 from cdvqa.studies.search.methods import MOST
 
-BATCHES = 6  # training batches that losses are means over
-LEVELS = [0.05 * step for step in range(-4, 5)]  # from the overall share: where the curve of a modality is measured
+BATCHES = 6  # training batches that a loss is a mean over
+OFFSETS = [0.05 * step for step in range(-4, 5)]  # from the overall share: the points of a curve
 
 Shares = Mapping[str, float]
 """Share of zeros by modality."""
 
 
 class Curves(Callback):
-    """Before the first step: the loss of magnitude masks, with the zeros of one modality at a time varied.
+    """Before the first step: measure the loss of magnitude masks while the share of one modality at a time varies.
 
-    The shares where the sum of these three curves is least, under Eq. 10, become those of the run. Curves and shares
-    are logged. Every process looks at the same batches, so all come to the same shares.
+    This gives a curve for each modality. The shares with the least sum of the three curves, under Eq. 10, become those
+    of the run. Curves and shares are logged. Every process reads the same batches, so all find the same shares.
     """
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
@@ -40,7 +40,7 @@ class Curves(Callback):
         loader, _ = pl_module.facts.first_batches(pl_module.objective.batch_dependent)
         device = trainer.strategy.root_device
         batches = [batch.to(device).widened() for batch in islice(iter(loader), BATCHES)]
-        levels = sorted({round(min(max(overall + step, 0.0), MOST), 9) for step in LEVELS})
+        levels = sorted({round(min(max(overall + step, 0.0), MOST), 9) for step in OFFSETS})
         uniform = dict.fromkeys(MODALITIES, overall)
         curves = {
             name: [mean_loss(pl_module, uniform | {name: level}, batches) for level in levels] for name in MODALITIES
@@ -56,7 +56,7 @@ class Curves(Callback):
 
 @torch.no_grad()
 def mean_loss(pl_module: Any, shares: Shares, batches: Sequence[VQABatch]) -> float:
-    """The objective's mean loss of batches at these shares, without dropout."""
+    """The objective's mean loss over batches at these shares, without dropout."""
     share_out(pl_module.backbone, shares)
     with evaluating(pl_module):
         losses = torch.stack([pl_module.loss(batch).total for batch in batches])
@@ -79,13 +79,17 @@ def share_out(model: nn.Module, shares: Shares) -> None:
 def least_loss(
     levels: Sequence[float], curves: Mapping[str, Sequence[float]], overall: float, counts: Mapping[str, int]
 ) -> dict[str, float]:
-    """The shares whose losses have the least sum, under Eq. 10; language and vision move by 1 %.
+    """The shares whose losses have the least sum, under Eq. 10; language and vision vary in steps of 1 %.
 
     Args:
         levels: shares of zeros in ascending order.
-        curves: the loss at each of them, by modality. A loss that falls with more zeros is noise, and is levelled.
+        curves: the loss at each of them, by modality. A loss that falls with more zeros is taken as noise: isotonic
+            regression makes each curve rise.
         overall: share of zeros over the three modalities.
         counts: prunable weights per modality.
+
+    Returns:
+        Share of zeros by modality. Of equal sums the one nearest to uniform wins.
     """
     low, high = levels[0], levels[-1]
     axis = np.unique(np.append(np.arange(low, high, 0.01), [overall, high]))
@@ -98,5 +102,5 @@ def least_loss(
     cost = np.where(feasible, cost, np.inf)
     least, spread = cost.min(), max(map(np.ptp, smooth.values()))
     distance = np.max([np.abs(values - overall) for values in shares.values()], axis=0)
-    best = np.where(cost <= least + 1e-6 * spread, distance, np.inf).argmin()  # between equals the most uniform
+    best = np.where(cost <= least + 1e-6 * spread, distance, np.inf).argmin()
     return {name: float(np.clip(values[best], 0, 1)) for name, values in shares.items()}

@@ -11,14 +11,15 @@ from cdvqa.errors import InputError
 from cdvqa.sparsity import MODALITIES, solve_budget
 from cdvqa.studies.sweep.shares import grid_shares
 
+# The paper's grid (App. C.4), in shares of zeros.
 COARSE = (0.1, 0.3, 0.5, 0.7, 0.9)
-AROUND = (-0.1, -0.05, 0.0, 0.05, 0.1)  # half a coarse step to each side
+AROUND = (-0.1, -0.05, 0.0, 0.05, 0.1)  # half a coarse step to each side of the best share
 FINE = tuple(round(0.80 + 0.02 * step, 2) for step in range(10))
-HIGH = 0.85  # overall sparsity from which the paper searches 80–98 % at once
-REACH = 0.2  # a share that is no grid's differs from the overall one by so much at most
-MOST = 0.98
-AT_MOST = 0.15  # of the trainings of the first step of the paper's grid: what `random` may cost
-CURVES = "cdvqa.studies.search.curves.Curves"  # imported by the runs alone: it needs torch
+HIGH = 0.85  # overall sparsity from which only `FINE` is searched; the paper has 90 %
+MOST = 0.98  # highest share of a modality
+REACH = 0.2  # largest distance of a share of `random` from the overall one
+RANDOM_COST = 0.15  # trainings of `random`, as a share of those of the first step of the grid
+CURVES = "cdvqa.studies.search.curves.Curves"  # a name, as only the runs need torch
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Trial:
 
     Attributes:
         language, vision: shares of zeros; that of the cross-modality modules follows (Eq. 10).
-        callback: class path of a callback that finds other shares before training; the run then ends after one step.
+        callback: class path of a callback that finds other shares before training; the run then has a single step.
     """
 
     language: float
@@ -41,7 +42,7 @@ class Outcome(NamedTuple):
     dev: float
     """Accuracy on the development split, in percent."""
     shares: Mapping[str, float] = {}
-    """Share of zeros of each modality, where a callback found them."""
+    """Share of zeros of each modality that a callback found; empty without a callback."""
 
 
 Results = Mapping[Trial, Outcome]
@@ -49,15 +50,15 @@ Results = Mapping[Trial, Outcome]
 
 
 class Search(ABC):
-    """A method. It sees nothing of a test split.
+    """A method: proposes trials, and sees of their results nothing of a test split.
 
     Args:
         overall: share of zeros over the three modalities.
         counts: prunable weights per modality.
-        seed: of what it draws.
+        seed: of random draws.
 
     Raises:
-        InputError: so low or high a sparsity leaves nothing to share out.
+        InputError: the sparsity is so low or so high that there is nothing to assign.
     """
 
     def __init__(self, overall: float, counts: Mapping[str, int], seed: int = 0) -> None:
@@ -70,10 +71,10 @@ class Search(ABC):
 
     @abstractmethod
     def next(self, results: Results) -> list[Trial]:
-        """The trials to run after those in `results`; none at the end."""
+        """The trials to run after those in `results`; empty at the end."""
 
     def best(self, results: Results) -> Trial:
-        """The assignment that was found: the best of those that were trained.
+        """The best assignment of those that were trained, by the development split.
 
         Raises:
             InputError: nothing was trained.
@@ -84,29 +85,15 @@ class Search(ABC):
         return max(trained, key=trained.__getitem__)
 
     def cost(self, results: Results) -> int:
-        """Full trainings of stage 2."""
+        """Number of full trainings of stage 2."""
         return sum(not trial.callback for trial in results)
-
-    def sampled(self, number: int) -> list[Trial]:
-        """Assignments from Sobol' points: vision and cross-modality within `REACH` of the overall share, and language,
-        which follows, as well."""
-        low, high = max(self.overall - REACH, 0.0), min(self.overall + REACH, MOST)
-        points = Sobol(2, seed=self.seed)
-        found: list[Trial] = []
-        while len(found) < number:
-            for vision, cross in low + (high - low) * points.random(16):
-                try:
-                    shares = solve_budget(self.overall, vision=vision, cross=cross, counts=self.counts)
-                except InputError:
-                    continue
-                if low <= shares["language"] <= high:
-                    found.append(Trial(shares["language"], vision))
-        return found[:number]
 
 
 class Grid(Search):
-    """The paper's grid (App. C.4): two modalities over 10–90 % by 20 %, the third from Eq. 10, then by 5 % around the
-    best; for high sparsity 80–98 % by 2 % at once."""
+    """The paper's grid (App. C.4): two modalities take 10–90 % in steps of 20 %, and Eq. 10 gives the third.
+
+    A second step searches around the best in steps of 5 %. At high sparsity there is one step: 80–98 % by 2 %.
+    """
 
     def next(self, results: Results) -> list[Trial]:
         if self.overall >= HIGH:
@@ -127,17 +114,34 @@ class Grid(Search):
 
 
 class Random(Search):
-    """Sobol' points, each trained to the end: the baseline at `AT_MOST` of the grid's cost."""
+    """Sobol' points, each trained to the end: the baseline, at `RANDOM_COST` of the grid's first step.
+
+    The shares of all three modalities are within `REACH` of the overall share.
+    """
 
     def next(self, results: Results) -> list[Trial]:
         if results:
             return []
         grid = Grid(self.overall, self.counts).next({})
-        return self.sampled(max(1, int(AT_MOST * len(grid))))
+        return self._sampled(max(1, int(RANDOM_COST * len(grid))))
+
+    def _sampled(self, number: int) -> list[Trial]:
+        low, high = max(self.overall - REACH, 0.0), min(self.overall + REACH, MOST)
+        points = Sobol(2, seed=self.seed)
+        found: list[Trial] = []
+        while len(found) < number:
+            for vision, cross in low + (high - low) * points.random(16):
+                try:
+                    shares = solve_budget(self.overall, vision=vision, cross=cross, counts=self.counts)
+                except InputError:  # the share of language would lie outside 0 to 1
+                    continue
+                if low <= shares["language"] <= high:
+                    found.append(Trial(shares["language"], vision))
+        return found[:number]
 
 
 class Auto(Search):
-    """Shares from the loss before mask training (`CURVES`), which are then trained."""
+    """Finds shares from the loss before mask training (`CURVES`), then trains them once."""
 
     def next(self, results: Results) -> list[Trial]:
         first = Trial(self.overall, self.overall, CURVES)

@@ -10,18 +10,18 @@ from pathlib import Path
 from pytorch_lightning.utilities import rank_zero_only
 
 from cdvqa.cli.commands import main
-from cdvqa.cli.training import VQACLI  # noqa: F401  # so that a process that is forked from this one need not
+from cdvqa.cli.training import VQACLI  # noqa: F401  # imported once, before any job is forked
 from cdvqa.errors import InputError
 from cdvqa.runs.folder import read_results
 from cdvqa.runs.lock import writer_of
 from cdvqa.studies.sweep.plan import Job
 
 DONE, FAILED, PARENT_FAILED = "done", "failed", "parent failed"
-LOOK = 5.0  # seconds between two looks at a run that another process writes
+POLL = 5.0  # seconds between two checks of a run that another process writes
 
 
 def run_job(job: Job) -> str:
-    """Train and test one run; what it prints goes to the end of `job.log`. A run that was begun is resumed.
+    """Train and test one run; its output is appended to `job.log`. A run that was interrupted is resumed.
 
     Where another process is writing the run, its parent or its teacher, this one waits for it.
 
@@ -32,11 +32,12 @@ def run_job(job: Job) -> str:
         try:
             if not all(map(finished, job.sources)):
                 return PARENT_FAILED
-            trained, begun = finished(job), ["--ckpt_path=last"] if job.run.exists else []
-            commands = [["test"]] if trained else [["fit", *begun], ["test"]]
+            trained, resume = finished(job), ["--ckpt_path=last"] if job.run.exists else []
+            commands = [["test"]] if trained else [["fit", *resume], ["test"]]
             for command in () if read_results(job.run) else commands:
                 if main([*command, *job.args, "--trainer.enable_progress_bar=false"]):
-                    # Another study may have begun this run since we looked. Several processes of one run cannot tell.
+                    # Another study may have started this run in the meantime. With several processes to a run, the
+                    # writer may be one of our own.
                     alone = os.environ.get("SLURM_NTASKS", "1") == "1"
                     return run_job(job) if alone and (writer_of(job.run.folder) or is_done(job)) else FAILED
         except (InputError, ValueError) as error:  # a file of the run was damaged
@@ -47,7 +48,7 @@ def run_job(job: Job) -> str:
 
 @contextmanager
 def output_to(log: Path) -> Iterator[None]:
-    """Let what this process prints go to the end of `log`, also what libraries of C print."""
+    """Append what this process prints to `log`, also what C libraries print."""
     log.parent.mkdir(parents=True, exist_ok=True)
     before = {number: os.dup(number) for number in (1, 2)}
     try:
@@ -64,20 +65,20 @@ def output_to(log: Path) -> Iterator[None]:
 
 
 def finished(job: Job) -> bool:
-    """Whether the run has been trained to its end; waits for a process that is writing it.
+    """Wait while a process writes the run, then say whether it has been trained to its end.
 
-    The processes of one run wait for none of their own.
+    Of several processes that train one run, only rank 0 waits: to the others it is the writer.
 
     Raises:
         InputError: run.json is broken, or of an older cdvqa.
     """
     while getattr(rank_zero_only, "rank", 0) == 0 and writer_of(job.run.folder):
-        time.sleep(LOOK)
+        time.sleep(POLL)
     return job.run.exists and job.run.read()["finished"] is not None
 
 
 def is_done(job: Job) -> bool:
-    """Whether the run has been trained and tested. A damaged one has not: whoever runs it will say what is wrong."""
+    """Whether the run has been trained and tested. A damaged one has not: running it says what is wrong."""
     try:
         return bool(job.run.exists and job.run.read()["finished"] and read_results(job.run))
     except (InputError, ValueError):
@@ -85,6 +86,6 @@ def is_done(job: Job) -> bool:
 
 
 def last_line(log: Path) -> str:
-    """The last line of a log: what ended a command."""
+    """The last line of a log that is not empty: the error of a command that failed."""
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.is_file() else []
     return next((line.strip() for line in reversed(lines) if line.strip()), "")

@@ -17,9 +17,9 @@ from cdvqa.studies.sweep.launchers import Launcher, Local, Submitit
 from cdvqa.studies.sweep.plan import Job, jobs_of, with_parents
 from cdvqa.studies.sweep.progress import Progress, Times
 from cdvqa.studies.sweep.records import append_lines, line_of, read_lines
-from cdvqa.studies.sweep.study import Study, read_study
+from cdvqa.studies.sweep.study import RECORDS, Study, read_study
 
-LOOK = 0.2  # seconds between two looks at the jobs
+POLL = 0.2  # seconds between two checks of the jobs
 RECORDED = "recorded"
 
 
@@ -43,7 +43,7 @@ class StudyOptions:
     size: Optional[Literal["micro"]] = None
     seeds: Optional[int] = None
     logs: Path = Path("logs")
-    records: Path = Path("docs/study")
+    records: Path = RECORDS
     jobs: int = 2
     launcher: Literal["local", "slurm", "submitit"] = "local"
     cluster: Optional[dict[str, Any]] = None
@@ -60,10 +60,11 @@ class StudyOptions:
         return cls(**{field.name: given.pop(field.name) for field in fields(cls)})
 
     def read_study(self) -> Study:
+        """The study; InputError if its file is wrong."""
         return read_study(self.study, self.size, self.seeds, self.records)
 
     def make_launcher(self, name: str) -> Launcher:
-        """The launcher; `name` is that of the folder for submitit's files."""
+        """The launcher; submitit writes its files below `<logs>/submitit/<name>`."""
         if self.launcher == "local":
             return Local(self.jobs)
         cluster = "slurm" if self.launcher == "slurm" else "local"
@@ -104,7 +105,14 @@ def sweep(options: StudyOptions, dry_run: bool = False, rerun: bool = False) -> 
 def complete(
     asked: Sequence[Job], path: Path, recorded: Mapping[Any, Any], launcher: Launcher, at_once: int
 ) -> dict[Job, str]:
-    """Run what is missing of these jobs and of those that they are built on, and add results to the records in `path`.
+    """Run the jobs that are missing and the jobs that they start from, and add the results to the records.
+
+    Args:
+        asked: jobs whose results are wanted.
+        path: the records.
+        recorded: those of their lines that count as done, by identity and seed.
+        launcher: runs the jobs.
+        at_once: how many at a time.
 
     Returns:
         Jobs that failed, and how.
@@ -136,9 +144,9 @@ def state_of(job: Job, recorded: Mapping[Any, Any]) -> str:
 
 
 def launch(
-    launcher: Launcher, jobs: Sequence[Job], progress: Progress, record: Callable[[Sequence[Job]], None]
+    launcher: Launcher, jobs: Sequence[Job], progress: Progress, on_done: Callable[[Sequence[Job]], None]
 ) -> dict[Job, str]:
-    """Run jobs, and once more those that failed or had no parent; return those that failed again, and how."""
+    """Run jobs, and once more those that failed or whose parent failed; return those that failed again, and how."""
     failed = dict.fromkeys(jobs, "")
     for last in (False, True):
         launcher.start(list(failed))
@@ -148,9 +156,9 @@ def launch(
                 ended = launcher.poll()
                 done = [job for job, outcome in ended.items() if outcome == DONE]
                 failed |= {job: outcome for job, outcome in ended.items() if outcome != DONE}
-                record(done)
+                on_done(done)
                 progress.show(ended if last else dict.fromkeys(done, DONE))
-                time.sleep(LOOK)
+                time.sleep(POLL)
         finally:
             launcher.stop()
         if not failed:
@@ -161,7 +169,7 @@ def launch(
 def record(path: Path, jobs: Iterable[Job]) -> None:
     """Add jobs that are done to the study's records, if these do not have their results yet."""
     lines = [line_of(job.run) for job in jobs]
-    if not lines:  # most looks at the jobs find none that has ended
+    if not lines:  # as at most checks: then the records need not be read
         return
     known = {key: line["results"] for key, line in read_lines(path).items()}
     if new := [line for line in lines if known.get((line["identity"], line["seed"])) != line["results"]]:

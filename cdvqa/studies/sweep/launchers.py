@@ -16,7 +16,7 @@ from cdvqa.errors import InputError, Stopped
 from cdvqa.studies.sweep.body import DONE, FAILED, PARENT_FAILED, run_job
 from cdvqa.studies.sweep.plan import Job
 
-LOOK = 2.0  # seconds between two looks at jobs of a cluster
+POLL = 2.0  # seconds between two checks of the jobs of a cluster: each asks a shared file system about every job
 STATUS = {DONE: 0, FAILED: 1, PARENT_FAILED: 3}  # exit status of a local job's process
 
 
@@ -100,7 +100,7 @@ def run_in_process(job: Job, controller: int) -> None:
 
 
 def end_with(controller: int) -> None:
-    """End this process when `controller` is gone: a run is saved whole at any moment."""
+    """End this process when the process `controller` is gone: a run may be killed at any moment, and is resumed."""
     while True:
         try:
             os.kill(controller, 0)
@@ -110,7 +110,7 @@ def end_with(controller: int) -> None:
 
 
 class Submitit(Launcher):
-    """Jobs on a SLURM cluster: an array for each level of parents and children, each after all of the one before.
+    """Jobs on a SLURM cluster: an array for each level of parents and children, which starts after the level before.
 
     The calling process may end: the arrays go on. On a single machine (`cluster` "local") submitit knows no
     dependencies, so there a level is submitted when the one before has ended.
@@ -123,13 +123,13 @@ class Submitit(Launcher):
     """
 
     def __init__(self, folder: Path, at_once: int, cluster: str, options: Mapping[str, Any]) -> None:
-        self.submitted: dict[Job, Any] = {}  # submitit's handle of each
-        self.looked = 0.0
+        self.submitted: dict[Job, Any] = {}  # jobs and submitit's handles
+        self.polled = 0.0
         self.levels: list[list[Job]] = []
         self.dependent = cluster == "slurm"
         self.folder, self.cluster = folder, cluster
         self.options = {"name": "cdvqa", **({"slurm_array_parallelism": at_once} if self.dependent else {}), **options}
-        self._executor()  # refuses wrong options before anything is planned
+        self._executor()  # refuses wrong options before any job is submitted
 
     def _executor(self, **more: Any) -> Any:
         """An executor of submitit; its options cannot be taken back, so each level has its own."""
@@ -152,7 +152,7 @@ class Submitit(Launcher):
             before = self._submit(self.levels.pop(0), before)
 
     def _submit(self, jobs: list[Job], after: str | None = None) -> str:
-        """Submit a level; return the array's number."""
+        """Submit a level; return the array's id."""
         executor = self._executor(**({"slurm_dependency": f"afterany:{after}"} if after else {}))
         try:
             with executor.batch():
@@ -167,9 +167,9 @@ class Submitit(Launcher):
     def poll(self) -> dict[Job, str]:
         if not self.submitted and self.levels:
             self._submit(self.levels.pop(0))
-        if time.monotonic() - self.looked < LOOK:  # each look asks a shared file system about every job
+        if time.monotonic() - self.polled < POLL:
             return {}
-        self.looked, ended = time.monotonic(), {}
+        self.polled, ended = time.monotonic(), {}
         for job, handle in list(self.submitted.items()):
             if handle.done():
                 del self.submitted[job]
@@ -188,7 +188,7 @@ class Submitit(Launcher):
 
 
 class Requeued:
-    """`run_job`, which a job that has to leave its node is to repeat: it resumes the run."""
+    """`run_job` as submitit's task: a job that is preempted or runs out of time is queued again and resumes its run."""
 
     def __call__(self, job: Job) -> str:
         return run_job(job)

@@ -27,7 +27,7 @@ class Job:
         data: the folder of its questions.
         parent: the run that it starts from, or None.
         teacher: the run whose outputs it learns from, or None.
-        source: this run as the parent of others, before it exists.
+        source: this run as the parent of others, known before it exists.
     """
 
     run: Run
@@ -67,18 +67,18 @@ class Job:
 
     @property
     def depth(self) -> int:
-        """The number of levels of runs that it takes, its own included."""
+        """The length of its longest chain of runs, itself included."""
         return 1 + max((source.depth for source in self.sources), default=0)
 
     def with_seed(self, seed: int) -> "Job":
-        """The same run with another seed, which its identity does not depend on."""
+        """The same run with another seed; the identity stays."""
         run = Run(self.run.folder.with_name(f"seed{seed}"))
         parent, teacher = (source and source.with_seed(seed) for source in (self.parent, self.teacher))
         return replace(self, run=run, seed=seed, parent=parent, teacher=teacher)
 
 
 def jobs_of(points: Iterable[Point], logs: Path) -> list[Job]:
-    """The jobs of a study's points, seed by seed: an interrupted study has complete seeds.
+    """The jobs of a study's points, ordered by seed: an interrupted study has complete seeds.
 
     Raises:
         InputError: a setting is wrong, two points are the same run, or a run's data set is not there.
@@ -102,7 +102,7 @@ def with_parents(jobs: Iterable[Job]) -> list[Job]:
 
 
 def job_of(point: Point, seed: int, logs: Path) -> Job:
-    """The last job of a point's chain."""
+    """The last job of a point's chain; InputError if it has a teacher that no objective needs."""
     teacher = job_of(point.teacher, seed, logs) if point.teacher else None
     job = None
     for stage, objective in stages_of(point.pipeline, point.method):
@@ -146,13 +146,13 @@ def identified(options: tuple[str, ...], parent: Job | None, teacher: Job | None
     """The job of these options; its folder is known before its parent and its teacher have run."""
     from cdvqa.cli.inspect import ConfigInspector
 
-    logging.disable(logging.INFO)  # what a config says of itself stands in the log of its run
+    logging.disable(logging.INFO)  # messages about a config belong in the log of its run
     try:
         learn = [f"--model.teacher={teacher.run.folder}"] if teacher else []
         config = ConfigInspector([*options, f"--seed_everything={seed}", *learn])
     finally:
         logging.disable(logging.NOTSET)
-    config.refuse_missing_model()  # the identity is of its weights
+    config.refuse_missing_model()  # the weights enter the identity
     run = config.plan(parent.source if parent else None, teacher.source if teacher else None)
     record = config.entries | config.model.lineage.entries()
     network = run.model if config.model.stage == 1 else run.subnetwork

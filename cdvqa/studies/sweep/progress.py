@@ -1,4 +1,4 @@
-"""How a study shows while it runs: a live table on a terminal, a line for each run that ends elsewhere."""
+"""The progress of a study: a line for each run that ends and, on a terminal, a live table."""
 
 import time
 from collections import Counter
@@ -26,7 +26,7 @@ class Progress:
 
     Args:
         jobs: all jobs of the study, with their parents.
-        done: those that had run before.
+        done: those that were done before.
         at_once: how many run at a time.
     """
 
@@ -73,7 +73,7 @@ class Progress:
 
 
 class Times:
-    """How long runs took, by data set, backbone, stage and method.
+    """How long runs took, and how long others will take, by data set, backbone, stage and method.
 
     Args:
         jobs: runs that are finished.
@@ -85,14 +85,14 @@ class Times:
             self.add(job)
 
     def add(self, job: Job) -> None:
-        """Count a run; one whose folder is elsewhere says nothing."""
+        """Count a run; one that is only recorded has no folder here, and is left out."""
         if job.run.finished:
             record = job.run.read()
             began, ended = (datetime.fromisoformat(record[name]) for name in ("started", "finished"))
             self.seconds.setdefault(kind_of(job), []).append((ended - began).total_seconds())
 
     def left(self, waiting: Sequence[Job], at_once: int) -> str:
-        """The time that jobs will take, in words; a kind that has not been seen takes the median of all."""
+        """The time that jobs will take, in words; a kind without a finished run takes the median of all."""
         if not self.seconds:
             return "time left unknown before the first run has ended"
         usual = median(second for kind in self.seconds.values() for second in kind)

@@ -1,4 +1,4 @@
-"""Finished runs as lines of JSON, which can be committed: a study goes on where its run folders are not."""
+"""Finished runs as lines of JSON, which can be committed: a study can be continued without its run folders."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,15 +12,15 @@ from cdvqa.runs.folder import Run, read_results
 from cdvqa.runs.loggers import SELECTED_ACCURACY
 from cdvqa.studies.sweep.scores import scores_of
 
-KEPT = ("stage", "seed", "identity", "settings", "pipeline", "sparsity", "selection", "parent", "preset", "departures",
-        "started", "finished", "steps", "selected", "parameters")  # fmt: skip
+FIELDS = ("stage", "seed", "identity", "settings", "pipeline", "sparsity", "selection", "parent", "preset",
+          "departures", "started", "finished", "steps", "selected", "parameters")  # fmt: skip
 
 
 def line_of(run: Run) -> dict[str, Any]:
-    """What a study keeps of a run: where it lies, its record, its results, and the score of every question.
+    """The record of a run in a study: its folder's names, fields of run.json, results, and the scores of its questions.
 
-    `dev` is the accuracy on the development split: None where the model was selected on test, or not validated. Results
-    are empty before a test; scores are as `scores_of` finds them.
+    `dev` is the accuracy on the development split in percent: None where the model was selected on test, or not
+    validated. `results` is empty before a test; `scores` is what `scores_of` returns.
 
     Raises:
         InputError: run.json, metrics.csv or results.json is broken, or of an older cdvqa.
@@ -35,7 +35,7 @@ def line_of(run: Run) -> dict[str, Any]:
         "data": data,
         "backbone": backbone,
         "run": name,
-        **{key: record.get(key) for key in KEPT},
+        **{key: record.get(key) for key in FIELDS},
         "dev": development_accuracy(run) if record["selection"] != "test" else None,
         "results": results,
         "scores": scores_of(run, results),

@@ -18,7 +18,7 @@ from cdvqa.errors import InputError
 from cdvqa.files import read_json
 from cdvqa.runs.folder import Run
 
-MOST = 20_000  # questions of a split: the records of a study are committed
+MOST = 20_000  # questions of a split: records are committed, so they must stay small
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,10 @@ class Gold:
 
 
 def scores_of(run: Run, results: Mapping[str, Any]) -> dict[str, Any]:
-    """What a line of a study's records keeps of every question, by split.
+    """The scores of a run's questions as a record keeps them, by split: JSON with packed arrays.
 
-    A split is left out if its questions or predictions are not there, or are not those of the results, and if it has
-    more than 20,000 questions.
+    A split is left out if its questions or predictions are not there or do not belong to the results, or if it has more
+    than 20,000 questions.
 
     Args:
         run: the run.
@@ -86,7 +86,7 @@ def scores_of(run: Run, results: Mapping[str, Any]) -> dict[str, Any]:
                 continue
             pairs = zip(gold.thirds, answers, strict=True)
             thirds = np.array([earned.get(row["answer"], 0) for earned, row in pairs], np.uint8)
-            # The data may have been made again since.
+            # The data may have been rebuilt since the test.
             if abs(100 * thirds.mean() / 3 - splits[name]["all"]) < 1e-6:
                 found[name] = {**gold.groups, "thirds": packed(thirds)}
         except (InputError, OSError, ValueError, LookupError, TypeError):
@@ -95,7 +95,7 @@ def scores_of(run: Run, results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def layout_and_root(run: Run) -> tuple[str, Path]:
-    """Where the questions of a run are, as its config.yaml says."""
+    """Layout and folder of a run's questions, from its config.yaml."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     data = yaml.load(run.config.read_text(encoding="utf-8"), loader)["data"]
     return data["layout"], Path(data["root"])
@@ -103,7 +103,7 @@ def layout_and_root(run: Run) -> tuple[str, Path]:
 
 @lru_cache(maxsize=8)
 def read_gold(layout: str, root: Path, split: str) -> Gold:
-    """The questions of a test split.
+    """The questions of a test split, cached: the runs of a study share them.
 
     Raises:
         InputError: a file is missing or broken.

@@ -1,4 +1,4 @@
-"""Shares of zeros of the modalities that a study does not list: a grid of them, or the best of a finished study."""
+"""Shares of zeros of the modalities that a study does not list: those of a grid, or the best of another study."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -23,8 +23,8 @@ def shares_of(
     """The shares that a study's `shares` stand for.
 
     Args:
-        wanted: shares by modality, as they are; `{from: 0.1, to: 0.9, step: 0.2}`, every assignment on this grid; or
-            `{best_of: fig8}`, the best one of that study.
+        wanted: shares by modality, which are returned as they are; `{from: 0.1, to: 0.9, step: 0.2}`, every assignment
+            on this grid; or `{best_of: fig8}`, the best one of that study.
         overall: the overall share of zeros.
         configs: overlays that name data set and backbone.
         records: folder of the studies' records.
@@ -115,7 +115,7 @@ def assignment_of(line: Mapping[str, Any]) -> str | None:
 
 
 def settings_of(line: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's settings that are not as in the baseline, whatever its shares of zeros."""
+    """A run's settings that depart from the baseline, without its numbers of zeros."""
     own = own_settings(line["settings"])
     return {name: value for name, value in own.items() if not name.startswith("model.sparsity.zeros.")}
 

@@ -18,7 +18,7 @@ GRID = {"data", "backbone", "configs", "pipeline", "method", "sparsity", "assign
 STUDY = {"about", "cost", "runs", "claims", "figure"}
 # Objectives in a pipeline: one for each stage that trains; one-shot pruning trains nothing.
 OBJECTIVES = {"full": (1, 1), "mask": (2, 3), "omp": (1, 2)}
-# The embedded world on which a study of a full-size data set runs as well, and its small variant.
+# With a size, a study runs on the embedded world in the files of its data set, and with the overlay of that world.
 WORLDS = {"vqacp2": "scenes", "vqavs": "scenes-vs"}
 SIZES = {"scenes": "micro.yaml", "scenes-vs": "micro-vs.yaml"}
 RECORDS = Path("docs/study")
@@ -26,15 +26,15 @@ RECORDS = Path("docs/study")
 
 @dataclass(frozen=True)
 class Point:
-    """One run of a study, for all its seeds.
+    """One run of a study, with all its seeds.
 
     Attributes:
         configs: overlays: data set, backbone, and what the study adds.
         pipeline: objectives from stage 1 on.
         method: `full` (stage 1 alone), `mask` or `omp`.
         sparsity: options below `model.sparsity`.
-        settings: options of each stage by number.
-        seeds: the seeds.
+        settings: options of each stage, by its number.
+        seeds: one run each.
         teacher: a full model for the objectives that need a teacher.
     """
 
@@ -76,7 +76,7 @@ def read_study(file: str, size: str | None = None, seeds: int | None = None, rec
     """Read a study from a file, or from the shipped one of this name.
 
     `runs` is a list of grids. Each value of a grid may be a list, also inside `shares`, `settings` and the stages'
-    settings: every combination is a run. What all grids share stands beside `runs`. `shares` may also be
+    settings: every combination is a run. Values that all grids share are written beside `runs`. `shares` may also be
     `{from: 0.1, to: 0.9, step: 0.2}`, every assignment of App. C.4 at the given sparsity, or `{best_of: fig8}`, the one
     that did best on the development split in that study.
 
@@ -84,18 +84,17 @@ def read_study(file: str, size: str | None = None, seeds: int | None = None, rec
         file: the path, or a shipped study's name.
         size: `micro` puts the study on the small embedded world; None leaves it as it is.
         seeds: how many seeds, in place of the file's.
-        records: folder of the records of studies, of which this one may take the best shares.
+        records: folder of the records of studies, for `best_of`.
 
     Raises:
-        InputError: a key is unknown, or a value is not what it should be; the message names the grid.
+        InputError: there is no such study, or a key or value is wrong; the message names the grid.
     """
     path = find_study(file)
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     if wrong := set(content) - GRID - STUDY:
         raise InputError(f"{path}: unknown: {', '.join(map(str, wrong))}; there are {', '.join(sorted(GRID | STUDY))}")
     shared = {name: value for name, value in content.items() if name in GRID}
-    if seeds is not None:
-        shared["seeds"] = seeds
+    own_seeds = {} if seeds is None else {"seeds": seeds}
     grids = content.get("runs")
     if not isinstance(grids, list) or not all(isinstance(grid, dict) for grid in grids) or not grids:
         raise InputError(f"{path}: runs: expected a list of grids")
@@ -104,7 +103,7 @@ def read_study(file: str, size: str | None = None, seeds: int | None = None, rec
         try:
             if wrong := set(grid) - GRID:
                 raise InputError(f"unknown: {', '.join(map(str, wrong))}; there are {', '.join(sorted(GRID))}")
-            points += points_of({**shared, **grid, **({"seeds": seeds} if seeds else {})}, size, records)
+            points += points_of({**shared, **grid, **own_seeds}, size, records)
         except InputError as error:
             raise InputError(f"{path}: grid {number} of runs: {error}") from error
     texts = {name: content[name] for name in STUDY - {"runs"} if name in content}
@@ -125,7 +124,7 @@ def find_study(name: str) -> Path:
 
 
 def points_of(grid: Mapping[str, Any], size: str | None = None, records: Path = RECORDS) -> Iterator[Point]:
-    """The points of one grid."""
+    """The points of one grid; InputError if a value is wrong."""
     seeds = grid.get("seeds", 4)
     seeds = tuple(seeds) if isinstance(seeds, list) else tuple(range(seeds)) if isinstance(seeds, int) else ()
     if not seeds or not all(isinstance(seed, int) for seed in seeds):
@@ -151,7 +150,7 @@ def points_of(grid: Mapping[str, Any], size: str | None = None, records: Path = 
 def teacher_of(
     chosen: Mapping[str, Any], size: str | None, more: tuple[str, ...], seeds: tuple[int, ...]
 ) -> Point | None:
-    """The teacher that a combination gives, on the same data, with the same further overlays and settings."""
+    """The teacher of a combination, on the same data, with the same further overlays and settings; None without one."""
     given = chosen.get("teacher")
     if given is None:
         return None
@@ -177,9 +176,9 @@ def combinations(value: Any) -> Iterator[Any]:
 
 
 def overlays(data: str, backbone: str, size: str | None = None) -> tuple[str, ...]:
-    """The shipped configs of a data set and a backbone, whose settings win over those of the size.
+    """The shipped configs of a data set, a size and a backbone; a later one wins.
 
-    An embedded world's own config has the small LXMERT.
+    The config of an embedded world already has the small LXMERT.
     """
     if size not in (None, "micro"):
         raise InputError(f"size {size}: there is micro")
