@@ -1,7 +1,7 @@
 #!/bin/bash
-# `cdvqa fit` on SLURM, one task per GPU. What follows the script's name goes to `cdvqa fit`; leave out --overwrite:
+# `cdvqa fit` on SLURM, one task per GPU. Arguments go to `cdvqa fit`; do not give --overwrite:
 #     sbatch --nodes=2 configs/slurm/fit.sh --config stage2_lmh.yaml --config ddp_bf16.yaml
-# A job that is preempted, or whose time runs out, is queued again and goes on from its latest checkpoint.
+# A job that is preempted or runs out of time is queued again and resumes from its latest checkpoint.
 #SBATCH --job-name=cdvqa
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=8
@@ -12,7 +12,7 @@
 #SBATCH --open-mode=append
 #SBATCH --signal=B:USR1@120
 
-# Two minutes before its end the job queues itself again. Nothing need be saved then: a run may be killed at any moment.
+# Two minutes before its time runs out the job queues itself again. It saves nothing: a run may be killed any time.
 trap 'scontrol requeue "$SLURM_JOB_ID"' USR1
 
 fit() {
@@ -24,8 +24,7 @@ fit() {
 if (( ${SLURM_RESTART_COUNT:-0} > 0 )); then
     fit "$@" --ckpt_path=last
     status=$?
-    # 2 is a refusal: the job may have been stopped before its first checkpoint. Where there is a run, a fresh start is
-    # refused as well.
+    # 2 is a refusal: perhaps the job stopped before its first checkpoint. A fresh start is refused if there is a run.
     (( status == 2 )) || exit $status
 fi
 fit "$@"
