@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from cdvqa.sparsity import Sparsity, Subnetwork
+from tests.extending.assignment import ErdosRenyi
 from tests.extending.criterion import Fisher
 
 FOLDER = Path(__file__).parent
@@ -60,7 +61,8 @@ def test_an_assignment_with_its_own_share_for_each_matrix(cdvqa: Callable[..., i
     overall = sum(shares[name] * size for name, size in sizes.items()) / sum(sizes.values())
     assert abs(overall - 0.5) < 0.01
     options = {"assignment": "tests.extending.assignment.ErdosRenyi", "assignment_options": {"power": 0.5}}
-    assert Sparsity(**options).make_assignment().power == 0.5  # type: ignore[attr-defined]
+    assignment = Sparsity(**options).make_assignment()
+    assert isinstance(assignment, ErdosRenyi) and assignment.power == 0.5
     largest, smallest = max(sizes, key=sizes.get), min(sizes, key=sizes.get)
     assert shares[largest] > 0.5 > shares[smallest]
     (record,) = Path("logs").glob("*/*/stage2_*/seed0/run.json")

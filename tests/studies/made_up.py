@@ -1,7 +1,5 @@
 """Runs that were never trained: records and results alone."""
 
-import zlib
-from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +7,12 @@ import numpy as np
 
 from cdvqa.files import write_json
 from cdvqa.runs.folder import Run
+from cdvqa.studies.sweep.scores import packed
 
 IDS = np.arange(100, 500)  # of the questions of `line`
 
 
-def make_run(logs: Path, name: str, seed: int = 0, results: dict | None = None, **record: Any) -> Run:
+def make_run(logs: Path, name: str, seed: int = 0, results: dict[str, Any] | None = None, **record: Any) -> Run:
     """A run folder with records alone."""
     run = Run(logs / "d" / "b" / name / f"seed{seed}")
     base = {"stage": 1, "seed": seed, "identity": name, "settings": {"model.lr": 1e-3}, "pipeline": ["bce"]}
@@ -24,7 +23,7 @@ def make_run(logs: Path, name: str, seed: int = 0, results: dict | None = None, 
     return run
 
 
-def scored(ood: float, name: str = "test", distribution: str = "ood", **more: Any) -> dict:
+def scored(ood: float, name: str = "test", distribution: str = "ood", **more: Any) -> dict[str, Any]:
     return {"selection": "dev", "means": {}, "splits": {name: {"all": ood, "distribution": distribution}}} | more
 
 
@@ -42,7 +41,7 @@ def line(pipeline: str, seed: int = 0, right: Any = None, zeros: float | None = 
     Args:
         pipeline: objectives joined by +; with one objective it is a full model.
         seed: its seed.
-        right: (400,) what share of each question's score it earns, in thirds; None leaves single scores out.
+        right: (400,) score of each question in thirds; None leaves single scores out.
         zeros: its sparsity.
         more: further fields, and those of the sparsity under `plan`.
     """
@@ -84,5 +83,6 @@ def line(pipeline: str, seed: int = 0, right: Any = None, zeros: float | None = 
     }
 
 
-def packed(array: np.ndarray) -> str:
-    return b64encode(zlib.compress(array.tobytes())).decode()
+def first(right: int) -> list[int]:
+    """Scores of the questions in thirds: the first so many are right, the others wrong."""
+    return [3] * right + [0] * (len(IDS) - right)

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -48,7 +47,9 @@ def test_slurm_arrays_go_on_without_their_sweep(
     assert len(list(scripts.iterdir())) == 2 and len(read_lines(Path("docs/study/tiny_study.jsonl"))) == 3
 
 
-def test_submitits_local_jobs_run_level_by_level(cdvqa: Callable[..., int], study: Callable[..., Path], capsys: Any):
+def test_submitits_local_jobs_run_level_by_level(
+    cdvqa: Callable[..., int], study: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+):
     """A job whose parent is not finished ends as such."""
     broken = {"model.lr": 1.0e30, "trainer.limit_train_batches": 3}  # the loss is not finite
     file = study([OMP | {"settings": broken}])
@@ -74,7 +75,7 @@ def test_a_later_round_depends_on_nothing_of_an_earlier_one(tmp_path: Path, monk
     assert ["--dependency=afterany:7" in script for script in scripts[:3]] == [False, True, False]
 
 
-def test_what_sbatch_refuses_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_what_sbatch_refuses_is_reported_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name, value in install(tmp_path / "slurm").items():
         monkeypatch.setenv(name, value)
     (tmp_path / "slurm" / "bin" / "sbatch").write_text(
@@ -92,7 +93,9 @@ def test_a_job_that_has_to_leave_its_node_is_repeated():
     assert isinstance(again.function, Requeued) and again.args == (job,)
 
 
-def test_a_wrong_option_of_the_cluster_is_named(cdvqa: Callable[..., int], study: Callable[..., Path], capsys: Any):
+def test_a_wrong_option_of_the_cluster_is_named(
+    cdvqa: Callable[..., int], study: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+):
     file = study([{"pipeline": "bce"}])
     assert main(["sweep", str(file), "--launcher", "submitit", "--cluster.colour=3"]) == 2
     assert "--launcher local: " in capsys.readouterr().err and not Path("logs/scenes").exists()

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from cdvqa.files import write_json
@@ -33,7 +34,7 @@ def shown(progress: Progress) -> str:
     return capture.get()
 
 
-def test_the_table_tells_what_runs_what_failed_and_when_it_ends(tmp_path: Path, capsys):
+def test_the_table_shows_what_runs_what_failed_and_when_it_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     everything = jobs(tmp_path)
     first, omp, mask, second, _, mask1 = everything
     finish(first, 10)

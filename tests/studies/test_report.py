@@ -15,7 +15,9 @@ from cdvqa.studies.report.convergence import convergence
 from cdvqa.studies.report.published import NO_CODE, NOT_RUN, TABLES, beside_published
 from cdvqa.studies.report.table import read_logs, runs_table, select
 from cdvqa.studies.report.tables import Table, accuracy_by_set, results, selection
-from tests.studies.made_up import line, make_run, pruned, scored
+from cdvqa.studies.sweep.plan import jobs_of
+from cdvqa.studies.sweep.study import read_study
+from tests.studies.made_up import first, line, make_run, pruned, scored
 
 
 def table_of(logs: Path) -> pd.DataFrame:
@@ -67,6 +69,12 @@ def test_every_test_set_and_mean_has_a_column(tmp_path: Path):
     make_run(tmp_path, "r", results=scored(0) | {"splits": sets, "means": {"ood_mean": 10.0, "ood_lang": 5.0}})
     (row,) = accuracy_by_set(table_of(tmp_path)).to_dict("records")
     assert row["KW"] == "10.00" and row["KO"] == "20.00" and row["ood_lang"] == "5.00"
+
+
+def test_answer_types_are_columns_in_the_order_of_the_results():
+    """Defect: their order in runs.csv changed from one process to the next."""
+    columns = runs_table([line("bce")])[0].columns
+    assert [name for name in columns if name in ("number", "yes/no")] == ["yes/no", "number"]
 
 
 def test_a_curve_holds_runs_that_differ_in_the_overall_sparsity_alone(tmp_path: Path):
@@ -164,7 +172,7 @@ def test_an_inherited_selection_is_said():
 
 
 def test_ours_stand_beside_the_papers_rows():
-    lines = [line("bce", seed, [3] * (200 + 20 * seed) + [0] * (200 - 20 * seed)) for seed in range(2)]
+    lines = [line("bce", seed, first(200 + 20 * seed)) for seed in range(2)]
     lines.append(line("lpf+lmh", 0, None, 0.5, plan={"assignment": "modality"}))
     for seed, base in enumerate(("bce", "lmh")):  # the row is MMBS over LMH
         lines.append(line("mmbs", seed, None, settings={"model.objective_options.base": base}, backbone="updn"))
@@ -201,9 +209,9 @@ def test_tables_are_written_as_markdown_latex_and_csv(tmp_path: Path):
 
 def test_two_thousand_runs_are_tabulated():
     lines = [
-        line(f"{first}+{second}", seed, None, zeros / 100)
-        for first in ("bce", "lmh", "lpf", "rubi", "ce")
-        for second in ("bce", "lmh", "lpf", "rubi")
+        line(f"{stage1}+{stage2}", seed, None, zeros / 100)
+        for stage1 in ("bce", "lmh", "lpf", "rubi", "ce")
+        for stage2 in ("bce", "lmh", "lpf", "rubi")
         for zeros in range(0, 100, 4)
         for seed in range(4)
     ]
@@ -226,16 +234,13 @@ about: two full models
 def test_a_study_has_its_own_runs_and_says_which_are_missing(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    from cdvqa.studies.sweep.plan import jobs_of
-    from cdvqa.studies.sweep.study import read_study
-
     monkeypatch.chdir(tmp_path)
     Path("data").mkdir()
     Path("data/scenes").symlink_to(scenes)
     (tmp_path / "mine.yaml").write_text(STUDY)
     jobs = {job.run.folder.parent.name[7:10]: job for job in jobs_of(read_study("mine.yaml").points, Path("logs"))}
-    bce = line("bce", 0, [3] * 100 + [0] * 300, identity=jobs["bce"].identity)
-    other = line("lpf", 0, [3] * 400)
+    bce = line("bce", 0, first(100), identity=jobs["bce"].identity)
+    other = line("lpf", 0, first(400))
     records = tmp_path / "mine.jsonl"
     records.write_bytes(b"".join(orjson.dumps(one) + b"\n" for one in (bce, other)))
     assert main(["report", "--study", "mine.yaml"]) == 2
@@ -246,7 +251,7 @@ def test_a_study_has_its_own_runs_and_says_which_are_missing(
     assert "Not run: 1 of 2 runs of the study: scenes lxmert stage1_lmh-" in printed
     assert re.search(r"\| LMH beats BCE .* not run +\|", printed)
     assert "lpf" not in (tmp_path / "logs/report/mine/tables/results.csv").read_text()
-    lmh = line("lmh", 0, [3] * 300 + [0] * 100, identity=jobs["lmh"].identity)
+    lmh = line("lmh", 0, first(300), identity=jobs["lmh"].identity)
     records.write_bytes(b"".join(orjson.dumps(one) + b"\n" for one in (bce, other, lmh)))
     assert main([*command, "--output", "there"]) == 0
     assert re.search(r"\| LMH beats BCE .*\+50\.00 .*\| holds +\| one seed +\|", capsys.readouterr().out)
@@ -263,9 +268,6 @@ def test_a_study_has_its_own_runs_and_says_which_are_missing(
 def test_several_studies_make_one_report_with_the_verdicts_of_all(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    from cdvqa.studies.sweep.plan import jobs_of
-    from cdvqa.studies.sweep.study import read_study
-
     monkeypatch.chdir(tmp_path)
     Path("data").mkdir()
     Path("data/scenes").symlink_to(scenes)
@@ -279,8 +281,7 @@ def test_several_studies_make_one_report_with_the_verdicts_of_all(
         jobs = jobs_of(read_study(f"{file}.yaml").points, Path("logs"))
         names = {job.run.folder.parent.name[7:10]: job.identity for job in jobs}
         lines = [
-            line(name, 0, [3] * (100 if name == "bce" else better) + [0] * (300 if name == "bce" else 400 - better))
-            | {"identity": identity}
+            line(name, 0, first(100 if name == "bce" else better), identity=identity)
             for name, identity in names.items()
         ]
         Path(f"records/{file}.jsonl").write_bytes(b"".join(orjson.dumps(one) + b"\n" for one in lines))

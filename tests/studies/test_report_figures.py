@@ -9,20 +9,16 @@ from matplotlib.axes import Axes
 from cdvqa.errors import InputError
 from cdvqa.studies.report.figures import figure, study_figures, usual_figures
 from cdvqa.studies.report.table import runs_table
-from tests.studies.made_up import line
-
-
-def some(right: int) -> list[int]:
-    return [3] * right + [0] * (400 - right)
+from tests.studies.made_up import first, line
 
 
 @pytest.fixture(scope="module")
 def runs() -> pd.DataFrame:
-    lines = [line(first, seed, some(100 + 40 * seed)) for first in ("bce", "lmh") for seed in range(2)]
+    lines = [line(stage1, seed, first(100 + 40 * seed)) for stage1 in ("bce", "lmh") for seed in range(2)]
     lines += [
-        line(f"{first}+{second}", seed, some(200 + int(100 * zeros) + 10 * seed), zeros)
-        for first in ("bce", "lmh")
-        for second in ("bce", "lmh")
+        line(f"{stage1}+{stage2}", seed, first(200 + int(100 * zeros) + 10 * seed), zeros)
+        for stage1 in ("bce", "lmh")
+        for stage2 in ("bce", "lmh")
         for zeros in (0.1, 0.5, 0.9)
         for seed in range(2)
     ]
@@ -73,7 +69,7 @@ def test_bars_stand_in_groups_by_sparsity(runs: pd.DataFrame):
 def test_shares_mark_the_uniform_and_the_best():
     grid = [(0.5, 0.5, 0.5, 200), (0.6, 0.3, 0.5, 260), (0.4, 0.7, 0.5, 150)]
     lines = [
-        line("lmh+lmh", 0, some(right), 0.5, plan={"assignment": "modality", "language": L, "vision": V, "cross": X})
+        line("lmh+lmh", 0, first(right), 0.5, plan={"assignment": "modality", "language": L, "vision": V, "cross": X})
         for L, V, X, right in grid
     ]
     axis, _ = axes_of(runs_table(lines)[0], kind="shares")  # the other is the scale of colours
@@ -86,9 +82,9 @@ def test_a_full_model_is_in_every_panel_of_modules(runs: pd.DataFrame):
     alone = {"assignment": "modality", "language": 0.5, "vision": 0.0, "cross": 0.0}
     other = {"assignment": "modality", "language": 0.0, "vision": 0.5, "cross": 0.0}
     lines = [
-        line("bce", 0, some(1)),
-        line("bce+lmh", 0, some(2), 0.2, plan=alone),
-        line("bce+lmh", 0, some(3), 0.1, plan=other),
+        line("bce", 0, first(1)),
+        line("bce+lmh", 0, first(2), 0.2, plan=alone),
+        line("bce+lmh", 0, first(3), 0.1, plan=other),
     ]
     language, vision = axes_of(runs_table(lines)[0], panels="module")
     assert language.get_title() == "module language, out of distribution" and len(language.get_lines()) == 2
@@ -112,7 +108,7 @@ def test_a_figure_that_cannot_be_drawn_is_refused(runs: pd.DataFrame, spec: dict
 
 def test_published_points_stand_beside_runs_on_the_papers_data_alone():
     def front(data: str) -> int:
-        lines = [line("bce", 0, some(100), data=data), line("bce+lmh", 0, some(200), 0.5, data=data)]
+        lines = [line("bce", 0, first(100), data=data), line("bce+lmh", 0, first(200), 0.5, data=data)]
         drawn = [one for one in usual_figures(runs_table(lines)[0]) if one.name.startswith("size")]
         return len(drawn[0].drawing.axes[0].texts)
 
@@ -120,7 +116,7 @@ def test_published_points_stand_beside_runs_on_the_papers_data_alone():
 
 
 def test_sizes_are_compared_over_all_backbones():
-    lines = [line("bce", 0, some(100), backbone=backbone) for backbone in ("lxmert", "updn")]
+    lines = [line("bce", 0, first(100), backbone=backbone) for backbone in ("lxmert", "updn")]
     runs = runs_table(lines)[0]
     (drawn,) = study_figures(runs, {"kind": "front"}, "fig1")
     assert drawn.name == "fig1_scenes" and not any(
@@ -131,7 +127,7 @@ def test_sizes_are_compared_over_all_backbones():
 
 def test_every_test_set_and_group_has_a_panel():
     names = ["QT", "KW", "KWP", "QT+KW", "KO", "KOP", "QT+KO", "KW+KO", "QT+KW+KO"]
-    one = line("bce", 0, some(100), data="scenes-vs")
+    one = line("bce", 0, first(100), data="scenes-vs")
     one["results"]["splits"] = {name: {"all": 10.0 + i, "distribution": "ood"} for i, name in enumerate(names)}
     one["results"]["means"] = {"ood_mean": 14.0, "ood_lang": 11.5, "ood_vis": 14.5, "ood_crsm": 17.0}
     drawn = {one.name: one.drawing for one in usual_figures(runs_table([one])[0])}
@@ -142,7 +138,7 @@ def test_every_test_set_and_group_has_a_panel():
 def test_curves_that_cannot_be_told_apart_are_not_drawn():
     """A grid of shares has hundreds; each would be a curve of one point."""
     lines = [
-        line("lmh+lmh", 0, some(number), 0.5, plan={"assignment": "modality", "language": number / 100, "vision": 0.2})
+        line("lmh+lmh", 0, first(number), 0.5, plan={"assignment": "modality", "language": number / 100, "vision": 0.2})
         for number in range(61)
     ]
     runs = runs_table(lines)[0]

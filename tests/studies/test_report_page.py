@@ -110,7 +110,7 @@ def test_questions_are_left_out_where_the_page_would_be_too_large(monkeypatch: p
 
 
 def test_answers_are_no_markup():
-    assert "</script" not in embedded({"said": "</script><script>alert(1)</script>"})
+    assert "</script" not in embedded({"text": "</script><script>alert(1)</script>"})
 
 
 def test_the_report_in_a_browser(folder: Path, tmp_path: Path):

@@ -9,7 +9,8 @@ import yaml
 from cdvqa.errors import InputError
 from cdvqa.studies.report.table import runs_table
 from cdvqa.studies.report.verdicts import FAILS, HOLDS, NOT_RUN, OPEN, SEEDS_ONLY, Verdict, verdict_table, verdicts
-from tests.studies.made_up import IDS, line, packed
+from cdvqa.studies.sweep.scores import packed
+from tests.studies.made_up import IDS, first, line
 
 LMH, BCE = {"pipeline": "bce+lmh"}, {"pipeline": "bce"}
 HALF = [3, 0] * 200
@@ -18,11 +19,6 @@ HALF = [3, 0] * 200
 def judge(lines: list[dict[str, Any]], **claim: Any) -> Verdict:
     runs = runs_table(lines)[0]
     return verdicts(runs, [{"text": "t", "better": LMH, "worse": BCE, **claim}])[0]
-
-
-def first(right: int) -> list[int]:
-    """The first so many questions right."""
-    return [3] * right + [0] * (400 - right)
 
 
 def both(better: list[int], worse: list[int], seeds: int = 1) -> list[dict[str, Any]]:

@@ -83,9 +83,12 @@ def test_shares_that_are_found_before_training_are_trained():
 
 
 def test_a_search_compares_assignments_on_the_development_split(
-    cdvqa: Callable[..., int], study: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: Any
+    cdvqa: Callable[..., int],
+    study: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ):
-    monkeypatch.setattr("cdvqa.studies.search.methods.AT_MOST", 0.07)
+    monkeypatch.setattr("cdvqa.studies.search.methods.RANDOM_COST", 0.07)
     file = study([{"method": "mask", "pipeline": "bce+bce", "sparsity": 0.5}, {"pipeline": "bce"}])
     assert main(["search", str(file), "--method", "random"]) == 0
     lines = read_lines(Path("docs/study/tiny_study-random.jsonl"))
@@ -100,7 +103,7 @@ def test_a_search_compares_assignments_on_the_development_split(
 
 
 def test_auto_finds_shares_before_training_and_trains_them(
-    cdvqa: Callable[..., int], study: Callable[..., Path], capsys: Any
+    cdvqa: Callable[..., int], study: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ):
     settings = {"trainer.limit_train_batches": 4, "trainer.log_every_n_steps": 1}
     file = study([{"method": "mask", "pipeline": "bce+bce", "sparsity": 0.5, "settings": settings}])
@@ -125,12 +128,16 @@ def test_auto_finds_shares_before_training_and_trains_them(
     assert "Full trainings a seed: 1." in capsys.readouterr().out
 
 
-def test_a_study_without_mask_training_is_refused(cdvqa: Callable[..., int], study: Callable[..., Path], capsys: Any):
+def test_a_study_without_mask_training_is_refused(
+    cdvqa: Callable[..., int], study: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+):
     assert main(["search", str(study([{"pipeline": "bce"}]))]) == 2
     assert "tiny_study: no mask training at a given sparsity to search for" in capsys.readouterr().err
 
 
-def test_auto_is_refused_for_a_pattern(cdvqa: Callable[..., int], study: Callable[..., Path], capsys: Any):
+def test_auto_is_refused_for_a_pattern(
+    cdvqa: Callable[..., int], study: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+):
     """Its curves are of single weights."""
     grid = {"method": "mask", "pipeline": "bce+bce", "sparsity": 0.5, "pattern": "structured"}
     assert main(["search", str(study([grid]))]) == 2
@@ -139,7 +146,7 @@ def test_auto_is_refused_for_a_pattern(cdvqa: Callable[..., int], study: Callabl
 
 
 def test_a_search_of_runs_that_are_selected_on_test_is_refused(
-    cdvqa: Callable[..., int], study: Callable[..., Path], capsys: Any
+    cdvqa: Callable[..., int], study: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ):
     grid = {"method": "mask", "pipeline": "bce+bce", "sparsity": 0.5, "settings": {"model.selection": "test"}}
     assert main(["search", str(study([grid]))]) == 2

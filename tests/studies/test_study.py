@@ -86,7 +86,11 @@ def test_a_chain_has_the_folders_that_its_commands_make(cdvqa: Callable[..., int
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_in_one_line(
-    grid: dict[str, Any], message: str, cdvqa: Callable[..., int], study: Callable[..., Path], capsys: Any
+    grid: dict[str, Any],
+    message: str,
+    cdvqa: Callable[..., int],
+    study: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
 ):
     assert main(["sweep", str(study([grid])), "--dry_run"]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
@@ -94,7 +98,7 @@ def test_what_is_wrong_is_said_in_one_line(
 
 
 def test_a_missing_data_set_is_refused_before_the_first_run(
-    cdvqa: Callable[..., int], study: Callable[..., Path], capsys: Any
+    cdvqa: Callable[..., int], study: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ):
     file = study([{"pipeline": "bce"}, {"pipeline": "lmh", "settings": {"data.root": "nowhere"}}])
     assert main(["sweep", str(file)]) == 2
@@ -110,7 +114,7 @@ def test_a_study_is_a_mapping_with_runs(tmp_path: Path):
 
 @pytest.mark.parametrize("command", [["sweep", "demo", "--dry_run"], ["report", "--study", "demo"]])
 def test_no_identity_is_made_up_for_a_world_that_is_not_there(
-    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     """Defect: the small model's path passed for a name on a hub, so that no run or record had the identity."""
     monkeypatch.chdir(tmp_path)

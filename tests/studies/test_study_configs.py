@@ -18,7 +18,7 @@ from cdvqa.data.datasets import VQAVS
 from cdvqa.errors import InputError
 from cdvqa.runs.folder import Run
 from cdvqa.sparsity import solve_budget
-from cdvqa.studies.report.figures import KINDS
+from cdvqa.studies.report.drawing import KINDS
 from cdvqa.studies.report.verdicts import KEYS, pair
 from cdvqa.studies.sweep.plan import jobs_of, stages_of
 from cdvqa.studies.sweep.records import line_of
@@ -267,7 +267,9 @@ def test_a_config_of_one_run_is_a_run_of_the_study(
     assert planned.folder == job.run.folder
 
 
-def test_a_study_is_no_config_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
+def test_a_study_is_no_config_of_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     monkeypatch.chdir(tmp_path)
     assert main(["fit", "--config", "fig2.yaml"]) == 2
     assert "--config fig2.yaml: no such file, and no shipped config of this name" in capsys.readouterr().err

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from cdvqa.cli import main
 from cdvqa.runs.folder import Run
 from cdvqa.studies.sweep.records import append_lines, read_lines
@@ -21,7 +23,9 @@ def results() -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in Path("logs").glob("*/*/*/*/results.json")}
 
 
-def test_every_run_is_trained_and_tested_once(cdvqa: Callable[..., int], study: Study, capsys: Any):
+def test_every_run_is_trained_and_tested_once(
+    cdvqa: Callable[..., int], study: Study, capsys: pytest.CaptureFixture[str]
+):
     file = study([OMP])
     assert main(["sweep", str(file), "--records", "records"]) == 0
     assert run_names() == {"stage1_bce", "stage2_bce_omp_uniform_s50", "stage3_bce+lmh_omp_uniform_s50"}
@@ -38,7 +42,9 @@ def test_every_run_is_trained_and_tested_once(cdvqa: Callable[..., int], study: 
     assert read_lines(Path("records/tiny_study.jsonl")) == recorded
 
 
-def test_a_teacher_is_trained_first_and_belongs_to_the_identity(cdvqa: Callable[..., int], study: Study, capsys: Any):
+def test_a_teacher_is_trained_first_and_belongs_to_the_identity(
+    cdvqa: Callable[..., int], study: Study, capsys: pytest.CaptureFixture[str]
+):
     taught = {"teacher": {"pipeline": "lmh"}}
     mask = {"pipeline": "bce+introd", "method": "mask", "sparsity": 0.5}
     file = study([taught | {"pipeline": "introd"}, taught | mask])
@@ -54,7 +60,9 @@ def test_a_teacher_is_trained_first_and_belongs_to_the_identity(cdvqa: Callable[
         assert record["settings"]["model.teacher"] == {"identity": teacher}
 
 
-def test_what_is_recorded_is_not_run_again_except_as_a_parent(cdvqa: Callable[..., int], study: Study, capsys: Any):
+def test_what_is_recorded_is_not_run_again_except_as_a_parent(
+    cdvqa: Callable[..., int], study: Study, capsys: pytest.CaptureFixture[str]
+):
     file = study([{"pipeline": "bce"}])
     assert main(["sweep", str(file), "--records", "records", "--logs", "elsewhere"]) == 0
     assert main(["sweep", str(file), "--records", "records"]) == 0
@@ -70,7 +78,9 @@ def test_what_is_recorded_is_not_run_again_except_as_a_parent(cdvqa: Callable[..
     assert [line.split()[0] for line in lines[:2]] == ["queued", "queued"] and "2 to run" in lines[2]
 
 
-def test_a_failure_ends_nothing_that_does_not_depend_on_it(cdvqa: Callable[..., int], study: Study, capsys: Any):
+def test_a_failure_ends_nothing_that_does_not_depend_on_it(
+    cdvqa: Callable[..., int], study: Study, capsys: pytest.CaptureFixture[str]
+):
     broken = {"model.lr": 1.0e30, "trainer.limit_train_batches": 3}  # the loss is not finite
     file = study(
         [{"pipeline": "lmh", "settings": broken}, OMP | {"settings": broken, "pipeline": "lmh"}, {"pipeline": "bce"}]
@@ -84,7 +94,9 @@ def test_a_failure_ends_nothing_that_does_not_depend_on_it(cdvqa: Callable[..., 
     assert "not finite" in failed and log.read_text().count("cdvqa fit: ") == 2  # tried twice
 
 
-def test_a_damaged_run_is_named_and_left_alone(cdvqa: Callable[..., int], study: Study, capsys: Any):
+def test_a_damaged_run_is_named_and_left_alone(
+    cdvqa: Callable[..., int], study: Study, capsys: pytest.CaptureFixture[str]
+):
     file = study([OMP | {"pipeline": "bce"}, {"pipeline": "lmh"}])
     assert main(["sweep", str(file)]) == 0
     record = Run(the_run("stage1_bce")).record
