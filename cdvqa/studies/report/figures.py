@@ -110,7 +110,7 @@ def figure(name: str, title: str, runs: pd.DataFrame, spec: Mapping[str, Any]) -
     """One figure, or none where no run has what it shows."""
     spec = plain_keys(spec, "figure")
     chosen, on = str(spec.get("kind", "curves")), as_list(spec.get("on", "ood"))
-    if wrong := sorted(set(spec) - KEYS) or [chosen] * (chosen not in KINDS):
+    if wrong := sorted(set(spec) - KEYS) or ([] if chosen in KINDS else [chosen]):
         raise InputError(f"figure: {', '.join(wrong)}: there are {', '.join(sorted(KEYS))}; kinds: {', '.join(KINDS)}")
     kind, panels = KINDS[chosen], as_list(spec.get("panels", []))
     if unknown := [column for column in panels if column not in runs]:

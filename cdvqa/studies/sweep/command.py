@@ -16,7 +16,7 @@ from cdvqa.studies.sweep.body import DONE, is_done
 from cdvqa.studies.sweep.launchers import Launcher, Local, Submitit
 from cdvqa.studies.sweep.plan import Job, jobs_of, with_parents
 from cdvqa.studies.sweep.progress import Progress, Times
-from cdvqa.studies.sweep.records import append_lines, line_of, read_lines
+from cdvqa.studies.sweep.records import Lines, append_lines, line_of, read_lines
 from cdvqa.studies.sweep.study import RECORDS, Study, read_study
 
 POLL = 0.2  # seconds between two checks of the jobs
@@ -102,15 +102,13 @@ def sweep(options: StudyOptions, dry_run: bool = False, rerun: bool = False) -> 
     print(f"{plan.name}: {len(asked)} runs are done: {path}")
 
 
-def complete(
-    asked: Sequence[Job], path: Path, recorded: Mapping[Any, Any], launcher: Launcher, at_once: int
-) -> dict[Job, str]:
+def complete(asked: Sequence[Job], path: Path, recorded: Lines, launcher: Launcher, at_once: int) -> dict[Job, str]:
     """Run the jobs that are missing and the jobs that they start from, and add the results to the records.
 
     Args:
         asked: jobs whose results are wanted.
         path: the records.
-        recorded: those of their lines that count as done, by identity and seed.
+        recorded: those of its lines that count as done.
         launcher: runs the jobs.
         at_once: how many at a time.
 
@@ -128,13 +126,13 @@ def complete(
         return launch(launcher, waiting, progress, lambda done: record(path, set(done) & set(asked)))
 
 
-def missing(asked: Sequence[Job], recorded: Mapping[Any, Any]) -> list[Job]:
+def missing(asked: Sequence[Job], recorded: Lines) -> list[Job]:
     """The jobs to run, parents first: those that are neither done nor recorded, and what they start from."""
     wanted = [job for job in asked if state_of(job, recorded) not in (DONE, RECORDED)]
     return [job for job in with_parents(wanted) if not is_done(job)]
 
 
-def state_of(job: Job, recorded: Mapping[Any, Any]) -> str:
+def state_of(job: Job, recorded: Lines) -> str:
     """`done`, `recorded` (done elsewhere), `interrupted` or `queued`."""
     if is_done(job):
         return DONE
@@ -185,7 +183,7 @@ def refuse_missing_data(jobs: Iterable[Job]) -> None:
             raise InputError(f"{job.data}: no such folder, of data set {data}; {remedy}")
 
 
-def listing(asked: Sequence[Job], recorded: Mapping[Any, Any], at_once: int, cost: Mapping[str, float]) -> str:
+def listing(asked: Sequence[Job], recorded: Lines, at_once: int, cost: Mapping[str, float]) -> str:
     """The runs of a study, what exists of them, and the time that the others will take."""
     jobs, waiting = with_parents(asked), missing(asked, recorded)
     states = {job: state_of(job, {} if job in waiting else recorded) for job in jobs}

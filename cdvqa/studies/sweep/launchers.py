@@ -60,12 +60,15 @@ class Local(Launcher):
         self.waiting = dict.fromkeys(jobs)
 
     def poll(self) -> dict[Job, str]:
-        ended = {}
+        ended: dict[Job, str] = {}
         for job, process in list(self.running.items()):
             if not process.is_alive():
                 del self.running[job]
                 ended[job] = next((text for text, status in STATUS.items() if status == process.exitcode), FAILED)
-        self._give_up_children_of([job for job, outcome in ended.items() if outcome != DONE], ended)
+        for job in list(self.waiting):  # parents first, so a failure reaches children of children
+            if any(ended.get(source, DONE) != DONE for source in job.sources):
+                del self.waiting[job]
+                ended[job] = PARENT_FAILED
         for job in list(self.waiting):
             ready = not any(source in self.waiting or source in self.running for source in job.sources)
             if ready and len(self.running) < self.at_once:
@@ -73,13 +76,6 @@ class Local(Launcher):
                 self.running[job] = self.server.Process(target=run_in_process, args=(job, os.getpid()))
                 self.running[job].start()
         return ended
-
-    def _give_up_children_of(self, failed: list[Job], ended: dict[Job, str]) -> None:
-        for job in list(self.waiting):
-            if any(source in failed for source in job.sources):
-                del self.waiting[job]
-                failed.append(job)
-                ended[job] = PARENT_FAILED
 
     @property
     def open(self) -> int:

@@ -15,6 +15,9 @@ from cdvqa.studies.sweep.scores import scores_of
 FIELDS = ("stage", "seed", "identity", "settings", "pipeline", "sparsity", "selection", "parent", "preset",
           "departures", "started", "finished", "steps", "selected", "parameters")  # fmt: skip
 
+Lines = dict[tuple[str, int], dict[str, Any]]
+"""Records by identity and seed."""
+
 
 def line_of(run: Run) -> dict[str, Any]:
     """The record of a run in a study: its folder's names, fields of run.json, results, and the scores of its questions.
@@ -52,13 +55,13 @@ def development_accuracy(run: Run) -> float | None:
     return values[-1] if values else None
 
 
-def read_lines(path: Path) -> dict[tuple[str, int], dict[str, Any]]:
+def read_lines(path: Path) -> Lines:
     """The lines of a file by identity and seed; a last line that was not written to its end is left out.
 
     Raises:
         InputError: a line is broken.
     """
-    lines: dict[tuple[str, int], dict[str, Any]] = {}
+    lines: Lines = {}
     content = path.read_bytes() if path.is_file() else b""
     for number, text in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), 1):
         try:
