@@ -83,6 +83,11 @@ def the_run(name: str, seed: int = 0, runs: str | Path = "logs/scenes/lxmert") -
     return found[0]
 
 
+def last_error(capsys: pytest.CaptureFixture[str]) -> str:
+    """The last line of stderr: what the user reads."""
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
 def run_names(runs: str | Path = "logs/scenes/lxmert") -> set[str]:
     """The names of all runs, without their digests."""
     return {own_name(path) for path in Path(runs).iterdir()} if Path(runs).exists() else set()

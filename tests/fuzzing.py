@@ -127,10 +127,10 @@ def pickles(folder: Path):
 
 
 def npz(folder: Path):
-    made = [write_npz(folder / "made", [images()[0]], save=save) / "1000.npz" for save in (np.savez,)]
-    packed = write_npz(folder / "packed", [images()[0]], save=np.savez_compressed) / "1000.npz"
+    savers = {"made": np.savez, "packed": np.savez_compressed}
+    written = [write_npz(folder / name, [images()[0]], save=save) / "1000.npz" for name, save in savers.items()]
     (folder / "in").mkdir()
-    return [path.read_bytes() for path in (*made, packed)]
+    return [path.read_bytes() for path in written]
 
 
 def npy(folder: Path):

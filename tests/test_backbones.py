@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from cdvqa.backbones import Mplug, VisualBert
 from cdvqa.cli import main
 from cdvqa.sparsity import Subnetwork
-from tests.conftest import CONF, overlay, the_run
+from tests.conftest import CONF, last_error, overlay, the_run
 from tests.test_processes import TWO, command, witnessed
 
 Command = Callable[..., int]
@@ -97,14 +97,14 @@ def test_they_are_refused_by_the_other_stages(
     cdvqa: Command, capsys: pytest.CaptureFixture[str], backbone: str, name: str, config: str
 ):
     assert cdvqa(name, config, f"{backbone}.yaml") == 2
-    assert f"{backbone} is a baseline for stage 1, with no matrices to mask" in capsys.readouterr().err.splitlines()[-1]
+    assert f"{backbone} is a baseline for stage 1, with no matrices to mask" in last_error(capsys)
     assert not Path("logs").exists()
 
 
 @pytest.mark.parametrize("objective", ["bce", "lmh", "rubi"])
 def test_mplug_refuses_objectives_over_a_vocabulary(cdvqa: Command, capsys: pytest.CaptureFixture[str], objective: str):
     assert cdvqa("fit", f"stage1_{objective}.yaml", "mplug.yaml", f"--model.objective={objective}") == 2
-    assert f"mplug does not take {objective}, only ce, lpf" in capsys.readouterr().err.splitlines()[-1]
+    assert f"mplug does not take {objective}, only ce, lpf" in last_error(capsys)
     assert not Path("logs").exists()
 
 
@@ -128,7 +128,7 @@ def test_a_modality_budget_is_refused_where_there_are_no_modalities(
         assert status == 0
         return
     assert status == 2
-    assert "this one has no vision" in capsys.readouterr().err.splitlines()[-1]
+    assert "this one has no vision" in last_error(capsys)
 
 
 @pytest.mark.parametrize("backbone", PRETRAINED)
@@ -224,7 +224,7 @@ def test_a_bad_checkpoint_is_refused_in_one_line(
     capsys.readouterr()
     damage(folder / "model.safetensors")
     assert cdvqa(*arguments) == 2
-    last = capsys.readouterr().err.strip().splitlines()[-1]
+    last = last_error(capsys)
     assert last.startswith(f"cdvqa fit: {folder}") and told in last
     assert not Path("logs").exists()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import the_run
+from tests.conftest import last_error, the_run
 
 Command = Callable[..., int]
 
@@ -31,7 +31,7 @@ def test_a_checkpoint_that_does_not_fit_is_one_line(cdvqa: Command, capsys: pyte
         for command in ("fit", "test"):
             capsys.readouterr()
             assert cdvqa(command, "stage1_bce.yaml", f"--ckpt_path={path}") == 2, said
-            line = capsys.readouterr().err.strip().splitlines()[-1]
+            line = last_error(capsys)
             assert line.startswith(f"cdvqa {command}: ") and said in line, line
     # A stage-2 run is not resumed from a checkpoint of stage 1, inside that run's folder or copied from there.
     assert cdvqa("fit", "stage2_bce.yaml", "--trainer.max_epochs=1") == 0
@@ -41,5 +41,5 @@ def test_a_checkpoint_that_does_not_fit_is_one_line(cdvqa: Command, capsys: pyte
         path: "a checkpoint of stage 1, and the config is",
     }.items():
         assert cdvqa("fit", "stage2_bce.yaml", "--trainer.max_epochs=1", f"--ckpt_path={given}") == 2
-        assert said in capsys.readouterr().err.strip().splitlines()[-1]
+        assert said in last_error(capsys)
     assert {file: file.read_bytes() for file in before} == before

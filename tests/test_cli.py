@@ -15,7 +15,7 @@ from cdvqa.cli.configs import find_config, shipped, shipped_configs
 from cdvqa.errors import InputError
 from cdvqa.objectives import OBJECTIVES
 from cdvqa.presets import Protocol
-from tests.conftest import overlay, run_names, the_run
+from tests.conftest import last_error, overlay, run_names, the_run
 
 Command = Callable[..., int]
 CONFIGS = shipped_configs()
@@ -162,7 +162,7 @@ def test_a_wrong_setting_is_named_in_one_line(
     cdvqa: Command, capsys: pytest.CaptureFixture[str], flag: str, message: str
 ):
     assert cdvqa("fit", "stage2_lmh.yaml", *([] if "parent" in flag else ["--model.parent_objective=bce"]), flag) == 2
-    error = capsys.readouterr().err.strip().splitlines()[-1]
+    error = last_error(capsys)
     assert error.startswith("cdvqa fit: ") and message in error
     assert not Path("logs").exists()
 

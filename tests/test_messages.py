@@ -1,9 +1,13 @@
-"""What a run says: a header, a line per epoch and per minute, a summary; as text, as JSON, or nothing."""
+"""What a run prints: a header, a line per epoch and per minute, or a bar, and a summary; as text, JSON, or nothing."""
 
 import json
 import logging
+import os
+import pty
 import re
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -108,3 +112,58 @@ def test_a_bar_is_for_a_terminal_and_for_one_step_at_a_time(
             inner(1)
         written = capsys.readouterr().err
         assert ("questions of train" in written) == shown and "within" not in written
+
+
+def test_without_a_terminal_each_epoch_is_one_line(cdvqa: Command, capsys: pytest.CaptureFixture[str]):
+    assert cdvqa("fit", "stage1_bce.yaml") == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
+    assert len(lines) == 2
+    for number, line in enumerate(lines, 1):
+        left = r", about \d+\.\d s left" if number == 1 else ""
+        assert re.fullmatch(rf"epoch {number}/2: loss \d+\.\d{{4}}, accuracy \d+\.\d\d, \d+\.\d s{left}", line)
+
+
+def screen(written: str, columns: int = 80) -> list[str]:
+    """The lines of a terminal of this width, which wraps text, after what was written to it."""
+    lines, row, column = [""], 0, 0
+    for part in re.findall(r"\x1b\[[\d;?]*[A-Za-z]|.", written, re.DOTALL):
+        if part == "\x1b[2K":
+            lines[row] = ""
+        elif move := re.fullmatch(r"\x1b\[(\d+)A", part):
+            row = max(0, row - int(move[1]))
+        elif part == "\r":
+            column = 0
+        elif part == "\n" or (part[0] != "\x1b" and column == columns):
+            row, column = row + 1, 0
+            lines += [""] * (row == len(lines))
+        if part[0] not in "\x1b\r\n":
+            lines[row] = lines[row][:column].ljust(column) + part + lines[row][column + 1 :]
+            column += 1
+    return [line.rstrip() for line in lines]
+
+
+def test_the_progress_bar_erases_no_line_of_a_terminal_of_80_columns(cdvqa: Command, monkeypatch: pytest.MonkeyPatch):
+    """Lightning's took three lines there, and erased two lines of other output with each refresh."""
+    shown, terminal = pty.openpty()
+    written: list[bytes] = []
+
+    def read() -> None:
+        with suppress(OSError):  # the other end is closed
+            while part := os.read(shown, 4096):
+                written.append(part)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for name, value in {"COLUMNS": "80", "LINES": "24", "TERM": "xterm"}.items():
+        monkeypatch.setenv(name, value)
+    with monkeypatch.context() as patch, open(terminal, "w", encoding="utf-8") as stdout:
+        patch.setattr("sys.stdout", stdout)
+        print("first\nlast", flush=True)
+        flags = ["--trainer.callbacks+=tests.witness.Talk", "--trainer.enable_progress_bar=true"]
+        assert cdvqa("fit", "stage1_bce.yaml", "--trainer.max_epochs=1", *flags) == 0
+    reader.join()
+    lines = screen(b"".join(written).decode())
+    assert lines[:2] == ["first", "last"]
+    assert "said at the end of the epoch" in lines
+    (bar,) = [line for line in lines if line.startswith("Epoch 0/")]
+    assert re.search(r"Epoch 0/0 .* loss: \d+\.\d\d accuracy: \d+\.\d\d", bar), bar

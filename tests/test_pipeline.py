@@ -12,7 +12,7 @@ import torch
 from cdvqa.cli import main
 from cdvqa.sparsity import Subnetwork
 from cdvqa.worlds.easyvqa import make_easyvqa
-from tests.conftest import overlay, run_names, the_run
+from tests.conftest import last_error, overlay, run_names, the_run
 
 Command = Callable[..., int]
 RUNS = Path("logs/scenes/lxmert")
@@ -96,9 +96,9 @@ def test_training_on_all_questions_keeps_the_last_state(cdvqa: Command, capsys: 
     assert "val/accuracy/all" not in (folder / "metrics.csv").read_text()
     assert cdvqa("test", "stage1_bce.yaml", *flags) == 0
     assert cdvqa("validate", "stage1_bce.yaml", *flags) == 2
-    assert "--data.dev_share is 0" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert "--data.dev_share is 0" in last_error(capsys)
     assert cdvqa("fit", "stage1_bce.yaml", "--data.dev_share=0", "--overwrite") == 2
-    assert "take --model.selection last" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert "take --model.selection last" in last_error(capsys)
 
 
 def test_one_shot_pruning_is_a_stage_2_and_stage_3_starts_from_it(cdvqa: Command):
@@ -194,7 +194,7 @@ def test_cached_targets_replace_annotations(
     flags = [f"--data.root={root}", "--overwrite"]
     for objective in ("lmh", "rubi", "lpf"):
         assert cdvqa("fit", f"stage1_{objective}.yaml", *flags) == 2
-        error = capsys.readouterr().err.strip().splitlines()[-1]
+        error = last_error(capsys)
         assert f"the cached targets of train name no question types, which --model.objective {objective} needs" in error
         assert f"stage1_{objective}" not in run_names()
     assert cdvqa("fit", "stage1_bce.yaml", *flags, "--model.selection=last") == 0

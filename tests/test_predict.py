@@ -17,7 +17,7 @@ from cdvqa.cli import main
 from cdvqa.data.answers.normalisation import normalise_answer
 from cdvqa.metrics import official_vqa_accuracy, vqa_accuracy
 from cdvqa.sparsity import Subnetwork
-from tests.conftest import overlay, the_run
+from tests.conftest import last_error, overlay, the_run
 from tests.forking import Forked
 
 STAGE1, STAGE2 = Path("stage1"), Path("stage2")  # runs that were moved: config.yaml means the folder it lies in
@@ -85,10 +85,6 @@ def answers(path: Path) -> dict[int, str]:
     by_question = {entry["question_id"]: entry["answer"] for entry in entries}
     assert len(by_question) == len(entries)
     return by_question
-
-
-def last_error(capsys: pytest.CaptureFixture[str]) -> str:
-    return capsys.readouterr().err.strip().splitlines()[-1]
 
 
 @pytest.mark.parametrize("run", [STAGE1, STAGE2])

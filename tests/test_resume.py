@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import CONF, overlay, the_run
+from tests.conftest import CONF, last_error, overlay, the_run
 from tests.forking import fork
 from tests.killing import differences
 
@@ -123,7 +123,7 @@ def test_what_is_killed_before_its_first_checkpoint_starts_anew(
     folder = the_run("stage1_bce")
     (folder / "run.json").unlink(missing_ok=True)  # where the signal came late
     assert cdvqa("fit", "stage1_bce.yaml", "--ckpt_path=last") == 2
-    assert error(capsys).endswith("there is no run of stage 1 with seed 0; `cdvqa fit` makes one")
+    assert last_error(capsys).endswith("there is no run of stage 1 with seed 0; `cdvqa fit` makes one")
     assert cdvqa("fit", "stage1_bce.yaml") == 0
     assert json.loads((folder / "run.json").read_text())["finished"]
 
@@ -165,16 +165,17 @@ def test_an_interrupted_run_is_neither_restarted_nor_used(cdvqa: Command, capsys
     record = the_run("stage1_bce") / "run.json"
     record.write_text(json.dumps(json.loads(record.read_text()) | {"finished": None}))
     assert cdvqa("fit", "stage1_bce.yaml") == 2
-    assert "holds an interrupted run (go on with --ckpt_path last); replace it with --overwrite" in error(capsys)
+    assert "holds an interrupted run (go on with --ckpt_path last); replace it with --overwrite" in last_error(capsys)
     assert cdvqa("fit", "stage2_bce.yaml") == 2
-    assert "this run is not finished; finish it with `cdvqa fit --config stage1_bce.yaml --ckpt_path last`" in error(
-        capsys
+    assert (
+        "this run is not finished; finish it with `cdvqa fit --config stage1_bce.yaml --ckpt_path last`"
+        in last_error(capsys)
     )
 
 
 def test_a_missing_checkpoint_is_an_error_not_a_restart(cdvqa: Command, capsys: pytest.CaptureFixture[str]):
     assert cdvqa("fit", "stage1_bce.yaml", "--ckpt_path=last") == 2
-    assert "there is no run of stage 1 with seed 0" in error(capsys)
+    assert "there is no run of stage 1 with seed 0" in last_error(capsys)
     assert not RUNS.exists()
 
 
@@ -182,7 +183,7 @@ def test_a_deleted_checkpoint_is_an_error_not_a_restart(cdvqa: Command, capsys: 
     assert cdvqa("fit", "stage1_bce.yaml") == 0
     (the_run("stage1_bce") / "checkpoints" / "last.ckpt").unlink()
     assert cdvqa("fit", "stage1_bce.yaml", "--ckpt_path=last") == 2
-    assert error(capsys).endswith("last.ckpt: nothing to go on from; replace the run with --overwrite")
+    assert last_error(capsys).endswith("last.ckpt: nothing to go on from; replace the run with --overwrite")
 
 
 def test_a_run_killed_before_its_first_epoch_ends_goes_on_from_step_0(cdvqa: Command, scenes: Path):
@@ -200,13 +201,8 @@ def test_overwrite_replaces_a_run_whole(cdvqa: Command, capsys: pytest.CaptureFi
     assert cdvqa("fit", "stage1_bce.yaml") == 0
     assert cdvqa("test", "stage1_bce.yaml") == 0
     assert cdvqa("fit", "stage1_bce.yaml") == 2
-    assert "holds a finished run; replace it with --overwrite" in error(capsys)
+    assert "holds a finished run; replace it with --overwrite" in last_error(capsys)
     assert cdvqa("fit", "stage1_bce.yaml", "--overwrite") == 0
     folder = the_run("stage1_bce")
     assert not (folder / "results.json").exists() and (folder / "model.safetensors").is_file()
     assert "overwrite" not in (folder / "config.yaml").read_text()
-
-
-def error(capsys: pytest.CaptureFixture[str]) -> str:
-    """The last line of stderr: what the user reads."""
-    return capsys.readouterr().err.strip().splitlines()[-1]

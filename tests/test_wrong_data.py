@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.conftest import overlay, run_names, the_run
+from tests.conftest import last_error, overlay, run_names, the_run
 
 Command = Callable[..., int]
 QUESTIONS, ANNOTATIONS = "vqacp_v2_train_questions.json", "vqacp_v2_train_annotations.json"
@@ -80,7 +80,7 @@ def test_broken_data_is_named(
     world = [*overlay(broken), *(["--data.num_answers=3"] if what == "another vocabulary size" else [])]
     damage(broken)
     assert cdvqa("fit", "stage1_bce.yaml", world=world) == 2
-    error = capsys.readouterr().err.strip().splitlines()[-1]
+    error = last_error(capsys)
     assert error.startswith("cdvqa fit: ") and named in error, error
     assert not list(Path().glob("logs/**/*.*"))
 
@@ -106,7 +106,7 @@ def test_a_stage_1_run_that_does_not_match_is_refused(
     if "--data.num_answers=0" in flags:
         flags = [flags[0], f"--data.num_answers={answers(scenes, 30)}"]
     assert cdvqa("fit", "stage2_bce.yaml", *flags) == 2
-    error = capsys.readouterr().err.strip().splitlines()[-1]
+    error = last_error(capsys)
     assert "/seed0/model.safetensors: " in error and field in error, error
     assert run_names() == {"stage1_bce"}
 
@@ -123,7 +123,7 @@ def test_an_error_in_a_loader_process_is_one_line_too(cdvqa: Command, broken: Pa
     world = [*overlay(broken), "--data.num_workers=1"]
     put_nan(broken)
     assert cdvqa("fit", "stage1_bce.yaml", world=world) == 2
-    error = capsys.readouterr().err.strip().splitlines()[-1]
+    error = last_error(capsys)
     assert error.startswith("cdvqa fit: ") and "features.h5" in error and "NaN" in error and "Traceback" not in error
 
 

@@ -14,7 +14,7 @@ from cdvqa.cli.inspect import ConfigInspector
 from cdvqa.runs.identity import settled, source_identity
 from cdvqa.runs.lineage import Source, inherit, sources_of
 from cdvqa.sparsity import Subnetwork
-from tests.conftest import CONF, run_names, the_run
+from tests.conftest import CONF, last_error, run_names, the_run
 
 Command = Callable[..., int]
 SHORT = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1"]
@@ -23,11 +23,6 @@ MODALITY = ["--model.sparsity.assignment=modality", "--model.sparsity.overall=0.
 
 def record(run: Path) -> dict[str, Any]:
     return json.loads((run / "run.json").read_text())
-
-
-def said(capsys: pytest.CaptureFixture[str]) -> str:
-    """The last line of stderr."""
-    return capsys.readouterr().err.strip().splitlines()[-1]
 
 
 def test_two_assignments_of_equal_sparsity_are_two_runs_and_stage_3_takes_the_one_asked_for(
@@ -39,10 +34,10 @@ def test_two_assignments_of_equal_sparsity_are_two_runs_and_stage_3_takes_the_on
     assert cdvqa("fit", "stage1_bce.yaml", *SHORT) == 0
     assert cdvqa("fit", "stage2_bce.yaml", *SHORT, *MODALITY, *shares[0]) == 0
     assert cdvqa("fit", "stage3_bce.yaml", *SHORT, *shares[1]) == 2
-    assert "no finished stage-2 run of bce+bce or bce, language 0.6, cross 0.5 with seed 0" in said(capsys)
+    assert "no finished stage-2 run of bce+bce or bce, language 0.6, cross 0.5 with seed 0" in last_error(capsys)
     assert cdvqa("fit", "stage2_bce.yaml", *SHORT, *MODALITY, *shares[1]) == 0
     assert cdvqa("fit", "stage3_bce.yaml", *SHORT) == 2
-    error = said(capsys)
+    error = last_error(capsys)
     assert "2 runs fit as the parent: " in error and "name one with --model.init_from" in error
     assert error.count("model.sparsity.zeros.language ") == 2 and "data.name" not in error
     assert cdvqa("fit", "stage3_bce.yaml", *SHORT, *shares[1]) == 0
@@ -55,7 +50,7 @@ def test_two_assignments_of_equal_sparsity_are_two_runs_and_stage_3_takes_the_on
     assert record(tuned)["sparsity"]["language"] == 0.6 and record(parent.parent)["sparsity"]["language"] == 0.6
     assert record(tuned)["parent"]["identity"] == record(parent.parent)["identity"]
     assert cdvqa("fit", "stage3_bce.yaml", *SHORT, *shares[0], f"--model.init_from={parent.parent}") == 2
-    assert "--model.sparsity.language is 0.6 there and 0.5 here" in said(capsys)
+    assert "--model.sparsity.language is 0.6 there and 0.5 here" in last_error(capsys)
 
 
 def test_what_init_from_names_decides_the_pipeline(cdvqa: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -68,7 +63,7 @@ def test_what_init_from_names_decides_the_pipeline(cdvqa: Command, tmp_path: Pat
     assert record(run)["pipeline"] == ["lpf", "lmh"]
     assert Subnetwork.load(run / "subnetwork.safetensors").metadata["pipeline"] == ["lpf", "lmh"]
     assert cdvqa("fit", "stage2_lmh.yaml", *SHORT, start, "--model.parent_objective=bce") == 2
-    assert "trained with lpf; --model.parent_objective asks for bce" in said(capsys)
+    assert "trained with lpf; --model.parent_objective asks for bce" in last_error(capsys)
 
     bare = f"--model.init_from={shutil.copy(parent / 'model.safetensors', tmp_path / 'bare.safetensors')}"
     assert cdvqa("fit", "stage2_lmh.yaml", *SHORT, bare) == 0
@@ -79,7 +74,7 @@ def test_what_init_from_names_decides_the_pipeline(cdvqa: Command, tmp_path: Pat
     report = json.loads((the_run("stage2_unknown+lmh_mask_uniform_s50") / "results.json").read_text())
     assert (report["selection"], report["identity"]) == ("unknown", unknown["identity"])
     assert cdvqa("test", "stage2_lmh.yaml", *SHORT) == 2
-    assert "2 runs fit: " in said(capsys)
+    assert "2 runs fit: " in last_error(capsys)
     assert cdvqa("test", "stage2_lmh.yaml", *SHORT, "--model.parent_objective=lpf") == 0
 
 
@@ -87,7 +82,7 @@ def test_selection_and_development_split_are_inherited(cdvqa: Command, capsys: p
     """Defect: a stage 2 on a stage 1 that was selected on test said `dev`, and trained on its own dev questions."""
     assert cdvqa("fit", "stage1_bce.yaml", *SHORT, "--model.selection=test") == 0
     assert cdvqa("fit", "stage2_bce.yaml", *SHORT) == 2
-    assert "--data.dev_share is 0.0 there and 0.05 here" in said(capsys)
+    assert "--data.dev_share is 0.0 there and 0.05 here" in last_error(capsys)
     last = [*SHORT, "--model.selection=last", "--data.dev_share=0"]
     assert cdvqa("fit", "stage2_bce.yaml", *last) == 0
     assert cdvqa("test", "stage2_bce.yaml", *last) == 0
@@ -98,7 +93,7 @@ def test_selection_and_development_split_are_inherited(cdvqa: Command, capsys: p
     assert cdvqa("fit", "stage1_lmh.yaml", *SHORT) == 0
     for flag, told in (("--data.split_seed=1", "split_seed is 0"), ("--data.dev_split=iid", "dev_split is 'ood'")):
         assert cdvqa("fit", "stage2_lmh.yaml", *SHORT, flag) == 2
-        assert told in said(capsys)
+        assert told in last_error(capsys)
     assert run_names() == {"stage1_bce", "stage1_lmh", "stage2_bce+bce_mask_uniform_s50"}
 
 
@@ -109,7 +104,7 @@ def test_the_parent_is_of_the_same_seed_and_named_in_the_log_and_no_evaluation_l
     monkeypatch.setattr("cdvqa.stages.stage.rank_zero_info", logged.append)
     assert cdvqa("fit", "stage1_bce.yaml", *SHORT) == 0
     assert cdvqa("fit", "stage2_bce.yaml", *SHORT, "--seed_everything=1") == 2
-    assert "no finished stage-1 run of bce with seed 1 to start from" in said(capsys)
+    assert "no finished stage-1 run of bce with seed 1 to start from" in last_error(capsys)
     broken = Path("logs/scenes/lxmert/stage1_bce-broken/seed0/run.json")
     broken.parent.mkdir(parents=True)
     broken.write_text("{")
@@ -169,23 +164,25 @@ def test_existing_runs_are_found_by_the_settings_given(
     assert cdvqa("test", "stage1_bce.yaml", "--model.lr=0.001", "--trainer.precision=64-true") == 0
     assert (runs[0.001] / "results.json").is_file() and not (runs[0.002] / "results.json").exists()
     assert cdvqa("test", "stage1_bce.yaml", *SHORT, "--model.lr=0.003") == 2
-    assert "no run has these settings; in the nearest, " in (error := said(capsys)) and "model.lr is 0.00" in error
+    assert (
+        "no run has these settings; in the nearest, " in (error := last_error(capsys)) and "model.lr is 0.00" in error
+    )
     assert cdvqa("fit", "stage1_bce.yaml", *SHORT, "--model.lr=0.003", "--ckpt_path=last") == 2
-    assert "model.lr is 0.00" in said(capsys)
+    assert "model.lr is 0.00" in last_error(capsys)
     assert cdvqa("fit", "stage1_bce.yaml", "--model.lr=0.001", "--ckpt_path=last") == 2
-    assert "trainer.max_epochs is 1 there and 2 here" in said(capsys)
+    assert "trainer.max_epochs is 1 there and 2 here" in last_error(capsys)
 
     # A copy's config.yaml means the copy (defect: the original was evaluated and written into).
     copy = shutil.copytree(runs[0.002], tmp_path / "copy")
     (copy / "model.safetensors").replace(copy / "kept")
     assert main(["test", "--config", str(copy / "config.yaml")]) == 2
-    assert said(capsys).startswith("cdvqa test: " + str(copy))
+    assert last_error(capsys).startswith("cdvqa test: " + str(copy))
     (copy / "kept").replace(copy / "model.safetensors")
     assert main(["test", "--config", str(copy / "config.yaml")]) == 0
     assert (copy / "results.json").is_file() and not (runs[0.002] / "results.json").exists()
     for flag in ("--model.lr=0.5", "--seed_everything=1"):
         assert main(["test", "--config", str(copy / "config.yaml"), flag]) == 2
-        assert f"{copy}: this run has other settings: {flag[2:].split('=')[0]} is" in said(capsys)
+        assert f"{copy}: this run has other settings: {flag[2:].split('=')[0]} is" in last_error(capsys)
 
 
 def test_old_run_folders_are_refused_and_their_networks_taken(cdvqa: Command, capsys: pytest.CaptureFixture[str]):
@@ -195,7 +192,7 @@ def test_old_run_folders_are_refused_and_their_networks_taken(cdvqa: Command, ca
     (old / "run.json").write_text(json.dumps(known))
     assert cdvqa("fit", "stage2_bce.yaml", *SHORT, f"--model.init_from={old}") == 2
     network = old / "model.safetensors"
-    assert f"has no identity; its network can be used with --model.init_from {network}" in said(capsys)
+    assert f"has no identity; its network can be used with --model.init_from {network}" in last_error(capsys)
     assert cdvqa("fit", "stage2_bce.yaml", *SHORT, f"--model.init_from={network}") == 0
     assert "stage2_unknown+bce_mask_uniform_s50" in run_names()
 
@@ -211,7 +208,7 @@ def test_a_resume_and_a_child_want_the_questions_of_before(
     before = record(the_run("stage1_bce"))
     for command in (["stage1_bce.yaml", "--ckpt_path=last"], ["stage2_bce.yaml"]):
         assert cdvqa("fit", *command, *SHORT, f"--data.root={other}") == 2
-        assert "was made with another vqacp_v2_train_questions.json; give the same files" in said(capsys)
+        assert "was made with another vqacp_v2_train_questions.json; give the same files" in last_error(capsys)
     assert run_names() == {"stage1_bce"} and record(the_run("stage1_bce")) == before
 
 
@@ -224,7 +221,7 @@ def test_a_folder_of_another_run_whose_digest_begins_alike_is_refused(
     (run / "run.json").write_text(json.dumps(other))
     for flags in ([], ["--overwrite"]):
         assert cdvqa("fit", "stage1_bce.yaml", *SHORT, *flags) == 2
-        assert f"{run}: holds another run, its digest begins with the same digits" in said(capsys)
+        assert f"{run}: holds another run, its digest begins with the same digits" in last_error(capsys)
     assert record(run) == other
 
 

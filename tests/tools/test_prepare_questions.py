@@ -13,7 +13,7 @@ from cdvqa.cli import main
 from cdvqa.data import prepared
 from cdvqa.data.questions import archives
 from cdvqa.data.questions import official as questions
-from tests.conftest import overlay
+from tests.conftest import last_error, overlay
 from tests.data.answers.test_cached_targets import replace_annotations
 from tests.data.toy import dump, split, write_toy
 
@@ -190,7 +190,7 @@ def test_an_objective_that_needs_question_types_is_refused_without_them(cdvqa, s
     flags.append(f"--data.num_answers={len(replace_annotations(root, typed=False))}")
     with pytest.warns(UserWarning, match=r"train_annotations\.json is not there"):
         assert cdvqa("fit", "stage1_lmh.yaml", world=flags) == 2
-    error = capsys.readouterr().err.strip().splitlines()[-1]
+    error = last_error(capsys)
     assert error.startswith("cdvqa fit: ") and "question types" in error and "lmh" in error
 
 

@@ -16,7 +16,7 @@ from cdvqa.errors import Stopped, chain
 from cdvqa.files import full_disk, write_atomically
 from cdvqa.runs.loggers import MetricsLog
 from cdvqa.sparsity import Subnetwork
-from tests.conftest import overlay, the_run
+from tests.conftest import last_error, overlay, the_run
 from tests.killing import differences, start
 
 Command = Callable[..., int]
@@ -32,11 +32,6 @@ def fault(name: str, step: int, rank: int = 0) -> list[str]:
     """The flags of a fault at this optimiser step."""
     flag = "--trainer.callbacks"
     return [f"{flag}+=tests.faults.{name}", f"{flag}.step={step}", f"{flag}.rank={rank}"]
-
-
-def error(capsys: pytest.CaptureFixture[str]) -> str:
-    """The last line of stderr: what the user reads."""
-    return capsys.readouterr().err.strip().splitlines()[-1]
 
 
 @contextmanager
@@ -55,7 +50,7 @@ def test_a_number_that_is_not_finite_stops_the_run_before_it_is_saved(
     cdvqa: Command, capsys: pytest.CaptureFixture[str], kind: str, what: str
 ):
     assert cdvqa("fit", "stage1_bce.yaml", OFTEN, *fault(kind, step=4)) == 1
-    said = error(capsys)
+    said = last_error(capsys)
     assert said.startswith(f"cdvqa fit: step 4: the {what} is not finite (64 questions: ")
     assert said.endswith("; saved up to step 2, go on with --ckpt_path last")
     state = torch.load(checkpoint(), weights_only=True)
@@ -68,15 +63,15 @@ def test_a_number_that_is_not_finite_stops_the_run_before_it_is_saved(
 def test_the_questions_named_are_those_of_the_step(cdvqa: Command, capsys: pytest.CaptureFixture[str]):
     flags = ["--model.global_batch=4", "--trainer.accumulate_grad_batches=2", *fault("SpoilLoss", step=3)]
     assert cdvqa("fit", "stage1_bce.yaml", *flags) == 1
-    first = error(capsys)
+    first = last_error(capsys)
     assert "(4 questions: " in first  # both batches of the step were spoiled
     assert cdvqa("fit", "stage1_bce.yaml", *flags, "--overwrite") == 1
-    assert error(capsys) == first
+    assert last_error(capsys) == first
 
 
 def test_without_a_norm_the_gradients_are_looked_at_all_the_same(cdvqa: Command, capsys: pytest.CaptureFixture[str]):
     assert cdvqa("fit", "stage1_bce.yaml", "--trainer.gradient_clip_val=0", *fault("SpoilGradient", step=4)) == 1
-    assert "step 4: the gradient norm is not finite" in error(capsys)
+    assert "step 4: the gradient norm is not finite" in last_error(capsys)
 
 
 def test_a_spoiled_step_that_is_looked_up_later_is_still_named_and_not_saved(
@@ -85,7 +80,7 @@ def test_a_spoiled_step_that_is_looked_up_later_is_still_named_and_not_saved(
     """As on a GPU, where only some steps are looked at."""
     monkeypatch.setattr("cdvqa.callbacks.finite.waits_for_nothing", lambda tensor: False)
     assert cdvqa("fit", "stage1_bce.yaml", OFTEN, "--trainer.log_every_n_steps=5", *fault("SpoilLoss", step=3)) == 1
-    assert "step 3: the loss is not finite (64 questions: " in error(capsys)
+    assert "step 3: the loss is not finite (64 questions: " in last_error(capsys)
     assert torch.load(checkpoint(), weights_only=True)["global_step"] == 2
 
 
@@ -104,7 +99,7 @@ def test_a_step_that_the_gradient_scaler_skips_is_no_failure(
 ):
     monkeypatch.setattr("pytorch_lightning.plugins.precision.Precision.scaler", object(), raising=False)
     assert cdvqa("fit", "stage1_bce.yaml", *fault("SpoilGradient", step=4)) == 1
-    assert "step 5: the loss is not finite" in error(capsys)  # for nothing skips the step here
+    assert "step 5: the loss is not finite" in last_error(capsys)  # for nothing skips the step here
 
 
 def test_a_full_disk_leaves_the_checkpoint_before_whole(cdvqa: Command, capsys: pytest.CaptureFixture[str]):
@@ -114,7 +109,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_whole(cdvqa: Command, capsys: 
     full = os.path.getsize("whole/checkpoints/last.ckpt")
     with files_up_to(full * 2 // 3):  # the one of step 0 lacks the optimiser's state, and fits
         assert cdvqa("fit", "stage1_bce.yaml", OFTEN) == 1
-    said = error(capsys)
+    said = last_error(capsys)
     assert f"{checkpoint()}: File too large" in said
     assert said.endswith("saved up to step 0, go on with --ckpt_path last")
     assert not list(folder.rglob("*.tmp"))
@@ -150,7 +145,7 @@ def test_a_feature_file_that_is_cut_off_in_training(
     folder = the_run("stage1_bce")
     folder.rename("whole")
     assert cdvqa("fit", *flags, *fault("CutFeatures", step=4)) == 2
-    said = error(capsys)
+    said = last_error(capsys)
     assert f"{features}: /" in said and "(the file ends inside it)" in said
     assert re.search("saved up to step [468], go on with --ckpt_path last$", said)  # threads have read ahead
     shutil.copy(scenes / "features.h5", features)
@@ -183,6 +178,6 @@ def test_an_interrupt_says_how_to_go_on(cdvqa: Command, capsys: pytest.CaptureFi
         assert cdvqa("fit", "stage1_bce.yaml", OFTEN, *fault("Interrupt", step=4)) == 130
     finally:
         signal.signal(signal.SIGINT, handler)  # Lightning ignores it from then on
-    assert error(capsys) == "cdvqa fit: interrupted; saved up to step 2, go on with --ckpt_path last"
+    assert last_error(capsys) == "cdvqa fit: interrupted; saved up to step 2, go on with --ckpt_path last"
     never = fault("Interrupt", step=10**6)
     assert cdvqa("fit", "stage1_bce.yaml", OFTEN, *never, "--ckpt_path=last") == 0

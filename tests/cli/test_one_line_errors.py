@@ -9,6 +9,7 @@ import pytest
 
 from cdvqa.cli import main
 from cdvqa.errors import InputError
+from tests.conftest import last_error
 
 Command = Callable[..., int]
 RESET = RuntimeError("[gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:46979: Connection reset by peer.")
@@ -55,5 +56,5 @@ def test_a_log_folder_that_cannot_be_made_is_named(cdvqa: Command, capsys: pytes
     """It ended in 81 lines."""
     Path("file").touch()
     assert cdvqa("fit", "stage1_bce.yaml", "--trainer.default_root_dir=file/logs") in (1, 2)
-    said = capsys.readouterr().err.strip().splitlines()[-1]
+    said = last_error(capsys)
     assert said.startswith("cdvqa fit: ") and "file/logs" in said and "Not a directory" in said
