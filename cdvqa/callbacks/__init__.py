@@ -3,10 +3,10 @@
 from cdvqa.callbacks.checkpoint import LastCheckpoint, WholeFiles
 from cdvqa.callbacks.dashboard import Dashboard
 from cdvqa.callbacks.finite import FiniteCheck
-from cdvqa.callbacks.lineage import RunRecord
 from cdvqa.callbacks.mask_log import MaskLog
 from cdvqa.callbacks.predictions import Predictions
 from cdvqa.callbacks.progress import EpochLine, ProgressLine
+from cdvqa.callbacks.record import RunRecord
 from cdvqa.callbacks.samples import SampleQuestions
 from cdvqa.callbacks.selection import KeepSelected
 from cdvqa.callbacks.standard import run_callbacks

@@ -22,7 +22,7 @@ PARTS = ("state_dict", "loops", "callbacks", "loader", "generators", "metrics_by
 
 
 class WholeFiles(TorchCheckpointIO):
-    """Checkpoints that are whole or absent; Lightning's own are moved from the folder for temporary files."""
+    """Checkpoints that are whole or absent. Lightning copies its own from the folder for temporary files."""
 
     def load_checkpoint(self, path: Any, *args: Any, **options: Any) -> dict[str, Any]:
         """Read a checkpoint as data, never as code.
@@ -50,7 +50,7 @@ class WholeFiles(TorchCheckpointIO):
 class LastCheckpoint(Checkpoint):
     """One checkpoint, overwritten at the end of every epoch; written before the first step too.
 
-    It also holds the training loader's place, the random generators of every process (dropout goes on where it
+    It also holds the training loader's position, the random generators of every process (dropout goes on where it
     stopped) and the length of `metrics.csv`, which a resumed run cuts there: what was logged after the checkpoint is
     logged again.
 
@@ -114,7 +114,7 @@ class LastCheckpoint(Checkpoint):
             logger.cut(checkpoint["metrics_bytes"])
 
     def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
-        """Let what is said of the failure end with how to go on."""
+        """Add to the error how the run is resumed."""
         if self.step is not None and self.run.exists:
             exception.add_note(f"saved up to step {self.step}, go on with --ckpt_path last")
 
@@ -123,7 +123,7 @@ class LastCheckpoint(Checkpoint):
         self.step, self._due = trainer.global_step, False
 
     def _validation_may_follow(self, trainer: pl.Trainer, batch_idx: int) -> bool:
-        """A run resumed from here would take the validation for done: the checkpoint has to wait for its end."""
+        """Whether a validation may come next, for which a checkpoint waits: a run resumed before it would skip it."""
         every = trainer.val_check_batch or math.inf
         batch = trainer.fit_loop.total_batch_idx if trainer.check_val_every_n_epoch is None else batch_idx
         return trainer.is_last_batch or (batch + 1) % every == 0
@@ -146,7 +146,7 @@ def generators(device: torch.device) -> dict[str, torch.Tensor]:
 
 
 def restore(states: dict[str, torch.Tensor], device: torch.device) -> None:
-    """Let this process's random generators go on from `states`."""
+    """Set this process's random generators to `states`."""
     torch.set_rng_state(states["cpu"])
     if "cuda" in states and device.type == "cuda":
         torch.cuda.set_rng_state(states["cuda"], device)

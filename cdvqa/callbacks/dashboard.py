@@ -37,8 +37,7 @@ class Dashboard(Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self._began, self._questions = time.monotonic(), 0
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        self._began, self._questions = time.monotonic(), 0
+    on_validation_end = on_train_epoch_start  # the time of a validation is not that of the next steps
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: Any, optimizer: Any) -> None:
         self._rate = float(optimizer.param_groups[0]["lr"])

@@ -28,7 +28,7 @@ class FiniteCheck(Callback):
         self._unclipped: list[Tensor] = []  # norm of the latest gradients that are not clipped
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: Any, optimizer: Any) -> None:
-        """The norm that clips is the backbone's, and is there anyway; the objective has a handful of parameters."""
+        """Keep the norm of the gradients that are not clipped; that of the others is computed for the clipping."""
         rest = pl_module.objective if trainer.gradient_clip_val else pl_module
         gradients = [parameter.grad for parameter in rest.parameters() if parameter.grad is not None]
         self._unclipped = [nn.utils.get_total_norm(gradients)] if gradients else []
@@ -62,7 +62,7 @@ class FiniteCheck(Callback):
         spoiled = [ids for ids, finite in batches if not finite]
         questions = [question for ids in spoiled or [ids for ids, _ in batches] for question in ids]
         if not trainer.is_global_zero:
-            raise SystemExit(1)  # the first process tells
+            raise SystemExit(1)  # the first process reports
         some = ", ".join(map(str, questions[:5])) + (", …" if len(questions) > 5 else "")
         raise Stopped(
             f"step {first:.0f}: the {'loss' if spoiled else 'gradient norm'} is not finite ({len(questions)} "

@@ -14,7 +14,7 @@ from cdvqa.runs.folder import Run
 
 
 class Predictions(Callback):
-    """Collect every answer of a test or predict pass; write `predictions/<name>.json`, complete and without doubles.
+    """Collect every answer of a test or predict pass; write `predictions/<name>.json`, complete and without duplicates.
 
     The name is a split's, or that of the file of plain questions.
 

@@ -56,21 +56,21 @@ class SampleQuestions(Callback):
 
 
 def samples(facts: DataFacts, split: str, batch: VQABatch, predictions: Sequence[str]) -> list[tuple[int, Sample]]:
-    """The samples of a split that are among the questions of a batch, with their places in the split."""
-    chosen = places(facts, split)
+    """The samples of a split that are among the questions of a batch, with their positions in it."""
+    chosen = positions(facts, split)
     ids = batch.question_id.tolist()
     return [
-        (place, sample(facts, batch, row, int(facts.image_id[split][place]), predictions[row]))
+        (position, sample(facts, batch, row, int(facts.image_id[split][position]), predictions[row]))
         for row, question in enumerate(ids)
-        if (place := chosen.get(question)) is not None
+        if (position := chosen.get(question)) is not None
     ]
 
 
-def places(facts: DataFacts, split: str) -> dict[int, int]:
-    """Where the samples of a split are in it, by question id."""
+def positions(facts: DataFacts, split: str) -> dict[int, int]:
+    """The positions of a split's samples in it, by question id."""
     questions = facts.question_id[split]
     spread = np.linspace(0, len(questions) - 1, min(SAMPLES, len(questions))).round().astype(int)
-    return {int(questions[place]): int(place) for place in spread}
+    return {int(questions[position]): int(position) for position in spread}
 
 
 def sample(facts: DataFacts, batch: VQABatch, row: int, image_id: int, prediction: str) -> Sample:

@@ -8,6 +8,7 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from cdvqa.objectives.state import save_objective
 from cdvqa.runs.folder import Run
+from cdvqa.runs.loggers import SELECTED_ACCURACY
 from cdvqa.sparsity import binary_masks, reset_thresholds, sparsity_by_modality
 from cdvqa.stages.loading import take_network
 
@@ -66,7 +67,7 @@ class KeepSelected(Callback):
             self._write(trainer, pl_module)
         if accuracy is not None:
             for logger in trainer.loggers:
-                logger.log_metrics({"hp/val_accuracy": accuracy}, step=trainer.global_step)
+                logger.log_metrics({SELECTED_ACCURACY: accuracy}, step=trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
         names = ("best", "step", "zeros", "realised", "_latest", "_validated")

@@ -7,9 +7,9 @@ from pytorch_lightning import Callback
 from cdvqa.callbacks.checkpoint import LastCheckpoint
 from cdvqa.callbacks.dashboard import Dashboard
 from cdvqa.callbacks.finite import FiniteCheck
-from cdvqa.callbacks.lineage import RunRecord
 from cdvqa.callbacks.mask_log import MaskLog
 from cdvqa.callbacks.predictions import Predictions
+from cdvqa.callbacks.record import RunRecord
 from cdvqa.callbacks.samples import SampleQuestions
 from cdvqa.callbacks.selection import KeepSelected
 from cdvqa.callbacks.thresholds import ThresholdReset
@@ -21,7 +21,7 @@ from cdvqa.runs.lock import RunLock
 def run_callbacks(
     run: Run, stage: Any, config: str, entries: dict[str, Any], every: int | None, lock: RunLock | None
 ) -> list[Callback]:
-    """What is called back in the run of a stage.
+    """The callbacks of a stage's run, in their order.
 
     Args:
         run: its files.

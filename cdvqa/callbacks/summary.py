@@ -13,12 +13,12 @@ from cdvqa.runs.folder import Run, percent
 
 
 class Summary(Callback):
-    """Say at the start of a training what it is, and at its end what was written where, and what may follow.
+    """Print at the start of a training what it is, and at its end what was written where, and the next command.
+
+    It comes after the progress bar among the callbacks: the bar would break its last lines.
 
     Args:
         run: the run's files.
-
-    It comes behind a bar among the callbacks, which would break its last lines.
     """
 
     def __init__(self, run: Run) -> None:

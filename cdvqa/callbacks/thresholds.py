@@ -6,13 +6,14 @@ import pytorch_lightning as pl
 from pytorch_lightning import Callback
 
 from cdvqa.callbacks.selection import evaluates_as_authors
+from cdvqa.callbacks.training_log import ends_step
 from cdvqa.sparsity import binary_masks, reset_thresholds, summarise
 
 
 class ThresholdReset(Callback):
-    """Re-select the thresholds every `every` optimiser steps and, unless the authors' way is asked, before validations.
+    """Re-select the thresholds every `every` optimiser steps, and before validations unless the authors' way is chosen.
 
-    Logs sparsity per modality, thresholds and mask flips at each reset.
+    Sparsity by modality, thresholds and mask flips are logged at each reset.
     Every rank holds the same scores, so every rank selects the same thresholds.
 
     Args:
@@ -21,15 +22,9 @@ class ThresholdReset(Callback):
 
     def __init__(self, every: int = 100) -> None:
         self.every = every
-        self._last_step = 0
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        self._last_step = trainer.global_step
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        # Under gradient accumulation several batches end at the same step: it counts once.
-        stepped, self._last_step = trainer.global_step > self._last_step, trainer.global_step
-        if stepped and trainer.global_step % self.every == 0:
+        if ends_step(trainer, batch_idx) and trainer.global_step % self.every == 0:
             self._reset(trainer, pl_module)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: Any) -> None:

@@ -12,7 +12,7 @@ from cdvqa.errors import InputError
 from cdvqa.files import read_json
 
 DIGITS = 8  # of the identity's 64, in a folder's name
-MODALITIES = {"L": "language", "V": "vision", "X": "cross"}
+LETTERS = {"L": "language", "V": "vision", "X": "cross"}
 
 
 @dataclass(unsafe_hash=True)
@@ -54,9 +54,9 @@ class Run:
             InputError: it is broken, or of a version of cdvqa in which runs had no identity.
         """
         try:
-            record = read_json(self.record)
+            record: dict[str, Any] = read_json(self.record)
             if "identity" in record:
-                return record  # type: ignore[no-any-return]
+                return record
         except (OSError, ValueError, TypeError) as error:
             raise InputError(f"{self.record}: cannot be read ({error})") from error
         network = self.subnetwork if self.subnetwork.is_file() else self.model
@@ -79,7 +79,7 @@ class Run:
 
 
 def run_of(path: Path) -> Run | None:
-    """The run whose folder `path` is, or that it is a file of; files of runs without identity count as bare ones."""
+    """The run whose folder or file `path` is; None for a file of no run, or of a run without identity."""
     for folder in (path, *path.parents[:2]) if path.exists() else ():
         if Run(folder).exists:
             return Run(folder) if folder == path or "identity" in read_json(Run(folder).record) else None
@@ -97,7 +97,7 @@ def run_name(stage: int, pipeline: Sequence[str], plan: Mapping[str, Any] | None
     short = {key: str(plan[key]).rpartition(".")[2] for key in ("assignment", "criterion")}
     parts = [name, plan["method"], short["assignment"], f"s{percent(plan['overall'], 2)}"]
     if plan["assignment"] in ("modality", "modality_global"):
-        parts.append("".join(f"{letter}{percent(plan[key], 1)}" for letter, key in MODALITIES.items()))
+        parts.append("".join(f"{letter}{percent(plan[key], 1)}" for letter, key in LETTERS.items()))
     if short["criterion"] != "magnitude":
         parts.append(short["criterion"])
     if (pattern := plan.get("pattern", "unstructured")) != "unstructured":
@@ -113,7 +113,11 @@ def percent(share: float, digits: int = 6) -> str:
 
 
 def network_file(source: str, flag: str = "--model.init_from") -> Path:
-    """The network that `flag` names: a file, or a run folder's selected network."""
+    """The network that `flag` names: a file, or a run folder's selected network.
+
+    Raises:
+        InputError: there is none, or the run was interrupted.
+    """
     path = Path(source)
     if path.is_dir():
         return Run(path).result()

@@ -9,14 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from cdvqa.files import read_json
+from cdvqa.hub import VOCABULARIES
 from cdvqa.runs.folder import run_of
-from cdvqa.runs.weights import VOCABULARIES, tensors_digest, weights_identity
-from cdvqa.sparsity import count_zeros
+from cdvqa.runs.weights import tensors_digest, weights_identity
+from cdvqa.sparsity import MODALITIES, count_zeros
 
 BASELINE: dict[str, Any] = read_json(Path(__file__).with_name("identity_baseline.json"))
 """Values that are left out of the digest. Only ever added to: a new option enters with the value that reproduces the
 behaviour before it, and a default that changes does not change here. So a run keeps its identity."""
 
+
+SHARES = ("overall", *MODALITIES, "pooler")
+WEIGHTS = ("model.backbone.pretrained", "model.backbone.glove")
 
 # Every config field is in one of the two tables, or below a field that is (`model.backbone` is a class_path and its
 # arguments). Classes are written without `init_args`. A field counts where the stage reads it, see `conditions`.
@@ -25,7 +29,7 @@ READ = {
         "model.class_path", "model.backbone", "model.text_format", "data.name", "data.layout", "data.min_count",
         "data.extra_text", "data.tokenizer", "trainer.callbacks", "trainer.plugins",
     },
-    "starts": {"model.backbone.pretrained", "model.backbone.glove"},  # later stages take their parent's weights
+    "starts": {*WEIGHTS},  # later stages take their parent's weights
     "learns": {
         "model.objective", "model.objective_options", "model.teacher", "model.global_batch", "model.soft_score",
         "data.augmentation",
@@ -72,9 +76,6 @@ OUTSIDE = {
     # Paths: `data.name` stands for the content of the files, which the fingerprints in run.json are of.
     "data.root", "data.features", "data.images", "data.questions", "trainer.default_root_dir",
 }  # fmt: skip
-
-SHARES = ("overall", "language", "vision", "cross", "pooler")
-WEIGHTS = ("model.backbone.pretrained", "model.backbone.glove")
 
 
 def settings_of(config: Mapping[str, Any], stage: Any, seed: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Finding runs, and what a run takes over from those it is built on."""
+"""Finding runs, and what a run inherits from those it is built on."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -9,15 +9,14 @@ from pytorch_lightning.utilities import rank_zero_warn
 
 from cdvqa.errors import InputError
 from cdvqa.runs.folder import DIGITS, Run, network_file, run_name, run_of
-from cdvqa.runs.identity import BASELINE, differences, differing, digest_of, flatten, source_identity
+from cdvqa.runs.identity import BASELINE, WEIGHTS, differences, differing, digest_of, flatten, source_identity
 
 UNKNOWN = "unknown"
 LEARNT_FROM = ("model.teacher", "model.objective_options.")
 SEEN = ("dev", "last", UNKNOWN, "test")  # how much of the test questions a selection has seen, in rising order
 HELD_OUT = ("data.dev_split", "data.dev_share", "data.split_seed")
-# What an evaluation may have otherwise. The network itself says which word pieces it wants.
-STARTS = ("model.backbone.pretrained", "model.backbone.glove", "model.teacher")
-TRAINING = ("trainer.", *STARTS, "data.tokenizer", "data.extra_text")
+# Settings in which an evaluation may differ from the run. The network itself says which word pieces it needs.
+TRAINING = ("trainer.", *WEIGHTS, "model.teacher", "data.tokenizer", "data.extra_text")
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Lineage:
-    """What a run takes over.
+    """What a run inherits.
 
     Attributes:
         pipeline: objectives from stage 1 on; `unknown` stands for those of a network without a record.
@@ -67,11 +66,11 @@ class Lineage:
 
     @classmethod
     def recorded(cls, record: Mapping[str, Any]) -> "Lineage":
-        """That of a run that exists."""
+        """The lineage of an existing run."""
         return cls(record["pipeline"], record["sparsity"], record["selection"])
 
     def entries(self) -> dict[str, Any]:
-        """What run.json says of it."""
+        """Its entries in run.json."""
         parent = self.parent and {"network": str(self.parent.path), **self.parent.identity}
         if self.parent and self.parent.record:
             parent = {**(parent or {}), "seed": self.parent.record["seed"]}
@@ -79,7 +78,7 @@ class Lineage:
 
 
 def inherit(stage: Any, settings: Mapping[str, Any], parent: Source | None, others: Iterable[Source] = ()) -> Lineage:
-    """What `stage` takes over from its parent and from the other networks that it is built on.
+    """What `stage` inherits from its parent and from the other networks that it is built on.
 
     Raises:
         InputError: another pipeline, sparsity or development split was asked for than the parent's.
@@ -119,7 +118,8 @@ def plan_of(stage: Any) -> dict[str, Any] | None:
     """A stage's sparsity with the share of every modality settled."""
     if stage.sparsity is None:
         return None
-    return vars(stage.sparsity) | stage.sparsity.rates(stage.counts)
+    plan: dict[str, Any] = vars(stage.sparsity) | stage.sparsity.rates(stage.counts)
+    return plan
 
 
 def sparsity_differences(plan: Mapping[str, Any] | None, asked: Mapping[str, Any] | None) -> dict[str, tuple[Any, Any]]:
@@ -147,7 +147,7 @@ def new_run(folder: Path, stage: int, lineage: Lineage, settings: Mapping[str, A
 def runs_in(folder: Path, stage: int, seed: int) -> list[tuple[Run, dict[str, Any]]]:
     """The runs of a stage and seed below the folder of their data and backbone, by the content of their records.
 
-    A copy of a run counts once; records that cannot be read are passed over with a warning.
+    A copy of a run counts once; records that cannot be read are skipped with a warning.
     """
     found: dict[str, tuple[Run, dict[str, Any]]] = {}
     for path in sorted(folder.glob("*/*/run.json")):
@@ -157,8 +157,8 @@ def runs_in(folder: Path, stage: int, seed: int) -> list[tuple[Run, dict[str, An
         except InputError as error:
             rank_zero_warn(str(error))
             continue
-        own_place = run.folder.name == f"seed{seed}"
-        if (record["stage"], record["seed"]) == (stage, seed) and (own_place or record["identity"] not in found):
+        in_seed_folder = run.folder.name == f"seed{seed}"
+        if (record["stage"], record["seed"]) == (stage, seed) and (in_seed_folder or record["identity"] not in found):
             found[record["identity"]] = (run, record)
     return list(found.values())
 
@@ -221,8 +221,8 @@ def listed(runs: Iterable[tuple[Run, Mapping[str, Any]]]) -> str:
 def find_existing(stage: Any, folder: Path, seed: int, settings: Mapping[str, Any]) -> tuple[Run, dict[str, Any]]:
     """The run that these settings made, whatever it started from.
 
-    Settings of the training alone decide only between several runs that fit, and so does the stage's own objective
-    as the parent's.
+    Where several runs fit, settings of the training alone decide between them, then whether the parent was trained
+    with the stage's own objective.
 
     Raises:
         InputError: there is none, or there are several.

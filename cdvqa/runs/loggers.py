@@ -37,7 +37,7 @@ class EventLog(TensorBoardLogger):
         self.step = step
         self.opened = False
         self.layout: Layout = {}  # of the page of custom scalars
-        threading.excepthook = once
+        threading.excepthook = report_once
 
     @property
     def experiment(self) -> Any:
@@ -83,7 +83,7 @@ class EventLog(TensorBoardLogger):
         return step if self.step is None else self.step
 
 
-def once(failure: threading.ExceptHookArgs) -> None:
+def report_once(failure: threading.ExceptHookArgs) -> None:
     """Report the exception that ended a thread, except the event writer's: it raises the same at its next call."""
     if type(failure.thread).__module__ != "tensorboard.summary.writer.event_file_writer":
         threading.__excepthook__(failure)

@@ -49,9 +49,9 @@ def heat_map(values: Mapping[str, float], most: float) -> Image.Image:
         values: by parameter name, such as encoder.layer.3.output.dense.weight.
         most: the value that has the brightest colour; 0 has the darkest.
     """
-    places = {name: place(name) for name in values}
-    layers = list(dict.fromkeys(layer for layer, _ in places.values()))
-    kinds = list(dict.fromkeys(kind for _, kind in places.values()))
+    cells = {name: layer_and_kind(name) for name in values}
+    layers = list(dict.fromkeys(layer for layer, _ in cells.values()))
+    kinds = list(dict.fromkeys(kind for _, kind in cells.values()))
     left, top = 12 + max(map(width, layers)), 12 + max(map(width, kinds))
     picture = Image.new("RGB", (left + CELL * len(kinds) + 4, top + CELL * len(layers) + 24), PAPER)
     draw = ImageDraw.Draw(picture)
@@ -63,13 +63,13 @@ def heat_map(values: Mapping[str, float], most: float) -> Image.Image:
         draw.text((4, top + CELL * row + 8), layer, INK, letters())
         draw.rectangle((left, top + CELL * row, left + CELL * len(kinds) - 2, top + CELL * (row + 1) - 2), ABSENT)
     for name, value in values.items():
-        layer, kind = places[name]
+        layer, kind = cells[name]
         x, y = left + CELL * kinds.index(kind), top + CELL * layers.index(layer)
         colour = shade(value / most if most else 0.0)
         draw.rectangle((x, y, x + CELL - 2, y + CELL - 2), colour)
         written = INK if sum(colour) > 380 else PAPER
-        draw.text((x + CELL / 2 - 1, y + CELL / 2 - 1), number(100 * value), written, letters(), anchor="mm")
-    scale = f"percent; dark 0, bright {number(100 * most)}; grey: no such matrix"
+        draw.text((x + CELL / 2 - 1, y + CELL / 2 - 1), three_digits(100 * value), written, letters(), anchor="mm")
+    scale = f"percent; dark 0, bright {three_digits(100 * most)}; grey: no such matrix"
     draw.text((4, top + CELL * len(layers) + 6), scale, INK, letters())
     return picture
 
@@ -112,7 +112,7 @@ def text_of(sample: Sample) -> list[tuple[str, tuple[int, int, int]]]:
     return [(line, colour) for text, colour in parts for line in textwrap.wrap(text, PANEL // 7)]
 
 
-def place(name: str) -> tuple[str, str]:
+def layer_and_kind(name: str) -> tuple[str, str]:
     """The layer of a matrix, whose name ends with its number if it has one, and the matrix within the layer."""
     name = name.removesuffix(".weight")
     numbered = re.match(r"(.*\.\d+)\.(.+)", name)
@@ -127,7 +127,7 @@ def shade(value: float) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def number(value: float) -> str:
+def three_digits(value: float) -> str:
     """At most three digits."""
     return f"{value:.0f}" if value >= 9.95 or value == 0 else f"{value:.1f}"
 

@@ -12,7 +12,6 @@ from cdvqa.hub import find_locally
 from cdvqa.sparsity import Subnetwork
 
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
-VOCABULARIES = ("vocab.txt", "tokenizer.json")
 
 
 def weights_identity(source: str, patterns: tuple[str, ...] = WEIGHT_FILES) -> str | None:

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from cdvqa.callbacks.checkpoint import LastCheckpoint
-from cdvqa.callbacks.lineage import RunRecord
+from cdvqa.callbacks.record import RunRecord
 from cdvqa.callbacks.selection import KeepSelected
 from cdvqa.errors import InputError
 from cdvqa.runs import lock
 from cdvqa.runs.folder import Run
 from cdvqa.runs.lock import RunLock, ourselves
-from tests.conftest import run_names, the_run
+from tests.conftest import last_error, run_names, the_run
 
 Command = Callable[..., int]
 SHORT = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1"]
@@ -53,7 +53,7 @@ def test_a_run_that_is_being_written_is_left_alone(cdvqa: Command, other: int, c
     before = content(run)
     for flags in (["fit"], ["fit", "--ckpt_path=last"], ["fit", "--overwrite"], ["test"], ["predict"]):
         assert cdvqa(flags[0], "stage1_bce.yaml", *SHORT, *flags[1:]) == 2
-        error = capsys.readouterr().err.strip().splitlines()[-1]
+        error = last_error(capsys)
         assert f"{run}: process {other} on " in error and "is writing this run; wait for it or stop it" in error
         assert "(last sign of life " in error
     assert content(run) == before
@@ -199,6 +199,6 @@ def test_processes_that_were_started_with_other_settings_all_stop(tmp_path: Path
         Run(tmp_path), "", {"identity": "a"}, KeepSelected(Run(tmp_path)), LastCheckpoint(Run(tmp_path))
     )
     callback.setup(None, None, "fit")  # type: ignore[arg-type]
-    monkeypatch.setattr("cdvqa.callbacks.lineage.gather", lambda parts: [*parts, ("b", "elsewhere")])
+    monkeypatch.setattr("cdvqa.callbacks.record.gather", lambda parts: [*parts, ("b", "elsewhere")])
     with pytest.raises(InputError, match="the processes were started with other settings: they make "):
         callback.setup(None, None, "fit")  # type: ignore[arg-type]

@@ -5,16 +5,28 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cdvqa.runs.pictures import ABSENT, BOX, CELL, SHOWN, Sample, heat_map, image_of, place, shade, sheet, text_of
+from cdvqa.runs.pictures import (
+    ABSENT,
+    BOX,
+    CELL,
+    SHOWN,
+    Sample,
+    heat_map,
+    image_of,
+    layer_and_kind,
+    shade,
+    sheet,
+    text_of,
+)
 
 
-def test_a_matrix_has_its_place_in_a_layer():
-    assert place("lxmert.encoder.x_layers.1.visn_self_att.self.value.weight") == (
+def test_a_matrix_has_a_layer_and_a_kind():
+    assert layer_and_kind("lxmert.encoder.x_layers.1.visn_self_att.self.value.weight") == (
         "lxmert.encoder.x_layers.1",
         "visn_self_att.self.value",
     )
-    assert place("lxmert.pooler.dense.weight") == ("lxmert.pooler", "dense")
-    assert place("head.weight") == ("", "head")
+    assert layer_and_kind("lxmert.pooler.dense.weight") == ("lxmert.pooler", "dense")
+    assert layer_and_kind("head.weight") == ("", "head")
 
 
 def test_a_heat_map_has_a_cell_for_each_matrix_and_none_for_others():

@@ -1,4 +1,4 @@
-"""What a run says of itself: `config.yaml`, `run.json`, `results.json`."""
+"""The records of a run: `config.yaml`, `run.json`, `results.json`."""
 
 import shutil
 import subprocess
@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 from pytorch_lightning import Callback
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
 from cdvqa.callbacks.checkpoint import LastCheckpoint
 from cdvqa.callbacks.selection import KeepSelected
@@ -30,7 +31,7 @@ PACKAGES = ("cdvqa", "torch", "pytorch-lightning", "transformers", "torchmetrics
 
 
 class RunRecord(Callback):
-    """Write the run's config and lineage at its start, mark it finished at its end, and add results after a test.
+    """Write a run's config and record at its start, mark it finished at its end, and add results after a test.
 
     Nothing is written before the checkpoint of step 0, so wrong input leaves no run behind, every run can be
     resumed, and what is killed earlier starts again. An older run in the folder is removed then, not before.
@@ -68,7 +69,7 @@ class RunRecord(Callback):
             raise InputError(f"the processes were started with other settings: they make {', '.join(map(str, runs))}")
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        record = self.run.read() if pl_module.resumes else lineage(trainer, pl_module, self.entries)
+        record = self.run.read() if pl_module.resumes else first_record(pl_module, self.entries)
         parent = pl_module.lineage.parent
         refuse_other_questions(self.run.folder, record, pl_module.facts.files)
         if parent is not None:
@@ -171,7 +172,7 @@ def results_header(stage: Any) -> dict[str, Any]:
     return {"preset": made["preset"], "departures": made["departures"], "selection": selection}
 
 
-def lineage(trainer: pl.Trainer, stage: Any, entries: dict[str, Any]) -> dict[str, Any]:
+def first_record(stage: Any, entries: dict[str, Any]) -> dict[str, Any]:
     """The content of `run.json` at the start of a run."""
     return {
         "stage": stage.stage,
@@ -188,7 +189,7 @@ def lineage(trainer: pl.Trainer, stage: Any, entries: dict[str, Any]) -> dict[st
 
 
 def surroundings(trainer: pl.Trainer) -> dict[str, Any]:
-    """What may change when a run goes on; run.json has the latest."""
+    """What may change when a run is resumed; run.json has the latest."""
     packages = {name: version(name) for name in PACKAGES}
     return {"processes": trainer.world_size, "packages": packages, "git": git_revision()}
 
@@ -209,8 +210,9 @@ def count_parameters(stage: Any) -> int:
 
     The part that an objective has in the network counts too.
     """
-    parts = (stage.backbone.classifier.parameters(), stage.objective.shipped())
-    return sum(stage.counts.values()) + sum(p.numel() for part in parts for p in part)
+    counts: dict[str, int] = stage.counts
+    others: list[nn.Parameter] = [*stage.backbone.classifier.parameters(), *stage.objective.shipped()]
+    return sum(counts.values()) + sum(parameter.numel() for parameter in others)
 
 
 def now() -> str:
