@@ -24,7 +24,7 @@ def main() -> None:
 
 
 def one_thread() -> None:
-    """Use this number of threads here and in child processes, tokenisers included."""
+    """Use one thread here and in child processes, tokenisers included."""
     os.environ.update(OMP_NUM_THREADS="1", RAYON_NUM_THREADS="1", HF_HUB_OFFLINE="1")
     torch.set_num_threads(1)
 

@@ -142,7 +142,7 @@ def consume_ours(loader: BatchLoader) -> None:
         touch(batch.region_features, batch.soft_target)
 
 
-def consume_usual(loader: DataLoader) -> None:
+def consume_usual(loader: DataLoader[dict[str, Any]]) -> None:
     for batch in loader:
         touch(batch["features"], batch["target"])
 
@@ -151,7 +151,7 @@ def touch(features: Tensor, target: Tensor) -> float:
     return float(features[:, :, 0].sum() + target.sum())
 
 
-class Items(Dataset):
+class Items(Dataset[dict[str, Any]]):
     """One question at a time, through h5py, as most code does."""
 
     def __init__(self, path: Path, dataset: VQADataset) -> None:

@@ -22,9 +22,7 @@ from cdvqa.stages.optimisation import make_optimizer
 from tests.sparsity.reference import use_plain_masks
 
 ANSWERS, TOKENS, REGIONS = 2274, 20, 36
-GIB = 2**20  # of the KiB that the kernel counts in
-
-
+GIB = 2**20  # in the kernel's unit, KiB
 ARMS = ("dense", "mask", "plain")
 
 

@@ -59,14 +59,14 @@ def write_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what processes that were killed while they wrote `path` left beside it."""
+    """Remove the temporary files of `path` that killed processes left beside it."""
     for temporary in path.parent.glob(f"{path.name}.*.tmp"):
         temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def naming_full_disk(path: Path) -> Iterator[None]:
-    """Turn what a library says of a full disk while `path` is written into one line.
+    """Replace a library's error about a full disk, while `path` is written, by one line.
 
     Raises:
         Stopped: the disk or the quota is full, or the file is larger than may be.
@@ -80,7 +80,7 @@ def naming_full_disk(path: Path) -> Iterator[None]:
 
 
 def full_disk(error: BaseException) -> str:
-    """What the system says of a full disk, or nothing: torch buries it below its own errors, safetensors in a text."""
+    """The system's message on a full disk, or "": in torch a cause of other errors, in safetensors part of a text."""
     for cause in chain(error):
         in_text = re.search(r"\(os error (\d+)\)", str(cause))
         number = cause.errno if isinstance(cause, OSError) else int(in_text[1]) if in_text else None

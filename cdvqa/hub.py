@@ -12,11 +12,11 @@ PATIENCE = 10  # seconds for the hub's first answer
 
 
 def find_locally(source: str, names: tuple[str, ...]) -> Path | None:
-    """The path of `source` on this machine: a file as it is, else the first of `names` in it. Asks no network.
+    """The path of `source` on this machine: a file as it is, else the first of `names` in it. No network is used.
 
     Args:
         source: a file, a folder, or a model on the hub, which is looked for in the local cache.
-        names: the files that would do.
+        names: file names, any of which is enough.
     """
     path = Path(source)
     if path.is_file():
@@ -37,7 +37,7 @@ def is_local(source: str, names: tuple[str, ...], remedy: str) -> bool:
     """Whether `source` can be read without the network; True keeps the hub from being asked for a newer version.
 
     Raises:
-        InputError: it is not here, and the hub does not answer or has no such model; transformers tries for minutes.
+        InputError: it is not here, and the hub has no such model or does not answer; transformers tries for minutes.
     """
     if find_locally(source, names) is not None:
         return True

@@ -12,13 +12,13 @@ _has_bar = False
 
 
 def speak(style: Style) -> None:
-    """Take a style from now on."""
+    """Use this style from now on."""
     global _style
     _style = style
 
 
 def shows_bars() -> bool:
-    """Whether there is a terminal for bars, and text is wanted."""
+    """Whether progress bars are shown: as text, on a terminal."""
     return _style == "text" and sys.stdout.isatty()
 
 
@@ -39,7 +39,7 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def progress_bar(step: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal while a step works, with the remaining time; what it yields takes the number just done.
+    """A bar with the remaining time, on a terminal only. Yields a function to call with the number that was just done.
 
     Args:
         step: what is done, in a few words.

@@ -42,18 +42,18 @@ class RegionLearner(Learner):
 
     Args:
         model: the model.
-        where: numbers that give the position of a region; 0 for a model without positions.
+        box_outputs: outputs of the region head for a region's box; 0 for a model that does not see positions.
         asked: the questions.
     """
 
     batch, steps = 64, 12_000
     width: ClassVar[int]
 
-    def __init__(self, model: PreTrainedModel, where: int, asked: Asked) -> None:
+    def __init__(self, model: PreTrainedModel, box_outputs: int, asked: Asked) -> None:
         super().__init__()
         self.model = model
         self.answer_head = answer_head(self.width, len(ANSWERS))
-        self.region_outputs = [*KINDS, where, NAMING]
+        self.region_outputs = [*KINDS, box_outputs, NAMING]
         self.region_head = nn.Linear(self.width, sum(self.region_outputs))
         self.asked = asked
         self.units = len(asked.image)

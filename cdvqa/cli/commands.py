@@ -74,42 +74,42 @@ def in_one_line(program: str, run: Callable[[], int | None]) -> int:
         return run() or 0
     except SystemExit as stop:  # --help, --print_config
         if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning has shut the training down
-            return tell(program, "interrupted", stop.__context__, 130)
+            return print_reason(program, "interrupted", stop.__context__, 130)
         return stop.code if isinstance(stop.code, int) else 1
     except KeyboardInterrupt as interrupt:
-        return tell(program, "interrupted", interrupt, 130)
+        return print_reason(program, "interrupted", interrupt, 130)
     except BrokenPipeError:  # the reader of our output has ended, as in `cdvqa report | head`
-        sys.stdout = None  # type: ignore[assignment]  # Python would flush it and complain
+        sys.stdout = None  # Python would flush it and complain
         return 1
     except Exception as error:
         cause = readable_error_behind(error)
         if cause is None:
             raise
-        return tell(program, str(cause), error, 2 if isinstance(cause, InputError) else 1)
+        return print_reason(program, str(cause), error, 2 if isinstance(cause, InputError) else 1)
 
 
-def tell(program: str, what: str, error: BaseException, status: int) -> int:
-    """Print one line on why a program ended, with the notes that were added on the way; return the exit status."""
+def print_reason(program: str, what: str, error: BaseException, status: int) -> int:
+    """Print one line on why a program ended, with the notes of its exceptions; return the exit status."""
     notes = dict.fromkeys(note for cause in chain(error) for note in getattr(cause, "__notes__", ()))
     print(printable(f"{program}: {'; '.join([what, *notes])}"), file=sys.stderr)
     return status
 
 
 def readable_error_behind(error: BaseException) -> InputError | Stopped | None:
-    """What a user is meant to read, if an exception was raised from it (parsers wrap what a constructor raises).
+    """The cause of an exception that is written for users (parsers wrap what a constructor raises).
 
-    Else what the system refused; None for a defect of ours, which keeps its traceback.
+    Else a failure of the system; None for a defect of cdvqa, which keeps its traceback.
     """
     for cause in chain(error):
         if isinstance(cause, InputError | Stopped):
             return cause
     if reason := full_disk(error):
         return Stopped(f"{reason}; what was saved before is whole, make room")
-    return next((text for cause in chain(error) if (text := last_resort(cause))), None)
+    return next((text for cause in chain(error) if (text := system_failure(cause))), None)
 
 
-def last_resort(error: BaseException) -> InputError | Stopped | None:
-    """One line for what can go wrong anywhere."""
+def system_failure(error: BaseException) -> InputError | Stopped | None:
+    """One line for a failure that can happen anywhere (memory, disk, nesting, another process); None for any other."""
     text = " ".join(str(error).split())
     match error:
         case MemoryError():
@@ -132,4 +132,5 @@ def command(name: str) -> Callable[[list[str]], int | None]:
     if name not in COMMANDS:
         raise InputError(f"no such command; there are {', '.join(COMMANDS)}{nearest(name, COMMANDS)}")
     module, function = COMMANDS[name][0].split(":")
-    return getattr(import_module(module), function)  # type: ignore[no-any-return]
+    run: Callable[[list[str]], int | None] = getattr(import_module(module), function)
+    return run

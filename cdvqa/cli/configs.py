@@ -1,4 +1,4 @@
-"""Finding config files, those that travel with cdvqa too, and refusing what is none."""
+"""Config files: how a name is found, also among those shipped with cdvqa, and which files are refused."""
 
 import math
 import re

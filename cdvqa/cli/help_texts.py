@@ -44,5 +44,6 @@ def command_of(args: Sequence[str]) -> str:
 
 
 def text_of(name: str) -> str | None:
+    """The stored text of a command or topic; None where there is none."""
     path = TEXTS / f"{name.replace(' ', '_')}.txt"
     return path.read_text(encoding="utf-8") if path.is_file() else None

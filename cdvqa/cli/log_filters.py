@@ -1,4 +1,4 @@
-"""What the libraries below say that a user can do nothing about."""
+"""Messages of libraries: those that a user can do nothing about are left out, the others take cdvqa's style."""
 
 import logging
 import re
@@ -21,14 +21,10 @@ EXPECTED = (
     # Lightning calls torch's old name of the tree utilities.
     "`isinstance\\(treespec, LeafSpec\\)` is deprecated",
 )
-
-
-# What they say of every run.
+# Messages that every run would print.
 COMMONPLACE = re.compile(
     r"litlogger|^[GTH]PU available|^`Trainer.fit` stopped|^Loading `train_dataloader` to|^LOCAL_RANK|^You are using a C"
 )
-
-
 LogStyle = Literal["text", "json"]
 
 
@@ -43,7 +39,7 @@ LINES = Lines()
 
 
 def take_style(style: Style) -> None:
-    """Let cdvqa and the libraries below speak in this style."""
+    """Print the messages of cdvqa and of Lightning in this style."""
     speak(style)
     logger = logging.getLogger("pytorch_lightning")
     logger.setLevel(logging.WARNING if style == "quiet" else logging.INFO)

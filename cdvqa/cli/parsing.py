@@ -39,7 +39,7 @@ class OneLineParser(LightningArgumentParser):
 
     def parse_args(self, args: Sequence[str] | None = None, *others: Any, **options: Any) -> Any:  # type: ignore[override]
         """Parse; jsonargparse hands a class's options on as text made by `str`, which writes null as None."""
-        return super().parse_args(None if args is None else list(map(as_yaml, args)), *others, **options)
+        return super().parse_args(None if args is None else list(map(none_as_null, args)), *others, **options)
 
 
 def call(command: Callable[..., T], args: Sequence[str], positional: Mapping[str, Mapping[str, Any]]) -> T:
@@ -76,8 +76,8 @@ def nearest_option(text: str, parser: LightningArgumentParser) -> str:
     return nearest(f"--{option}", dict.fromkeys(known)) or "; `--help` lists the options"
 
 
-def as_yaml(arg: str) -> str:
-    """`--option=VALUE` where VALUE is Python's None, or a list or dictionary that holds one: as YAML."""
+def none_as_null(arg: str) -> str:
+    """`--option=VALUE` with null for None, where VALUE is Python's None, or a list or dictionary that holds it."""
     option, equals, value = arg.partition("=")
     if not (option.startswith("--") and equals and "None" in value):
         return arg

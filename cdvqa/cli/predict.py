@@ -1,4 +1,4 @@
-"""predict: as training's commands, and with the runtime that answers fastest on this machine."""
+"""`cdvqa predict`: built as the commands of training, with a choice of the runtime that answers."""
 
 from contextlib import ExitStack
 from dataclasses import replace
@@ -29,7 +29,7 @@ class PredictCLI(VQACLI):
         parser.add_argument("--dtype", type=RuntimeType, default="fp32", help=dtype_help)
 
     def before_predict(self) -> None:
-        """As in a test; questions are read as the network wants them, so what it says of itself is read before them."""
+        """As before a test. The network decides how questions are read, so its metadata are read before them."""
         self.before_test()
         network = read_metadata(self._checkpoint() or self.model.evaluates)
         self.datamodule.needs = replace(self.model.needs, network=network)

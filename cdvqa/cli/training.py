@@ -6,7 +6,7 @@ from typing import Any, Optional
 
 from jsonargparse import ActionYesNo, set_parsing_settings
 from jsonargparse.typing import PositiveInt
-from lightning_fabric.plugins.environments import SLURMEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ProgressBar
@@ -59,8 +59,8 @@ class VQACLI(LightningCLI):
         asked = any("help" in arg or "comments" in arg or arg == "-h" for arg in args)
         set_parsing_settings(docstring_parse_attribute_docstrings=asked)
         self.command = args[0] if run else ""
-        self.held = held or ExitStack()  # ends with the command
-        self.entries: dict[str, Any] = {}  # what run.json says of the run before it starts
+        self.held = held or ExitStack()  # what is held until the command ends
+        self.entries: dict[str, Any] = {}  # of run.json: seed, identity and settings
         super().__init__(
             VQAStage,
             VQADataModule,
@@ -85,7 +85,7 @@ class VQACLI(LightningCLI):
         """Nothing: Lightning would read the whole file here and let its hyper-parameters win over the config."""
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Refuse what needs no class to be seen wrong."""
+        """Refuse wrong numbers before any class is built from them."""
         super().parse_arguments(parser, args)
         subcommand = self.config.get("subcommand")
         given = self.config[subcommand] if subcommand else self.config
@@ -93,7 +93,7 @@ class VQACLI(LightningCLI):
         take_style("quiet" if given["quiet"] else given["log"])
 
     def before_instantiate_classes(self) -> None:
-        """Refuse a data set that is not there before a backbone of 200 million weights is made for it."""
+        """Refuse a missing data set before a backbone of 200 million weights is built for it."""
         data = self._get(self.config, "data")
         if self.subcommand and not Path(data.root).is_dir() and not data.questions:
             remedy = made_by(data.name, Path(data.root)) or "point it at the official question files"
@@ -102,13 +102,13 @@ class VQACLI(LightningCLI):
             self.refuse_missing_model()
 
     def refuse_missing_model(self) -> None:
-        """Refuse a small model of an embedded world that is not there: its path would pass for a name on a hub."""
+        """Refuse a missing small model of an embedded world: its path would be taken for a name on the hub."""
         small = Path(self._get(self.config, "model.init_args.backbone.init_args.pretrained") or "")
         if not small.exists() and (command := made_by(small.parent.name, small.parent)):
             raise InputError(f"--model.backbone.pretrained {small}: no such folder; {command}")
 
     def instantiate_classes(self) -> None:
-        """As Lightning does; a class that cannot be made is named in one line."""
+        """As Lightning does; a class that cannot be built is reported in one line."""
         try:
             super().instantiate_classes()
         except (ValueError, ImportError) as error:
@@ -127,16 +127,16 @@ class VQACLI(LightningCLI):
         parser.link_arguments("data.dev_share", "model.init_args.dev_share")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Add what every run logs and calls back to `trainer.callbacks` and `trainer.logger`."""
+        """Settle the run's folder; add the callbacks and loggers of every run to those of the configuration."""
         settings = self._get(self.config_init, "trainer")
         self.datamodule.needs = self.model.needs
         self.network = self._named_network()
         if self.network is not None:
             self.run_folder = Run(self.network.parent)
         elif self.subcommand == "fit" and self._get(self.config, "ckpt_path") is None:
-            self.run_folder = self.begin()
+            self.run_folder = self.run_to_make()
         else:
-            self.run_folder = self.go_on()
+            self.run_folder = self.existing_run()
         lock = None
         if self.subcommand != "validate" and getattr(rank_zero_only, "rank", 0) == 0:
             lock = self.held.enter_context(RunLock(self.run_folder.folder))
@@ -166,7 +166,7 @@ class VQACLI(LightningCLI):
             raise trainer_error(error, vars(settings)) from error
         environment = trainer._accelerator_connector.cluster_environment
         if isinstance(environment, SLURMEnvironment):
-            environment.auto_requeue = False  # it would save in the middle of a step; a kill at any moment is no harm
+            environment.auto_requeue = False  # it would save in the middle of a step; a run may be killed at any time
         end_at_sigterm(trainer)
         return trainer
 
@@ -218,26 +218,32 @@ class VQACLI(LightningCLI):
 
     @property
     def seed(self) -> int:
-        return self._get(self.config, "seed_everything")  # type: ignore[no-any-return]
+        seed: int = self._get(self.config, "seed_everything")
+        return seed
 
     @property
     def runs(self) -> Path:
         """The folder of the runs on this data with this backbone."""
         logs = self._get(self.config_init, "trainer")["default_root_dir"]
-        return Path(logs) / self.datamodule.name / self.model.backbone.name
+        folder: Path = Path(logs) / self.datamodule.name / self.model.backbone.name
+        return folder
 
     def settings(self) -> dict[str, Any]:
-        """The settings that identify the run, so far as the configuration alone says them."""
+        """The settings that identify the run, as far as the configuration alone decides them."""
         return settings_of(self._fields(), self.model, self.seed)
 
     def parent(self) -> Source | None:
-        """The network that the stage starts from: the one that is named, or the run that fits."""
+        """The network that the stage starts from: the one that `init_from` names, or the only run that fits."""
         if self.model.init_from:
             return Source.of(self.model.init_from, self.seed)
         return find_parent(self.model, self.runs, self.seed) if self.model.stage > 1 else None
 
-    def begin(self) -> Run:
-        """The run that this configuration makes; its folder does not hold another one."""
+    def run_to_make(self) -> Run:
+        """The run that this configuration makes.
+
+        Raises:
+            InputError: its folder holds a run of another identity.
+        """
         run = self.plan()
         if run.exists and run.read()["identity"] != self.entries["identity"]:
             raise InputError(
@@ -264,8 +270,12 @@ class VQACLI(LightningCLI):
         self.entries = {"seed": self.seed, "identity": identity, "settings": settings}
         return run
 
-    def go_on(self) -> Run:
-        """The existing run that this configuration evaluates or resumes; no parent is looked for."""
+    def existing_run(self) -> Run:
+        """The run that this configuration evaluates or resumes; its parent is not looked for.
+
+        Raises:
+            InputError: there is no such run, or its settings are not those of the configuration.
+        """
         settings, given = self.settings(), self._get(self.config, "ckpt_path")
         if self.model.init_from:
             settings["parent"] = dict(Source.of(self.model.init_from, self.seed).identity)
@@ -286,7 +296,7 @@ class VQACLI(LightningCLI):
         return run
 
     def _run_of_config_file(self) -> Run | None:
-        """The run that a `--config RUN/config.yaml` lies beside the record of, wherever it was moved or copied to."""
+        """The run whose own `config.yaml` is among the configs, wherever its folder was moved or copied to."""
         paths = [Path(str(path)) for path in self._get(self.config, "config") or ()]
         return next(
             (Run(path.parent) for path in paths if path.name == "config.yaml" and Run(path.parent).exists), None
@@ -294,7 +304,8 @@ class VQACLI(LightningCLI):
 
     def _fields(self) -> dict[str, Any]:
         config = self.config[self.subcommand] if self.subcommand else self.config
-        return config.as_dict()  # type: ignore[no-any-return]
+        fields: dict[str, Any] = config.as_dict()
+        return fields
 
     def _refuse_existing_run(self) -> None:
         # Under DDP every process runs this; by the time the others do, the first has made the folder.
@@ -304,7 +315,7 @@ class VQACLI(LightningCLI):
         raise InputError(f"{self.run_folder.folder}: holds {state}; replace it with --overwrite")
 
     def _complete_config(self) -> str:
-        """The configuration as YAML, ready to run again: without what only concerned this call."""
+        """The configuration as YAML, ready to run again: without the options of this call alone."""
         config = self.config[self.subcommand].clone() if self.subcommand else self.config.clone()
         for name in ("config", "ckpt_path", "overwrite", "log", "quiet"):
             config.pop(name, None)

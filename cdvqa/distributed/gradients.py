@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
-from torch.distributed import GradBucket
+from torch.distributed import GradBucket  # type: ignore[attr-defined]  # torch checks a hook for this annotation
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
@@ -23,5 +23,5 @@ class Bf16Exchange(DDPStrategy):
 
 
 def compress(state: Any, bucket: GradBucket) -> torch.futures.Future[Tensor]:
-    """torch's hook under another name: under its own, torch allows it with NCCL only, but gloo can sum bf16 too."""
+    """torch's `bf16_compress_hook` under another name: torch restricts it to NCCL by name, but gloo sums bf16 too."""
     return bf16_compress_hook(state, bucket)

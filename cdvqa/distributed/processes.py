@@ -1,4 +1,4 @@
-"""What the processes of a run tell each other, and how they end."""
+"""What the processes of a run exchange, and how they end."""
 
 import os
 import signal
@@ -55,8 +55,8 @@ def all_rows(tensor: Tensor) -> Tensor:
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return tensor
-    gathered: Tensor = _Gather.apply(tensor)  # type: ignore[no-untyped-call]
-    return gathered.transpose(0, 1).flatten(0, 1)
+    gather_tensors: Callable[[Tensor], Tensor] = _Gather.apply
+    return gather_tensors(tensor).transpose(0, 1).flatten(0, 1)
 
 
 class _Gather(torch.autograd.Function):
@@ -76,7 +76,7 @@ class _Gather(torch.autograd.Function):
 
 
 def map_nested(data: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The same nest of dictionaries and named tuples, with each tensor in it changed."""
+    """The same nested dictionaries and named tuples, with each tensor in them changed."""
     if isinstance(data, Tensor):
         return change(data)
     if isinstance(data, dict):

@@ -62,7 +62,7 @@ class Report:
     def file(self, what: str, path: Source | None, source: str, model: str = "") -> Item:
         """Add a file that is looked for at `path`, and read it through for its digest.
 
-        Where `path` is None it is sought in the hub's cache, as a file of `model`, and is not there.
+        `path` is None where the hub's cache has no such file of `model`.
         """
         item = Item(what, str(path) if path else f"{model} in the Hugging Face cache", source)
         self.items.append(item)
@@ -74,7 +74,7 @@ class Report:
 
     @contextmanager
     def reading(self, *items: Item) -> Iterator[None]:
-        """Make an InputError the problem of that one of `items` whose path it begins with, else of the first."""
+        """Record an InputError as the problem of the item whose path it begins with, else of the first item."""
         try:
             yield
         except InputError as error:
@@ -117,7 +117,6 @@ def check(config: "ConfigInspector") -> Report:
     from cdvqa.tools import check_files
 
     data, stage, report = config.datamodule, config.model, Report()
-    data.needs = stage.needs
     fingerprint = check_files.check_visual(report, data, stage.backbone)
     if data.questions_file is None:
         check_files.check_splits(report, data, stage)

@@ -187,10 +187,10 @@ def check_start(report: Report, config: "ConfigInspector", fingerprint: Mapping[
     try:
         if given is not None:
             what = "network"
-            path = config.go_on().checkpoint if given == "last" else network_file(given, "--ckpt_path")
+            path = config.existing_run().checkpoint if given == "last" else network_file(given, "--ckpt_path")
         elif data.questions_file is not None:
             what, remedy = "network", "train it, or name another with --ckpt_path"
-            path = config.go_on().result()
+            path = config.existing_run().result()
         elif stage.start is not None:
             what = "starting network"
             path = network_file(str(stage.start))

@@ -7,7 +7,7 @@ import inspect
 import re
 import textwrap
 from argparse import Action
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, cast, get_args, get_origin
@@ -169,7 +169,7 @@ def joined(lines: list[str]) -> str:
     return "\n".join(lines).strip("\n") + "\n"
 
 
-def rows(actions: Any, words: Mapping[str, str] | None = None) -> list[Row]:
+def rows(actions: Iterable[Action], words: Mapping[str, str] | None = None) -> list[Row]:
     """Each option with its help, values that this does not name, and its default; help in `words` wins.
 
     Raises:

@@ -59,7 +59,7 @@ def describe(backbone: Backbone, sparsity: Sparsity | None, objective: Objective
 
 
 def left_out(beside: int) -> list[str]:
-    """What the objective trains and no answer needs."""
+    """A line on the parameters that the objective trains and no answer needs."""
     return [f"not counted: {beside:,} parameters of the objective, which no answer needs"] if beside else []
 
 

@@ -21,13 +21,13 @@ def train(config: str | Path | Sequence[str | Path], overrides: Mapping[str, Any
     options = {name.replace("__", "."): value for name, value in overrides.items()}
     overwrite, quiet = ([f"--{name}"] if options.pop(name, False) else [] for name in ("overwrite", "quiet"))
     args += [*(f"--{name}={as_yaml(value)}" for name, value in options.items()), *quiet]
-    run = command(["fit", *args, *overwrite])
-    command(["test", *args])
+    run = run_command(["fit", *args, *overwrite])
+    run_command(["test", *args])
     return run
 
 
-def command(args: list[str]) -> Path:
-    """Run `cdvqa ARGS`; return the run's folder. What is wrong with the input is raised as it is meant to be read."""
+def run_command(args: list[str]) -> Path:
+    """Run `cdvqa ARGS`; return the run's folder. Errors are raised as the command line would print them."""
     try:
         with ExitStack() as held:
             return VQACLI(args, held=held).run_folder.folder
@@ -39,7 +39,8 @@ def command(args: list[str]) -> Path:
 
 def as_yaml(value: Any) -> str:
     """A value in one line, as an option takes it."""
-    return yaml.safe_dump(value, default_flow_style=True, width=float("inf")).removesuffix("\n").removesuffix("\n...")
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=float("inf"))
+    return text.removesuffix("\n").removesuffix("\n...")
 
 
 def results(logs: Path) -> pd.DataFrame:

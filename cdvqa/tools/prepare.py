@@ -22,7 +22,7 @@ COMMANDS: dict[str, Any] = {
 class Parser(ArgumentParser):
     """Makes `--overwrite` a flag, as it is in `cdvqa fit`."""
 
-    def add_argument(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def add_argument(self, *args: Any, **kwargs: Any) -> Any:
         if kwargs.get("type") is bool:
             kwargs |= {"action": ActionYesNo}
             del kwargs["type"]

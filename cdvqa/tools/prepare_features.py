@@ -44,7 +44,7 @@ def features(
         raise InputError("--workers goes with --images; one process converts --input as fast as several")
     start = time.perf_counter()
     source = _source(input, images, format, checkpoint)
-    with progress_bar() as progress:
+    with conversion_bar() as progress:
         done = convert_features(source, output, dtype, workers, overwrite, progress)
     count, regions, width = done.shape
     verb = "verified" if done.verified else f"made, resumed after {done.found:,} images" if done.found else "made"
@@ -72,10 +72,10 @@ def _source(input: str | None, images: str | None, format: FeatureFormat, checkp
 
 
 @contextmanager
-def progress_bar() -> Iterator[Progress]:
-    """A bar with rate and remaining time for each step of the work, on a terminal only.
+def conversion_bar() -> Iterator[Progress]:
+    """A bar with bytes per second and remaining time for each step of a conversion, on a terminal only.
 
-    What it yields may be called for every line: most calls only look at the clock.
+    The function that it yields may be called for every line: most calls only look at the clock.
     """
     from rich import progress as rich
     from rich.console import Console
