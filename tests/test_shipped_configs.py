@@ -31,7 +31,7 @@ def tiny(model: dict[str, Any], world: Path) -> list[str]:
     """What makes a config tiny: data, and the sizes of its backbone. Its objective stays."""
     backbone = NAMES[model["init_args"]["backbone"]["class_path"].rpartition(".")[2]]
     sizes = [] if backbone == "tiny" else ["--config", str(CONF / f"{backbone}.yaml")]
-    return [*overlay(world), *sizes, *STEP]
+    return [*overlay(world), "--data.min_count=9", "--data.tokenizer=null", *sizes, *STEP]
 
 
 def train(args: list[str]) -> Path:

@@ -11,7 +11,7 @@ from tensorboard import program
 from tensorboard.plugins.hparams.summary_v2 import hparams_config_pb
 from torch.utils.tensorboard import SummaryWriter
 
-from cdvqa.cli.parsing import OneLineParser
+from cdvqa.cli.parsing import call
 from cdvqa.errors import InputError
 from cdvqa.metrics import id_and_ood
 from cdvqa.runs.dashboard import KEPT_ID, KEPT_OOD, METRICS, chart, columns, layout, row_of
@@ -34,9 +34,7 @@ Records = Mapping[Run, tuple[Mapping[str, Any], Mapping[str, Any]]]
 
 def run(args: list[str]) -> None:
     """Run `cdvqa board` with command-line arguments."""
-    parser = OneLineParser(prog="cdvqa board", description=board.__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_function_arguments(board, as_group=False)
-    board(**parser.instantiate_classes(parser.parse_args(args[1:])))
+    call(board, args, {})
 
 
 def board(logs: Path = Path("logs"), port: int = 6006) -> None:
