@@ -8,7 +8,7 @@ export OMP_NUM_THREADS := 1
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo board backbones claims study benchmarks torture test lint texts docs docs-serve wheel ci clean
+.PHONY: help demo board backbones claims study benchmarks torture test coverage lint texts docs docs-serve wheel ci clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -54,6 +54,9 @@ torture: $(VENV)/ready ## kill runs of every stage at random moments, resume, co
 
 test: $(VENV)/ready ## the whole suite; FAST=1 leaves out what trains, and answers in two minutes
 	$(PYTHON) -m pytest -n $(JOBS) --dist worksteal $(if $(FAST),-m "not slow")
+
+coverage: $(VENV)/ready ## the whole suite, and the lines of cdvqa that it does not run
+	$(PYTHON) -m pytest -n $(JOBS) --dist worksteal --cov cdvqa --cov-report term-missing:skip-covered
 
 lint: $(VENV)/ready ## ruff, mypy and the import layers
 	$(VENV)/bin/ruff check cdvqa tests benchmarks pretraining

@@ -28,6 +28,7 @@ SLOW = (  # without a world
     "tests/test_nodes.py",
     "tests/tools/test_prepare_images.py",
     "tests/tools/test_prepare_killed.py",
+    "tests/test_wheel.py",
 )
 
 

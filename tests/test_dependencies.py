@@ -9,6 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 NAMES = {"easy_vqa": "easy-vqa", "lmdb": "lmdb"}  # optional: may be absent here
+TYPES = "_typeshed"  # of type checkers, never imported when run
 
 
 def test_every_imported_package_is_declared():
@@ -25,7 +26,7 @@ def test_every_imported_package_is_declared():
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             modules += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
             imported |= {module.split(".")[0]: path.name for module in modules}
-    found, foreign = packages_distributions(), set(imported) - {*sys.stdlib_module_names, "cdvqa"}
+    found, foreign = packages_distributions(), set(imported) - {*sys.stdlib_module_names, "cdvqa", TYPES}
     assert {"torch", "tokenizers", "huggingface_hub", "lightning_fabric"} <= foreign
     providers = {name: found.get(name, [NAMES.get(name, name)]) for name in foreign}
     assert [n for n, by in providers.items() if not {one.lower().replace("_", "-") for one in by} & names] == []
