@@ -11,6 +11,7 @@ from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 from cdvqa.backbones.backbone import LoadReport
 from cdvqa.errors import InputError
 from cdvqa.hub import WEIGHTS, is_local
+from cdvqa.messages import progress_bar
 from cdvqa.sparsity.patterns import Part, Structure
 
 Config = TypeVar("Config", bound=PreTrainedConfig)
@@ -89,13 +90,14 @@ def load_from_hub(model_class: type[Model], source: str, config: PreTrainedConfi
         InputError: weights absent, unreadable, of another shape, or matching less than 95 % of the parameters.
     """
     local = is_local(source, WEIGHTS, REMEDY)
-    disable_progress_bar()  # loading takes a moment
+    disable_progress_bar()  # one of our own
     set_verbosity_error()  # no table of names that do not fit: the report says it in one line
     try:
         # Tensors of another shape are refused below, by name: transformers' own error names none of them.
-        loaded: Any = model_class.from_pretrained(
-            source, config=config, output_loading_info=True, ignore_mismatched_sizes=True, local_files_only=local
-        )
+        with progress_bar("reading weights"):
+            loaded: Any = model_class.from_pretrained(
+                source, config=config, output_loading_info=True, ignore_mismatched_sizes=True, local_files_only=local
+            )
     except (OSError, SafetensorError, EOFError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{source}: cannot load weights ({reason}); {REMEDY}") from error

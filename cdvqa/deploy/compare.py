@@ -17,6 +17,7 @@ from cdvqa.deploy.network import Network, load
 from cdvqa.errors import InputError
 from cdvqa.files import write_json
 from cdvqa.inference.timing import latencies
+from cdvqa.messages import progress_bar
 from cdvqa.runs.folder import DIGITS
 from cdvqa.runs.identity import differences, text
 from cdvqa.sparsity.statistics import summed
@@ -92,21 +93,23 @@ def compare(a: str, b: str, json: Optional[Path] = None, examples: NonNegativeIn
     """
     if json and json.exists():
         raise InputError(f"--json {json}: it is there already; name a new file")
-    networks = [load(a), load(b)]
-    answers, changed, notes = compare_answers(networks, examples)
-    if any(row["95 % interval"] for row in answers):
-        notes.append(
-            f"Accuracy in percent; difference: B less A, in points, with the interval of {DRAWS:,} draws of questions."
-        )
-    few = [f"At most {examples} of each split; those whose score changes come first."] if changed else []
-    sections = [
-        Section("networks", "Networks", [overview(*pair) for pair in zip("AB", networks, strict=True)], []),
-        compare_settings(networks),
-        compare_masks(*networks),
-        Section("answers", "Answers", answers, notes),
-        Section("changed", "Changed answers", changed, few or ["None is shown."]),
-        compare_speed(networks),
-    ]
+    with progress_bar("comparing"):
+        networks = [load(a), load(b)]
+        answers, changed, notes = compare_answers(networks, examples)
+        if any(row["95 % interval"] for row in answers):
+            notes.append(
+                "Accuracy in percent; difference: B less A, in points, "
+                f"with the interval of {DRAWS:,} draws of questions."
+            )
+        few = [f"At most {examples} of each split; those whose score changes come first."] if changed else []
+        sections = [
+            Section("networks", "Networks", [overview(*pair) for pair in zip("AB", networks, strict=True)], []),
+            compare_settings(networks),
+            compare_masks(*networks),
+            Section("answers", "Answers", answers, notes),
+            Section("changed", "Changed answers", changed, few or ["None is shown."]),
+            compare_speed(networks),
+        ]
     if json:
         write_json(json, {part.name: {"rows": part.rows, "notes": part.notes} for part in sections})
     return "\n\n".join(["# Comparison of A and B", *(part.markdown for part in sections)])

@@ -15,6 +15,7 @@ from cdvqa.deploy.network import load
 from cdvqa.errors import InputError
 from cdvqa.inference.graph import GraphType, trace, write_onnx, write_openvino
 from cdvqa.inference.runtimes import example
+from cdvqa.messages import progress_bar
 from cdvqa.runs.folder import Run, run_of
 from cdvqa.sparsity import Subnetwork
 from cdvqa.sparsity.files.write import Precision
@@ -77,7 +78,9 @@ def export(
     written = write_small(source, path, dtype) if to == "subnetwork" else write_other(source, path, to, dtype)
     if not measure:
         return written
-    return f"{written}\n\n{table(source, partial(write_small, source, dtype=dtype), dtype, questions)}"
+    with progress_bar("measuring"):
+        measured = table(source, partial(write_small, source, dtype=dtype), dtype, questions)
+    return f"{written}\n\n{measured}"
 
 
 def write_small(source: Run, path: Path, dtype: Precision) -> str:

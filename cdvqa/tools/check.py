@@ -13,6 +13,7 @@ from rich.table import Table
 
 from cdvqa.data.questions.archives import Source, digest
 from cdvqa.errors import InputError, printable
+from cdvqa.messages import progress_bar
 
 if TYPE_CHECKING:
     from cdvqa.cli.inspect import ConfigInspector
@@ -105,7 +106,9 @@ def run(args: list[str]) -> int:
     """Print what the config in `args` needs; return 0 if all of it is there and fits together, else 1."""
     from cdvqa.cli.inspect import ConfigInspector
 
-    report = check(ConfigInspector(args[1:], "cdvqa check", DESCRIPTION))
+    config = ConfigInspector(args[1:], "cdvqa check", DESCRIPTION)
+    with progress_bar("reading files"):
+        report = check(config)
     # A pipe has no width of its own: lines stay whole there.
     console = Console(markup=False, highlight=False, emoji=False, width=None if sys.stdout.isatty() else 1000)
     show(report, console)

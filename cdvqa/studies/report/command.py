@@ -10,6 +10,7 @@ from jsonargparse import ActionYesNo
 from cdvqa.cli.parsing import OneLineParser
 from cdvqa.errors import InputError
 from cdvqa.files import write_atomically
+from cdvqa.messages import progress_bar
 from cdvqa.studies.report import convergence, overlap
 from cdvqa.studies.report.figures import study_figures, usual_figures
 from cdvqa.studies.report.page import page
@@ -95,7 +96,9 @@ def report(
     notes += [f"Left out: {problem}." for problem in problems]
     keys = pd.Series(list(zip(tested["identity"], tested["seed"], strict=True)), tested.index)
     of_studies = [(plan, tested[keys.isin(jobs)]) for plan, jobs in zip(plans, wanted, strict=True)]
-    print(write_report(tested, logs, of_studies, notes, output or logs / "report" / name))
+    with progress_bar("verdicts, tables and figures"):
+        written = write_report(tested, logs, of_studies, notes, output or logs / "report" / name)
+    print(written)
 
 
 def refuse_other_files(output: Path) -> None:
