@@ -1,13 +1,47 @@
 """The networks of a study go from export to a notebook on another machine, and answer alike all the way."""
 
 import json
+import shutil
 from pathlib import Path
+from typing import NamedTuple
+
+import pytest
 
 import cdvqa as package
 from cdvqa.cli import main
 from tests.conftest import the_run
 
 SHORT = ["--trainer.max_epochs=2", "--model.global_batch=32"]
+ROOT = Path(__file__).parents[2]
+
+
+class Runs(NamedTuple):
+    """Two tested runs, the second the first one's parent, and the folder of their world."""
+
+    subnetwork: Path
+    full: Path
+    world: Path
+
+
+@pytest.fixture
+def trained(cdvqa, scenes: Path) -> Runs:
+    """The pipeline of `make demo` with a tiny model."""
+    for config in ("stage1_lmh.yaml", "stage2_lmh.yaml"):
+        assert cdvqa("fit", config, *SHORT) == cdvqa("test", config, *SHORT) == 0
+    return Runs(the_run("stage2_lmh+lmh_mask_uniform_s50"), the_run("stage1_lmh"), scenes)
+
+
+@pytest.fixture
+def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    """Copies of the runs of `make demo` itself, where it was given in this checkout."""
+    monkeypatch.chdir(ROOT)  # their data are named from here
+    names = ("stage2_bce+lmh_mask_uniform_s50", "stage1_bce")
+    found = [run for name in names for run in Path("logs/scenes/lxmert").glob(f"{name}-*/seed0")]
+    if len(found) != len(names):
+        pytest.skip("`make demo` was not given in this checkout")
+    for run in found:
+        shutil.copytree(run, tmp_path / run)
+    return Runs(tmp_path / found[0], tmp_path / found[1], ROOT / "data" / "scenes")
 
 
 def predicted(run: Path) -> dict[int, str]:
@@ -15,26 +49,29 @@ def predicted(run: Path) -> dict[int, str]:
     return {row["question_id"]: row["answer"] for row in rows}
 
 
-def test_from_export_to_a_pushed_folder(cdvqa, scenes, tmp_path, capsys, monkeypatch):
-    """The pipeline of `make demo`, then export, ask, serve, compare and push."""
+@pytest.mark.parametrize("made", ["trained", "demo"])
+def test_from_export_to_a_pushed_folder(
+    made: str,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
     from starlette.testclient import TestClient
 
     from cdvqa.deploy.serve import Panel, application
 
-    for command, config in (("fit", "stage1_lmh.yaml"), ("fit", "stage2_lmh.yaml"), ("test", "stage2_lmh.yaml")):
-        assert cdvqa(command, config, *SHORT) == 0
-    run, parent = the_run("stage2_lmh+lmh_mask_uniform_s50"), the_run("stage1_lmh")
-    assert cdvqa("test", "stage1_lmh.yaml", *SHORT) == 0
+    run, parent, world = request.getfixturevalue(made)
     answers, before = (predicted(one) for one in (run, parent))
-    record = json.loads((scenes / "vqacp_v2_test_questions.json").read_text())[0]
+    record = json.loads((world / "vqacp_v2_test_questions.json").read_text())[0]
     question, image, answer = record["question"], record["image_id"], answers[record["question_id"]]
 
-    assert main(["export", str(run), "--measure=false"]) == 0
     exported = run / "export" / "fp32" / "subnetwork.safetensors"
+    assert main(["export", str(run), "--measure=false"]) == 0
     capsys.readouterr()
     assert main(["ask", str(exported), f"--question={question}", f"--image_id={image}", f"--beside={parent}"]) == 0
-    said = capsys.readouterr().out
-    assert f"  answer: {answer} " in said and parent.parent.name in said
+    told = capsys.readouterr().out
+    assert f"  answer: {answer} " in told and parent.parent.name in told
 
     client = TestClient(application(Panel([package.load(exported), package.load(parent)]), ["testserver"]))
     ours, theirs = client.post("/api/ask", json={"question": question, "image_id": image}).json()["replies"]
@@ -45,12 +82,12 @@ def test_from_export_to_a_pushed_folder(cdvqa, scenes, tmp_path, capsys, monkeyp
     compared = json.loads((tmp_path / "compared.json").read_text())
     rows = {row["test set"]: row for row in compared["answers"]["rows"]}
     equal = sum(answers[number] == before[number] for number in answers) / len(answers)
-    assert rows["test"]["equal answers"] == equal and rows["test"]["questions"] == 70
+    assert rows["test"]["equal answers"] == equal and rows["test"]["questions"] == len(answers)
 
     assert main(["push", str(run), f"--to={tmp_path / 'pushed'}"]) == 0
     regions, boxes, mask = package.load(run).data.visual.read([image])
     kept = slice(None) if mask is None else mask[0]
-    Path("logs").rename("gone")
+    run.parents[3].rename(run.parents[3].with_name("gone"))  # the answers come from the pushed folder alone
     monkeypatch.chdir(tmp_path / "pushed")
     reply = package.load(".").ask(question, features=regions[0][kept], boxes=boxes[0][kept])
     assert reply.answers[0].text == answer and reply.prior
