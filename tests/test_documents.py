@@ -76,11 +76,13 @@ def test_pages_with_tests_of_their_own_are_named_rightly():
 @pytest.mark.parametrize(("block", "command"), CONSOLE, ids=[f"{block.page}-{text}" for block, text in CONSOLE])
 def test_a_command_has_the_options_and_configs_it_names(block: Block, command: str, capsys: pytest.CaptureFixture[str]):
     program, *args = shlex.split(command)
-    assert program in ("cdvqa", "make", "pip")
+    assert program in ("cdvqa", "make", "mkdir", "pip")
     if program == "make":
         assert all(re.search(rf"^{word}:", MAKEFILE, re.M) for word in args if "=" not in word)
     elif program == "pip":
         assert args == ["install", "-e", "."]
+    elif program == "mkdir":
+        assert args[1:] == ["&&", "cd", args[0]]
     elif args[0] in TRAINER and "RUN" not in command:
         assert main([*args, "--print_config"]) == 0, capsys.readouterr().err
     else:
