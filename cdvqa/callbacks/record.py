@@ -149,7 +149,9 @@ class RunRecord(Callback):
 def print_accuracies(title: str, results: Mapping[str, Mapping[str, Any]]) -> None:
     """A line per split: the paper's accuracy per answer type, and the official one of all questions."""
     groups = list(dict.fromkeys(group for result in results.values() for group in result["n"]))
-    table = Table("split", "questions", *groups, "official", "distribution", title=title, title_justify="left")
+    table = Table(
+        "split", "questions", *groups, "official", "distribution", title=title, title_justify="left", pad_edge=False
+    )
     for split, result in results.items():
         cells = [f"{result[group]:.2f}" if group in result else "" for group in groups]
         official = f"{result['official']['all']:.2f}" if result["n"]["all"] else ""

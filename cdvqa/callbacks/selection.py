@@ -4,7 +4,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning import Callback
-from pytorch_lightning.utilities import rank_zero_info
 
 from cdvqa.objectives.state import save_objective
 from cdvqa.runs.folder import Run
@@ -95,7 +94,6 @@ class KeepSelected(Callback):
             self.realised = sparsity_by_modality(network.masks, pl_module.backbone.matrices())
         if pl_module.trains or not pl_module.objective.fresh_in_each_stage:
             save_objective(pl_module.objective, path.parent)
-        rank_zero_info(f"kept the network of step {self.step}: {path}")
 
 
 def evaluates_as_authors(stage: Any) -> bool:
