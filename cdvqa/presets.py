@@ -7,7 +7,7 @@ Every field is a config field of its own; a value there wins over the preset, an
 import inspect
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Optional, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, Optional, TypeVar, get_type_hints
 
 from cdvqa.errors import InputError
 
@@ -51,7 +51,9 @@ class Protocol:
     optimizer: OptimizerName
     weight_decay: float
     global_batch: int
-    warmup: float | int
+    # Annotated: jsonargparse reads 2 as 2.0 where another library was first to make a union of float and int, as typing
+    # keeps one of them for the process.
+    warmup: Annotated[int, "steps"] | Annotated[float, "share"]
     lmh_trainable: bool
     train_classifier: bool
     normalise_prior: bool
@@ -73,7 +75,7 @@ def takes_preset_fields(constructor: Constructor) -> Constructor:
     own = [p for p in inspect.signature(constructor).parameters.values() if p.kind is not p.VAR_KEYWORD]
     fields = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Optional[kind])
-        for name, kind in get_type_hints(Protocol).items()
+        for name, kind in get_type_hints(Protocol, include_extras=True).items()
     ]
     constructor.__signature__ = inspect.Signature([*own, *fields])  # type: ignore[attr-defined]
     constructor.__doc__ = Protocol.__doc__

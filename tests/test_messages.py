@@ -50,8 +50,8 @@ def test_the_table_of_a_test_has_the_reports_words(cdvqa: Command, capsys: pytes
     capsys.readouterr()
     assert cdvqa("test", "stage1_bce.yaml") == 0
     out = capsys.readouterr().out
-    assert "┃ distribution ┃" in out
-    assert re.search(r"│ id .*│ in  +│", out) and re.search(r"│ test .*│ out of  +│", out)
+    assert "┃ distribution┃" in out, "all columns fit a terminal of 80"
+    assert re.search(r"│id .*│ in +│", out) and re.search(r"│test .*│ out of +│", out)
     assert out.endswith(f"written: {the_run('stage1_bce')}/results.json\nnext: cdvqa report\n")
 
 
