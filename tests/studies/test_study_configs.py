@@ -67,7 +67,8 @@ def runs_with_parents(study: Study) -> Counter[tuple[str, str, bool]]:
         stages = stages_of(point.pipeline, point.method)
         place = tuple(name.removesuffix(".yaml") for name in (point.configs[0], point.configs[-1]))
         for stage, objective in stages:
-            options = str((stages[:stage], point.settings, dict(point.sparsity) if stage > 1 else {}))
+            settings = [point.settings[number] for number in range(1, stage + 1)]
+            options = str((stages[:stage], settings, dict(point.sparsity) if stage > 1 else {}))
             runs |= {(*place, objective is not None, options, seed) for seed in point.seeds}
     return Counter((data, backbone, trains) for data, backbone, trains, *_ in runs)
 
