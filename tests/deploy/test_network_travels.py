@@ -38,7 +38,7 @@ def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
     names = ("stage2_bce+lmh_mask_uniform_s50", "stage1_bce")
     found = [run for name in names for run in Path("logs/scenes/lxmert").glob(f"{name}-*/seed0")]
     if len(found) != len(names):
-        pytest.skip("`make demo` was not given in this checkout")
+        pytest.skip("logs/ does not hold each of the runs of `make demo` once")
     for run in found:
         shutil.copytree(run, tmp_path / run)
     return Runs(tmp_path / found[0], tmp_path / found[1], ROOT / "data" / "scenes")
