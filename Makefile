@@ -59,8 +59,8 @@ coverage: $(VENV)/ready ## the whole suite, and the lines of cdvqa that it does 
 	$(PYTHON) -m pytest -n $(JOBS) --dist worksteal --cov cdvqa --cov-report term-missing:skip-covered
 
 lint: $(VENV)/ready ## ruff, mypy and the import layers
-	$(VENV)/bin/ruff check cdvqa tests benchmarks pretraining
-	$(VENV)/bin/ruff format --check cdvqa tests benchmarks pretraining
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
