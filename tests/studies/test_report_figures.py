@@ -66,6 +66,17 @@ def test_bars_stand_in_groups_by_sparsity(runs: pd.DataFrame):
     assert len(heights) == 12 and max(heights) == pytest.approx(100 * 295 / 400)
 
 
+@pytest.mark.parametrize("kind", ["bars", "curves"])
+def test_full_models_alone_are_bars_with_their_names(runs: pd.DataFrame, kind: str):
+    full = runs[runs["method"] == "full"]
+    axes = axes_of(full, kind=kind, on=["ood", "yes/no"])
+    assert [label.get_text() for label in axes[0].get_yticklabels()] == ["full lxmert(bce)", "full lxmert(lmh)"]
+    for axis, accuracy in zip(axes, ("ood", "yes/no"), strict=True):
+        means = full.groupby("curve", sort=False)[accuracy].mean()
+        assert [bar.get_width() for bar in axis.patches] == pytest.approx(means.to_list())
+    assert not axes[1].yaxis.get_tick_params()["labelleft"], "the names stand once"
+
+
 def test_shares_mark_the_uniform_and_the_best():
     grid = [(0.5, 0.5, 0.5, 200), (0.6, 0.3, 0.5, 260), (0.4, 0.7, 0.5, 150)]
     lines = [

@@ -63,8 +63,19 @@ def draw_full(axis: Axes, runs: pd.DataFrame, accuracy: str, styles: Mapping[str
         axis.axhspan(mean - std, mean + std, color=colour, alpha=FAINT, linewidth=0)
 
 
+def draw_full_alone(axis: Axes, runs: pd.DataFrame, accuracy: str) -> None:
+    """A horizontal bar for each full model, named beside it, one standard deviation over seeds as error bar."""
+    points = runs.groupby("curve", sort=False)[accuracy].agg(["mean", "std"]).fillna({"std": 0})
+    axis.barh(points.index, points["mean"], xerr=points["std"], capsize=2, alpha=0.85)
+    place = axis.get_subplotspec()
+    axis.tick_params(axis="y", labelsize=8, labelleft=place is None or place.is_first_col())
+    axis.set(xlabel="VQA accuracy (%)", xlim=(0, 100), ylim=(len(points) - 0.4, -0.6))  # the first on top
+
+
 def draw_curves(axis: Axes, runs: pd.DataFrame, accuracy: str, styles: Mapping[str, Style]) -> None:
     """Accuracy against sparsity."""
+    if (runs["method"] == "full").all():
+        return draw_full_alone(axis, runs, accuracy)
     draw_full(axis, runs, accuracy, styles)
     for label, curve in runs[runs["method"] != "full"].groupby("curve", sort=False):
         points, style = by_sparsity(curve, accuracy), styles[str(label)]
@@ -77,6 +88,8 @@ def draw_curves(axis: Axes, runs: pd.DataFrame, accuracy: str, styles: Mapping[s
 
 def draw_bars(axis: Axes, runs: pd.DataFrame, accuracy: str, styles: Mapping[str, Style]) -> None:
     """A group of bars at each sparsity, one standard deviation over seeds as error bars."""
+    if (runs["method"] == "full").all():
+        return draw_full_alone(axis, runs, accuracy)
     draw_full(axis, runs, accuracy, styles)
     pruned = runs[runs["method"] != "full"]
     levels, labels = sorted(pruned["sparsity"].unique()), list(dict.fromkeys(pruned["curve"]))

@@ -18,7 +18,7 @@ from cdvqa.sparsity import MODALITIES
 from cdvqa.studies.sweep.records import line_of
 
 RUN = ["data", "backbone", "run"]  # the columns that the seeds of a run share
-PREFIX = r"(model|data|trainer)\."  # of a setting's name
+PREFIX = r"(model|data|trainer)\.(objective_options\.)?"  # of a setting's name
 NOT_SCORES = ("per_question_type", "official", "n", "distribution")  # of a split's results
 NAN = float("nan")
 Filter = Mapping[str, Any]
