@@ -110,7 +110,7 @@ def in_file(name: str, read: Callable[[Path], object]) -> Callable[[Path, bytes]
 
 def convert(path: Path) -> None:
     source = open_features(path)
-    index = source.index(lambda *told: None)
+    index = source.index(lambda *_: None)
     list(source.images(index))
 
 

@@ -206,14 +206,14 @@ def cut_words(weights: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"), [(truncate, ""), (leave_out, "missing"), (cut_words, "word_embeddings"), (Path.unlink, "")]
+    ("damage", "message"), [(truncate, ""), (leave_out, "missing"), (cut_words, "word_embeddings"), (Path.unlink, "")]
 )
 def test_a_bad_checkpoint_is_refused_in_one_line(
     cdvqa: Command,
     capsys: pytest.CaptureFixture[str],
     published: tuple[str, Path],
     damage: Callable[[Path], None],
-    told: str,
+    message: str,
 ):
     backbone, folder = published
     start = folder.with_suffix(".yaml")
@@ -225,7 +225,7 @@ def test_a_bad_checkpoint_is_refused_in_one_line(
     damage(folder / "model.safetensors")
     assert cdvqa(*arguments) == 2
     last = last_error(capsys)
-    assert last.startswith(f"cdvqa fit: {folder}") and told in last
+    assert last.startswith(f"cdvqa fit: {folder}") and message in last
     assert not Path("logs").exists()
 
 

@@ -65,9 +65,9 @@ def test_an_overlay_may_hold_blocks_of_which_that_of_the_stage_at_hand_counts(
     for config, lr, epochs in (("stage1_bce", 3e-4, 7), ("stage2_lmh", 2e-4, 5), ("stage3_lmh", 3e-4, 20)):
         flags = ["--config", f"{config}.yaml", "--config", str(overlay), "--print_config"]
         assert main(["fit", *flags]) == 0
-        told = yaml.safe_load(capsys.readouterr().out)
-        settings = told["model"]["init_args"]
-        assert (float(settings["lr"]), settings["weight_decay"], told["trainer"]["max_epochs"]) == (lr, 0.1, epochs)
+        printed = yaml.safe_load(capsys.readouterr().out)
+        settings = printed["model"]["init_args"]
+        assert (float(settings["lr"]), settings["weight_decay"], printed["trainer"]["max_epochs"]) == (lr, 0.1, epochs)
     for more, epochs in ((["--config", str(alone)], 6), (["--trainer.max_epochs=1"], 1)):
         assert main(["fit", "--config=stage1_bce.yaml", f"--config={overlay}", *more, "--print_config"]) == 0
         assert yaml.safe_load(capsys.readouterr().out)["trainer"]["max_epochs"] == epochs
@@ -210,7 +210,7 @@ def test_info_prints_the_papers_numbers_without_weights_or_data(
 
 
 @pytest.mark.parametrize(
-    ("configs", "told"),
+    ("configs", "expected"),
     [
         ("fig7_visualbert_lpf+lmh.yaml", ["74 matrices", "108,965,376", "50 % 58.8 M (53.1 %)"]),
         (
@@ -221,10 +221,10 @@ def test_info_prints_the_papers_numbers_without_weights_or_data(
         ("stage1_bce.yaml smrl.yaml", ["no matrices to mask", "57,821,052"]),
     ],
 )
-def test_info_counts_every_backbone(configs: str, told: list[str], capsys: pytest.CaptureFixture[str]):
+def test_info_counts_every_backbone(configs: str, expected: list[str], capsys: pytest.CaptureFixture[str]):
     assert main(["info", *(f"--config={config}" for config in configs.split())]) == 0
     text = capsys.readouterr().out
-    assert [part for part in told if part not in text] == []
+    assert [part for part in expected if part not in text] == []
 
 
 def test_validate_scores_the_development_split(cdvqa: Command, capsys: pytest.CaptureFixture[str]):

@@ -87,8 +87,8 @@ def test_a_command_has_the_options_and_configs_it_names(block: Block, command: s
         assert main([*args, "--print_config"]) == 0, capsys.readouterr().err
     else:
         assert main([*args[: 2 if args[0] == "prepare" else 1], "--help"]) == 0
-        told = capsys.readouterr().out
-        assert all(f" {word}" in told for word in args if word.startswith("--"))
+        output = capsys.readouterr().out
+        assert all(f" {word}" in output for word in args if word.startswith("--"))
 
 
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "yaml"], ids=lambda b: f"{b.page}:{b.line}")

@@ -22,6 +22,6 @@ def test_a_mistake_gives_one_line_with_a_remedy(
 ):
     monkeypatch.chdir(tmp_path)
     assert main(shlex.split(command)) != 0
-    told = capsys.readouterr()
-    assert told.err == f"{line}\n" and told.out == ""
+    printed = capsys.readouterr()
+    assert printed.err == f"{line}\n" and printed.out == ""
     assert not list(tmp_path.iterdir()), "nothing is written"

@@ -37,9 +37,9 @@ def command(name: str, config: str, world: list[str], *flags: str) -> None:
 def witnessed(rank: int) -> dict[str, Any]:
     """What `Witness` wrote; the file is gone then."""
     path = Path(f"rank{rank}.pt")
-    told: dict[str, Any] = torch.load(path, weights_only=True)
+    seen: dict[str, Any] = torch.load(path, weights_only=True)
     path.unlink()
-    return told
+    return seen
 
 
 def masks(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -36,15 +36,15 @@ def test_the_wheel_has_what_is_read_at_run_time_and_its_metadata(wheel: Path):
     with zipfile.ZipFile(wheel) as file:
         names = set(file.namelist())
         (metadata,) = (name for name in names if name.endswith("METADATA"))
-        told = Parser().parsestr(file.read(metadata).decode())
+        fields = Parser().parsestr(file.read(metadata).decode())
     package = ROOT / "cdvqa"
     read = [path for path in package.rglob("*") if path.is_file() and path.suffix != ".pyc"]
     assert {path.relative_to(ROOT).as_posix() for path in read} <= names
     assert {f"cdvqa/configs/{path.relative_to(ROOT / 'configs')}" for path in ROOT.glob("configs/**/*.yaml")} <= names
     assert not [name for name in names if name.startswith(("tests/", "docs/", "benchmarks/"))]
-    assert told["Author"] and told["License-Expression"] == "MIT" and told.get_all("Project-URL")
-    assert "Typing :: Typed" in told.get_all("Classifier", [])
-    links = re.findall(r"\]\(([^)]*)\)", str(told.get_payload()))
+    assert fields["Author"] and fields["License-Expression"] == "MIT" and fields.get_all("Project-URL")
+    assert "Typing :: Typed" in fields.get_all("Classifier", [])
+    links = re.findall(r"\]\(([^)]*)\)", str(fields.get_payload()))
     assert links == [link for link in links if link.startswith("https://")], "relative links lead nowhere"
 
 

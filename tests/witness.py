@@ -20,13 +20,13 @@ class Witness(Callback):
         state = {name: tensor.detach().clone() for name, tensor in pl_module.state_dict().items()}
         wrapped = trainer.strategy.model
         sends = wrapped.will_sync_module_buffers() if trainer.world_size > 1 else False
-        told = {
+        seen = {
             "state": state,
             "gradient": self.gradient,
             "generator": torch.get_rng_state(),
             "sends_buffers": bool(sends),
         }
-        torch.save(told, f"rank{trainer.global_rank}.pt")
+        torch.save(seen, f"rank{trainer.global_rank}.pt")
 
 
 class Talk(Callback):

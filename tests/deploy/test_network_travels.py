@@ -70,8 +70,8 @@ def test_from_export_to_a_pushed_folder(
     assert main(["export", str(run), "--measure=false"]) == 0
     capsys.readouterr()
     assert main(["ask", str(exported), f"--question={question}", f"--image_id={image}", f"--beside={parent}"]) == 0
-    told = capsys.readouterr().out
-    assert f"  answer: {answer} " in told and parent.parent.name in told
+    output = capsys.readouterr().out
+    assert f"  answer: {answer} " in output and parent.parent.name in output
 
     client = TestClient(application(Panel([package.load(exported), package.load(parent)]), ["testserver"]))
     ours, theirs = client.post("/api/ask", json={"question": question, "image_id": image}).json()["replies"]

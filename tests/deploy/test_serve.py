@@ -142,7 +142,7 @@ def test_an_unknown_image_is_refused(client, number):
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "told"),
+    ("body", "status", "message"),
     [
         ({"question": QUESTION, "image_id": 999_999}, 404, "no image 999999 in the data"),
         ({"question": QUESTION, "image_id": -(2**63)}, 404, "no image -9223372036854775808"),
@@ -156,8 +156,8 @@ def test_an_unknown_image_is_refused(client, number):
         ([1], 400, "send a JSON object"),
     ],
 )
-def test_a_wrong_question_is_refused(client, body, status, told):
-    assert told in refusal(client.post("/api/ask", json=body), status)
+def test_a_wrong_question_is_refused(client, body, status, message):
+    assert message in refusal(client.post("/api/ask", json=body), status)
 
 
 def test_a_question_of_200_characters_is_answered(client, scenes):
@@ -216,7 +216,7 @@ def test_pictures_that_are_too_large_are_not_decoded(seeing, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"no picture", "no JPEG, PNG or WebP"),
         (encoded(Image.new("RGB", (9, 9)), "GIF"), "no JPEG, PNG or WebP"),
@@ -227,8 +227,8 @@ def test_pictures_that_are_too_large_are_not_decoded(seeing, monkeypatch):
         (b"", "no JPEG, PNG or WebP"),
     ],
 )
-def test_what_is_no_picture_is_refused_by_its_content(seeing, content, told):
-    assert told in refusal(send(seeing, content), 400)
+def test_what_is_no_picture_is_refused_by_its_content(seeing, content, message):
+    assert message in refusal(send(seeing, content), 400)
 
 
 def test_a_request_that_is_too_large_is_refused_before_it_is_read(seeing, monkeypatch):
@@ -293,7 +293,7 @@ def test_a_network_alone_with_uploaded_pictures_needs_no_data(networks, monkeypa
 
 
 def test_what_cannot_be_served_is_refused_in_one_line(runs, capsys, monkeypatch, tmp_path):
-    def told(*args: str | Path) -> str:
+    def error_of(*args: str | Path) -> str:
         assert main(["serve", *map(str, args)]) == 2
         error = capsys.readouterr().err
         assert error.startswith("cdvqa serve: ") and error.count("\n") == 1
@@ -301,13 +301,13 @@ def test_what_cannot_be_served_is_refused_in_one_line(runs, capsys, monkeypatch,
 
     with socket.create_server(("127.0.0.1", 0)) as busy:
         port = busy.getsockname()[1]
-        assert f"--port {port}: Address already in use; choose another" in told(runs[DENSE], f"--port={port}")
-    assert "port must be 0-65535" in told(runs[DENSE], "--port=70000")
-    assert "--host no.such.host.invalid" in told(runs[DENSE], "--host=no.such.host.invalid")
-    assert "no such run folder or network file" in told(tmp_path / "absent", "--port=0")
-    assert "required: networks" in told()
+        assert f"--port {port}: Address already in use; choose another" in error_of(runs[DENSE], f"--port={port}")
+    assert "port must be 0-65535" in error_of(runs[DENSE], "--port=70000")
+    assert "--host no.such.host.invalid" in error_of(runs[DENSE], "--host=no.such.host.invalid")
+    assert "no such run folder or network file" in error_of(tmp_path / "absent", "--port=0")
+    assert "required: networks" in error_of()
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    assert "uvicorn is not installed; pip install 'cdvqa[serve]'" in told(runs[DENSE])
+    assert "uvicorn is not installed; pip install 'cdvqa[serve]'" in error_of(runs[DENSE])
 
 
 def test_networks_of_different_data_are_refused(networks, monkeypatch):

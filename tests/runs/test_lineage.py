@@ -91,9 +91,9 @@ def test_selection_and_development_split_are_inherited(cdvqa: Command, capsys: p
     assert record(run)["selection"] == record(Path(record(run)["parent"]["network"]).parent)["selection"] == "test"
 
     assert cdvqa("fit", "stage1_lmh.yaml", *SHORT) == 0
-    for flag, told in (("--data.split_seed=1", "split_seed is 0"), ("--data.dev_split=iid", "dev_split is 'ood'")):
+    for flag, message in (("--data.split_seed=1", "split_seed is 0"), ("--data.dev_split=iid", "dev_split is 'ood'")):
         assert cdvqa("fit", "stage2_lmh.yaml", *SHORT, flag) == 2
-        assert told in last_error(capsys)
+        assert message in last_error(capsys)
     assert run_names() == {"stage1_bce", "stage1_lmh", "stage2_bce+bce_mask_uniform_s50"}
 
 

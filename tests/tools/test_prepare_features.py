@@ -169,8 +169,8 @@ def test_the_file_tells_where_it_comes_from(tmp_path):
     convert(source, target)
     with h5py.File(target) as file:
         assert (file.attrs["format"], file.attrs["version"]) == (b"cdvqa region features", 1)
-        told, fingerprint = json.loads(file.attrs["source"]), json.loads(file.attrs["fingerprint"])
-    assert (told["format"], told["dtype"], told["bytes"]) == ("lxmert", "float16", source.stat().st_size)
+        origin, fingerprint = json.loads(file.attrs["source"]), json.loads(file.attrs["fingerprint"])
+    assert (origin["format"], origin["dtype"], origin["bytes"]) == ("lxmert", "float16", source.stat().st_size)
     norms = np.concatenate([np.linalg.norm(image.features.astype(np.float16), axis=1) for image in images])
     assert fingerprint["shape"] == [4, 4, 5] and fingerprint["images"] == 4 and fingerprint["extractor"] is None
     assert fingerprint["source_digest"] == f"crc32 {zlib.crc32(source.read_bytes()):08x}"

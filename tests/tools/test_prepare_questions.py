@@ -139,9 +139,9 @@ def test_other_layouts_with_lists_and_objects(prepare, tmp_path, layout):
         dump(root / names[1].format(part), {"annotations": answered} if wrap else answered)
     status, lines, _ = prepare(root, layout=layout)
     assert status == 0
-    told = [re.match(r"(\w+): (\d+) questions", line).groups() for line in lines[:-1]]
+    counts = [re.match(r"(\w+): (\d+) questions", line).groups() for line in lines[:-1]]
     held_out = [("train", "28"), ("dev", "2"), ("test", "31")]
-    assert told == ([("train", "30"), ("dev", "31"), ("iid", "32")] if layout == "vqavs" else held_out)
+    assert counts == ([("train", "30"), ("dev", "31"), ("iid", "32")] if layout == "vqavs" else held_out)
 
 
 def test_extra_text_is_tokenised_behind_the_questions_and_kept_apart(prepare, tmp_path):

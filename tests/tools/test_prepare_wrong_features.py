@@ -227,7 +227,7 @@ def test_a_finished_file_that_is_cut_short_is_named(tmp_path, capsys, kept):
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.floats(0, 1, exclude_max=True), value=st.integers(0, 255))
 def test_a_wrong_byte_anywhere_in_a_finished_file(tmp_path, capsys, place, value):
-    """It is told in one line, or it stands where nothing is kept."""
+    """It is refused in one line, or it stands where nothing is kept."""
     source, target = write_tsv(tmp_path / "in.tsv", sample_images(count=2)), tmp_path / "out.h5"
     convert(source, target, "--overwrite")
     right = contents(target)

@@ -31,16 +31,16 @@ def test_own_questions_need_features_and_a_network_and_nothing_else(check, world
 
 
 @pytest.mark.parametrize(
-    "questions, told",
+    "questions, message",
     [
         ([(3, "what?"), (99, "what?")], "features.h5: image 99 (question 1) is not in the feature file; --data.fea"),
         ([(3, 7)], "WRONG own questions: record 0 (question 0): 'question' must be a string"),
         ([(3, " ")], "WRONG own questions: record 0 (question 0): 'question' is empty"),
     ],
 )
-def test_wrong_own_questions(check, world, questions, told):
+def test_wrong_own_questions(check, world, questions, message):
     status, output = check(**ask(world.parent / "mine.json", questions))
-    assert status == 1 and row(output, "own questions")[1] == "unusable" and told in output
+    assert status == 1 and row(output, "own questions")[1] == "unusable" and message in output
 
 
 def test_own_questions_that_are_not_there(check, world):

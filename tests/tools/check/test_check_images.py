@@ -23,8 +23,8 @@ def test_a_complete_folder(check, images):
     status, output = check()
     assert status == 0 and "region features" not in output
     assert row(output, "images")[1] == "ok" and row(output, "images")[-1] == str(images)
-    told = f"ok    images: {IMAGES} images, 3 x 16 x 16 float32; * SHA-256 of a sample\n"
-    assert told in output and "ok    8 sampled images can be read\n" in output
+    expected = f"ok    images: {IMAGES} images, 3 x 16 x 16 float32; * SHA-256 of a sample\n"
+    assert expected in output and "ok    8 sampled images can be read\n" in output
     assert "ok    test: every question's image has a file\n" in output
 
 
