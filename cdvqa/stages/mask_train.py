@@ -10,6 +10,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_info
 from torch import nn
 
+from cdvqa.messages import progress_bar
 from cdvqa.sparsity import NetworkFile, Sparsity, attach_fixed_masks, attach_masks, one_shot_masks
 from cdvqa.sparsity.attach import check_levels
 from cdvqa.sparsity.criteria import Criterion, Gradients, Magnitude
@@ -55,11 +56,12 @@ class MaskTrain(VQAStage):
             "tie_break": self.protocol.tie_break,
             "dead": self.backbone.dead(),
         }
-        if plan.method == "omp":
-            attach_fixed_masks(self.backbone, one_shot_masks(self.backbone, groups, self.rates, **options))
-            return
-        options |= {"scores": plan.scores, "alpha": plan.alpha, "threshold": plan.threshold}
-        attach_masks(self.backbone, groups, self.rates, **options)
+        with progress_bar("first masks"):
+            if plan.method == "omp":
+                attach_fixed_masks(self.backbone, one_shot_masks(self.backbone, groups, self.rates, **options))
+                return
+            options |= {"scores": plan.scores, "alpha": plan.alpha, "threshold": plan.threshold}
+            attach_masks(self.backbone, groups, self.rates, **options)
 
     # An assignment may depend on the weights. A resumed run loads these after the assignment, so the groups are saved.
 
