@@ -50,7 +50,7 @@ def compare(point: Point, world: str) -> Iterator[dict[str, Any]]:
     for method in METHODS:
         path = RECORDS / f"{name}-{method}.jsonl"
         if method == "grid" and world == "scenes":
-            search, results = search_point(replace(point, seeds=(0,)), method, LOGS, path, Local(AT_ONCE), AT_ONCE)
+            search, results = search_point(replace(point, seeds=(0,)), method, LOGS, path, {}, Local(AT_ONCE), AT_ONCE)
             ranked = sorted(results, key=lambda trial: results[trial].dev, reverse=True)[:BEST]
             cost = search.cost(results) + len(ranked) * (len(point.seeds) - 1)
             found = [list(trained(with_trial(point, trial), path, method=method, cost=cost)) for trial in ranked]
@@ -58,7 +58,7 @@ def compare(point: Point, world: str) -> Iterator[dict[str, Any]]:
         elif method != "grid":
             for seed in point.seeds:
                 one = replace(point, seeds=(seed,))
-                search, results = search_point(one, method, LOGS, path, Local(AT_ONCE), AT_ONCE)
+                search, results = search_point(one, method, LOGS, path, {}, Local(AT_ONCE), AT_ONCE)
                 best = with_trial(one, search.best(results))
                 yield from trained(best, path, method=method, cost=search.cost(results))
 

@@ -1,5 +1,6 @@
 """The search for shares of zeros of the modalities."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,20 @@ def test_a_search_compares_assignments_on_the_development_split(
         f"--model.sparsity.vision {best['sparsity']['vision']:.4f}`" in page
         and page.split("## ")[1] in capsys.readouterr().out
     )
+
+
+def test_runs_of_the_study_itself_count_as_trials(
+    cdvqa: Callable[..., int], study: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("cdvqa.studies.search.methods.RANDOM_COST", 0.03)
+    file = study([{"method": "mask", "pipeline": "bce+bce", "sparsity": 0.5}])
+    assert main(["search", str(file), "--method", "random"]) == 0
+    records = Path("docs/study")
+    page = (records / "tiny_study-random.md").read_text()
+    (records / "tiny_study-random.jsonl").rename(records / "tiny_study.jsonl")
+    shutil.rmtree("logs")
+    assert main(["search", str(file), "--method", "random"]) == 0
+    assert (records / "tiny_study-random.md").read_text() == page and not Path("logs").exists()
 
 
 def test_auto_finds_shares_before_training_and_trains_them(

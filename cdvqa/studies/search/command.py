@@ -18,7 +18,7 @@ from cdvqa.studies.search.methods import METHODS, Outcome, Results, Search, Tria
 from cdvqa.studies.sweep.command import StudyOptions, complete
 from cdvqa.studies.sweep.launchers import Launcher
 from cdvqa.studies.sweep.plan import job_of, jobs_of
-from cdvqa.studies.sweep.records import read_lines
+from cdvqa.studies.sweep.records import Lines, read_lines
 from cdvqa.studies.sweep.study import Point
 
 
@@ -45,12 +45,13 @@ def search(options: StudyOptions, method: Literal["auto", "grid", "random"] = "a
     name = f"{plan.name}-{method}"
     path = options.records / f"{name}.jsonl"
     launcher = options.make_launcher(name)
+    known = read_lines(options.records / f"{plan.name}.jsonl")
     points = uniform_points(plan.points)
     if not points:
         raise InputError(f"{plan.name}: no mask training at a given sparsity to search for")
     pages = []
     for point in points:
-        searching, results = search_point(point, method, options.logs, path, launcher, options.jobs)
+        searching, results = search_point(point, method, options.logs, path, known, launcher, options.jobs)
         pages.append(section(point, searching, results))
         print(pages[-1])
     with write_atomically(path.with_suffix(".md")) as temporary:
@@ -59,7 +60,7 @@ def search(options: StudyOptions, method: Literal["auto", "grid", "random"] = "a
 
 
 def search_point(
-    point: Point, method: str, logs: Path, path: Path, launcher: Launcher, at_once: int
+    point: Point, method: str, logs: Path, path: Path, known: Lines, launcher: Launcher, at_once: int
 ) -> tuple[Search, Results]:
     """Run a whole search at one overall sparsity; return it with the results of its trials.
 
@@ -68,6 +69,7 @@ def search_point(
         method: one of `METHODS`.
         logs: the logs folder.
         path: the records of the trials; those that are there count as done.
+        known: the study's own records, which count too.
         launcher: runs the trials.
         at_once: how many at a time.
 
@@ -88,8 +90,9 @@ def search_point(
     results: dict[Trial, Outcome] = {}
     while trials := searching.next(results):
         asked = {trial: jobs_of([with_trial(point, trial)], logs) for trial in trials}
-        complete([job for of_trial in asked.values() for job in of_trial], path, read_lines(path), launcher, at_once)
-        lines = read_lines(path)
+        jobs = [job for of_trial in asked.values() for job in of_trial]
+        complete(jobs, path, known | read_lines(path), launcher, at_once)
+        lines = known | read_lines(path)
         found = {trial: [lines.get((job.identity, job.seed), {}) for job in asked[trial]] for trial in trials}
         new = {trial: outcome_of(trial, rows) for trial, rows in found.items() if all(rows)}
         if not new:
