@@ -19,7 +19,7 @@ from cdvqa.studies.search.methods import METHODS
 from cdvqa.studies.sweep.command import complete
 from cdvqa.studies.sweep.launchers import Local
 from cdvqa.studies.sweep.plan import jobs_of
-from cdvqa.studies.sweep.records import read_lines
+from cdvqa.studies.sweep.records import Lines, read_lines
 from cdvqa.studies.sweep.study import RECORDS, Point, overlays, read_study
 
 SPARSITIES = (0.5, 0.7)
@@ -44,30 +44,34 @@ def main() -> None:
 def compare(point: Point, world: str) -> Iterator[dict[str, Any]]:
     """What each method finds at one sparsity, seed by seed."""
     name = "fig8-micro" if world == "scenes" else f"fig8-{world}-micro"
+    own = RECORDS / f"{name}.jsonl"
     for assignment in BASELINES:
         baseline = replace(point, sparsity={**point.sparsity, "assignment": assignment})
-        yield from trained(baseline, RECORDS / f"{name}.jsonl", method=assignment, cost=1.0)
+        yield from trained(baseline, own, {}, method=assignment, cost=1.0)
+    known = read_lines(own)
     for method in METHODS:
         path = RECORDS / f"{name}-{method}.jsonl"
         if method == "grid" and world == "scenes":
-            search, results = search_point(replace(point, seeds=(0,)), method, LOGS, path, {}, Local(AT_ONCE), AT_ONCE)
+            search, results = search_point(
+                replace(point, seeds=(0,)), method, LOGS, path, known, Local(AT_ONCE), AT_ONCE
+            )
             ranked = sorted(results, key=lambda trial: results[trial].dev, reverse=True)[:BEST]
             cost = search.cost(results) + len(ranked) * (len(point.seeds) - 1)
-            found = [list(trained(with_trial(point, trial), path, method=method, cost=cost)) for trial in ranked]
+            found = [list(trained(with_trial(point, trial), path, known, method=method, cost=cost)) for trial in ranked]
             yield from max(found, key=lambda rows: sum(row["dev"] for row in rows))
         elif method != "grid":
             for seed in point.seeds:
                 one = replace(point, seeds=(seed,))
-                search, results = search_point(one, method, LOGS, path, {}, Local(AT_ONCE), AT_ONCE)
+                search, results = search_point(one, method, LOGS, path, known, Local(AT_ONCE), AT_ONCE)
                 best = with_trial(one, search.best(results))
-                yield from trained(best, path, method=method, cost=search.cost(results))
+                yield from trained(best, path, known, method=method, cost=search.cost(results))
 
 
-def trained(point: Point, path: Path, **columns: Any) -> Iterator[dict[str, Any]]:
+def trained(point: Point, path: Path, known: Lines, **columns: Any) -> Iterator[dict[str, Any]]:
     """A row for each seed of a point, which is trained if it is not recorded."""
     jobs = jobs_of([point], LOGS)
-    complete(jobs, path, read_lines(path), Local(AT_ONCE), AT_ONCE)
-    lines = read_lines(path)
+    complete(jobs, path, known | read_lines(path), Local(AT_ONCE), AT_ONCE)
+    lines = known | read_lines(path)
     for job in jobs:
         line = lines[job.identity, job.seed]
         row = row_of(line)
