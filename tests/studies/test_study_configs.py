@@ -146,6 +146,7 @@ def row_of(point: Point) -> dict[str, Any]:
         "assignment": plan.get("assignment", "uniform") if plan else "",
         "criterion": plan.get("criterion", "magnitude") if plan else "",
         "pattern": plan.get("pattern", "unstructured") if plan else "",
+        "settings": point.settings[len(stages)],
         **shares,
     }
 
