@@ -255,7 +255,7 @@ def prepare(folder: Path) -> None:
                 {
                     "question_id": question,
                     "image_id": image,
-                    "question_type": f"type {question % TYPES}",
+                    "question_type": f"type {question % ANSWERS % TYPES}",
                     "answer_type": "other",
                     "multiple_choice_answer": answer,
                     "answers": [{"answer": answer, "answer_id": i, "answer_confidence": "yes"} for i in range(10)],

@@ -5,6 +5,7 @@ import math
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -53,12 +54,16 @@ def test_thresholds_and_masks_are_those_of_the_cpu(kind: str, tie_break: str):
             assert theirs.device.type == "cuda" and torch.equal(theirs.cpu(), mine)
 
 
-def test_a_gpu_sorts_and_counts_to_the_same_last_zero(monkeypatch: pytest.MonkeyPatch):
+def out_of_memory(*args: Any) -> Any:
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_a_gpu_sorts_or_lets_the_cpu_count_to_the_same_last_zero(monkeypatch: pytest.MonkeyPatch):
     scores, weights = ([scores_of("many ties", (9_000,), seed + part) for part in (0, 1)] for seed in (0, 5))
     on_gpu = [part.cuda() for part in scores], [part.cuda() for part in weights]
     wanted = by_counting(scores, weights, 7_777)
     found = [by_sorting(*on_gpu, 7_777)]
-    monkeypatch.setattr("cdvqa.sparsity.selection.kth.LIMIT", 17_999)  # more scores than that are searched on the CPU
+    monkeypatch.setattr("cdvqa.sparsity.selection.kth.by_sorting", out_of_memory)
     found.append(last_zero(*on_gpu, 7_777))
     for values, places in found:
         assert values.device.type == places.device.type == "cuda"

@@ -46,15 +46,19 @@ class _MaskedRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, None, None, None, None]:
         weight, ids = ctx.saved_tensors
-        rows, places = ids.unique(return_inverse=True)
-        by_frequency = ctx.table.scale_grad_by_freq
-        sums = torch.ops.aten.embedding_dense_backward(gradients[0], places, len(rows), -1, by_frequency)
-        if ctx.table.padding_idx is not None:
-            sums[rows == ctx.table.padding_idx] = 0
+        by_frequency, padding = ctx.table.scale_grad_by_freq, ctx.table.padding_idx
         gradient = None if ctx.slot is None else ctx.slot.release(ctx, weight)
         if gradient is None or gradient.dtype != ctx.score_dtype:
             gradient = torch.empty_like(weight, dtype=ctx.score_dtype)
-        gradient.zero_()[rows] = (weight[rows] * sums).to(ctx.score_dtype)
+        sums = torch.ops.aten.embedding_dense_backward
+        if weight.device.type != "cpu":  # all rows cost a GPU less than waiting for the number of those that were read
+            every = sums(gradients[0], ids, len(weight), -1 if padding is None else padding, by_frequency)
+            return None, torch.mul(weight, every, out=gradient).detach(), None, None, None, None
+        rows, places = ids.unique(return_inverse=True)
+        read = sums(gradients[0], places, len(rows), -1, by_frequency)
+        if padding is not None:
+            read[rows == padding] = 0
+        gradient.zero_()[rows] = (weight[rows] * read).to(ctx.score_dtype)
         return None, gradient.detach(), None, None, None, None
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from cdvqa.presets import TieBreak
 from cdvqa.sparsity.masks.slot import Slot, straight_through
-from cdvqa.sparsity.selection.threshold import Rule, live_mask, outranks
+from cdvqa.sparsity.selection.threshold import Rule, levels, live_mask, outranks
 
 _PIECE = 1 << 19
 """Entries of W ⊙ m written at a time: the search for ties finds them in the processor's cache."""
@@ -56,7 +56,7 @@ class BinaryMask(nn.Module):
         super().__init__()
         self.placement = placement
         self.score = nn.Parameter(score)
-        self.slot = Slot()
+        self.slot, self.levels = Slot(), Slot()
         self.register_buffer("threshold", score.new_tensor(threshold))
         self.register_buffer("tie_weight", score.new_tensor(-1.0 if keep_ties else math.inf))  # every |weight| is > -1
         self.register_buffer("tie_index", torch.tensor(-1, device=score.device))
@@ -64,9 +64,19 @@ class BinaryMask(nn.Module):
         kept = score.detach() >= self.threshold if keep_ties else score.detach() > self.threshold
         self.register_buffer("selected", pack(kept))
 
+    @property
+    def rule(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Score, |weight| and position of the last zero."""
+        return self.threshold, self.tie_weight, self.tie_index
+
     def mask(self, weight: Tensor) -> Tensor:
         """The live mask (bool, True = kept) for the unmasked `weight`."""
-        return live_mask(self.score.detach(), weight.detach(), self.threshold, self.tie_weight, self.tie_index)
+        score, weight = self.score.detach(), weight.detach()
+        if score.device.type == "cpu" or score.dtype != weight.dtype or torch.compiler.is_compiling():
+            return live_mask(score, weight, *self.rule)
+        # A GPU decides the ties once for each selection; a step then only compares.
+        sources = (weight, *self.rule)
+        return score > self.levels.read(sources, lambda out: out.copy_(levels(score.shape, *sources)))
 
     def rows(self, weight: Tensor, ids: Tensor) -> Tensor:
         """The live mask of the rows `ids` of a matrix, (*ids, columns), without looking at the others."""
@@ -76,14 +86,21 @@ class BinaryMask(nn.Module):
         return (score > self.threshold) | ((score == self.threshold) & above)
 
     def forward(self, weight: Tensor) -> Tensor:
-        score, rule = self.score.detach(), (self.threshold, self.tie_weight, self.tie_index)
         if torch.compiler.is_compiling():  # the compiler knows no slots, and fuses plain operations
             masked, slot = torch.where(self.mask(weight), weight, 0), None
         else:
             slot = self.slot
-            sources = (weight, score, *rule)
-            masked = slot.read(sources, lambda out: write_masked(out, weight, score, *rule), self.score.grad)
+            sources = (weight, self.score.detach(), *self.rule)
+            masked = slot.read(sources, lambda out: self.write(out, weight), self.score.grad)
         return straight_through(weight, self.score, masked, slot)
+
+    def write(self, out: Tensor, weight: Tensor) -> None:
+        """Write W ⊙ m into memory like the weight's."""
+        tensors = (out, weight, self.score.detach())
+        if weight.device.type == "cpu" and all(t.dtype == self.score.dtype and t.is_contiguous() for t in tensors):
+            write_masked(*tensors, *self.rule)
+        else:
+            torch.where(self.mask(weight), weight, weight.new_zeros(()), out=out)
 
     @torch.no_grad()
     def follow(self, rule: Rule) -> None:
@@ -125,16 +142,10 @@ class FixedMask(nn.Module):
 def write_masked(
     out: Tensor, weight: Tensor, score: Tensor, threshold: Tensor, tie_weight: Tensor, tie_index: Tensor
 ) -> None:
-    """Write `weight` where `live_mask` keeps it, and 0 elsewhere; on the CPU in one pass, without a mask in between."""
-    tensors = (out, weight, score)
-    plain = weight.device.type == "cpu" and all(t.dtype == score.dtype and t.is_contiguous() for t in tensors)
-    if not plain:
-        kept = live_mask(score, weight, threshold, tie_weight, tie_index)
-        torch.where(kept, weight, weight.new_zeros(()), out=out)
-        return
+    """On the CPU write `weight` where `live_mask` keeps it, and 0 elsewhere, in one pass, without a mask in between."""
     level, least, last = threshold.item(), tie_weight.item(), int(tie_index)
     start, ties = 0, torch.empty(min(_PIECE, score.numel()), dtype=score.dtype)
-    for piece, values, scores in zip(*(t.view(-1).split(_PIECE) for t in tensors), strict=True):
+    for piece, values, scores in zip(*(t.view(-1).split(_PIECE) for t in (out, weight, score)), strict=True):
         # Writes values where scores > level, and 0 elsewhere, in one loop; it has no public name.
         torch.ops.aten.threshold_backward.grad_input(values, scores, level, grad_input=piece)
         if least < math.inf:

@@ -2,11 +2,12 @@
 
 The CPU searches in a few passes over memory, without a copy of all numbers. A small sample gives a bracket that holds
 the answer in about 99 of 100 cases; one pass counts the numbers below the bracket and gathers those inside it. Numbers
-tied with an end of the bracket, however many, are only counted. A GPU sorts.
+tied with an end of the bracket, however many, are only counted. A GPU sorts, where its memory allows.
 """
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache
 
 import numpy as np
@@ -15,9 +16,6 @@ from torch import Tensor
 
 BLOCK = 1 << 16
 """Entries of a block, 256 KiB of fp32, which stays in the processor's cache."""
-
-LIMIT = 1 << 26
-"""Scores that a GPU sorts as one tensor, 256 MiB of fp32; more of them are searched on the CPU."""
 
 
 def last_zero(scores: Sequence[Tensor], weights: Sequence[Tensor], zeros: int) -> tuple[Tensor, Tensor]:
@@ -35,8 +33,9 @@ def last_zero(scores: Sequence[Tensor], weights: Sequence[Tensor], zeros: int) -
         -1 before the part's first entry, the part's length beyond its last. Both on the scores' device.
     """
     device = scores[0].device
-    if device.type != "cpu" and sum(map(len, scores)) <= LIMIT:
-        return by_sorting(scores, weights, zeros)
+    if device.type != "cpu":
+        with suppress(torch.OutOfMemoryError):  # sorting takes about ten times the memory of the scores
+            return by_sorting(scores, weights, zeros)
     values, places = by_counting([part.cpu() for part in scores], [part.cpu() for part in weights], zeros)
     return values.to(device), places.to(device)
 

@@ -59,9 +59,15 @@ def live_mask(
     """
     if scores.device.type == "cpu" and not torch.compiler.is_compiling():
         return _mask_by_block(scores, weight, Rule(float(threshold), float(tie_weight), int(tie_index)))
-    position = torch.arange(scores.numel(), device=scores.device).reshape(scores.shape)
-    sizes = scores.new_zeros(()) if weight is None else weight.to(scores.dtype)
-    return (scores > threshold) | ((scores == threshold) & outranks(sizes, position, tie_weight, tie_index))
+    shape, sizes = scores.shape, scores.new_zeros(()) if weight is None else weight.to(scores.dtype)
+    return scores > levels(shape, sizes, threshold, tie_weight, tie_index)
+
+
+def levels(shape: torch.Size, weight: Tensor, threshold: Tensor, tie_weight: Tensor, tie_index: Tensor) -> Tensor:
+    """The score that each entry must exceed to be kept: φ, or the number just below φ for a tie that is kept."""
+    position = torch.arange(shape.numel(), device=threshold.device).reshape(shape)
+    below = torch.nextafter(threshold, torch.full_like(threshold, -math.inf))
+    return torch.where(outranks(weight, position, tie_weight, tie_index), below, threshold)
 
 
 def outranks(weight: Tensor, position: Tensor, tie_weight: Tensor | float, tie_index: Tensor | int) -> Tensor:
