@@ -59,6 +59,18 @@ def test_several_accuracies_are_columns_of_a_panel(runs: pd.DataFrame):
     assert len(axes) == 4
 
 
+def test_more_curves_than_colours_have_a_legend_for_each_row():
+    objectives = ("bce", "lmh", "lpf", "rubi", "poe", "ce")
+    lines = [line(f"{one}+{two}", 0, first(200), 0.5) for one in ("bce", "lmh") for two in objectives]
+    axes = axes_of(runs_table(lines)[0], kind="bars", panels="stage1", on=["ood", "yes/no"])
+    for row, stage1 in zip((axes[:2], axes[2:]), ("bce", "lmh"), strict=True):
+        assert row[0].get_legend() is None
+        handles, names = row[1].get_legend_handles_labels()
+        assert [text.get_text() for text in row[1].get_legend().get_texts()] == names
+        assert set(names) == {f"lxmert({stage1}) + mask train({two})" for two in objectives}
+        assert len({bars.patches[0].get_facecolor() for bars in handles}) == len(objectives)
+
+
 def test_bars_stand_in_groups_by_sparsity(runs: pd.DataFrame):
     (axis,) = axes_of(runs, kind="bars")
     assert [label.get_text() for label in axis.get_xticklabels()] == ["10", "50", "90"]

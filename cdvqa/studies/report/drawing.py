@@ -16,6 +16,7 @@ from cdvqa.studies.report.verdicts import differences_of, pair
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", "-.", ":")
+COLOURS = 10  # that can be told apart
 FAINT = 0.15
 Style = dict[str, Any]  # of a curve: colour, line and marker
 

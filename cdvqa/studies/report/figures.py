@@ -21,7 +21,7 @@ from cdvqa.errors import InputError
 from cdvqa.files import write_atomically
 from cdvqa.runs.folder import percent
 from cdvqa.sparsity import MODALITIES
-from cdvqa.studies.report.drawing import FAINT, KINDS, Kind, draw_gaps, styles_of
+from cdvqa.studies.report.drawing import COLOURS, FAINT, KINDS, Kind, draw_gaps, styles_of
 from cdvqa.studies.report.table import plain_keys
 
 KEYS = {"kind", "panels", "on", "gap"}
@@ -139,20 +139,22 @@ def drawn(
 
     Args:
         kind: what a panel shows.
-        runs: all runs: a curve has the same style in every panel.
+        runs: all runs: a curve has the same style in every panel, unless there are more of them than colours; then
+            each row of one facet has colours and a legend of its own.
         facets: titles and runs.
         on: accuracies. If there are several facets, each is a row; otherwise a row has at most five panels.
         gaps: pairs of filters.
     """
     styles = styles_of(runs)
+    apart = len(facets) > 1 and len(on) > 1 and len(styles) > COLOURS
     grid = [(facet, part, accuracy) for facet, part in facets for accuracy in on]
     columns = len(on) if len(facets) > 1 and len(on) > 1 else min(len(grid), WIDE)
     rows, each = -(-len(grid) // columns), 2 if gaps else 1
-    entries = 2 if kind is KINDS["shares"] else min(len(styles), LEGEND_ROWS)  # of the legend
+    entries = 2 if kind is KINDS["shares"] else 0 if apart else min(len(styles), LEGEND_ROWS)  # of the legend below
     drawing, axes = plt.subplots(
         rows * each,
         columns,
-        figsize=(max(3.9 * columns + 0.6, 6), (4.4 if gaps else 3.4) * rows + 0.2 * entries),
+        figsize=(max(3.9 * columns + (3 if apart else 0.6), 6), (4.4 if gaps else 3.4) * rows + 0.2 * entries),
         squeeze=False,
         layout="constrained",
         gridspec_kw={"height_ratios": [3, 1] * rows if gaps else [1] * rows},
@@ -164,7 +166,7 @@ def drawn(
         if kind is KINDS["curves"] and accuracy in first:  # panels of the same accuracy have the same scale
             axis.sharey(first[accuracy])
         first.setdefault(accuracy, axis)
-        kind.draw(axis, part, accuracy, styles)
+        kind.draw(axis, part, accuracy, styles_of(part) if apart else styles)
         shown = TITLES.get(accuracy, accuracy) if kind.of_one_accuracy else ""
         axis.set_title(", ".join(filter(None, (facet, shown))))
         axis.grid(alpha=FAINT)
@@ -172,7 +174,11 @@ def drawn(
             draw_gaps(axes[row * each + 1][column], part, accuracy, gaps)
     for axis in axes.flat:
         axis.set_visible(axis.has_data())
-    legend(drawing, axes)
+    if apart:
+        for row in axes[::each]:
+            row[-1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, fontsize=8)
+    else:
+        legend(drawing, axes)
     plt.close(drawing)
     return drawing
 
