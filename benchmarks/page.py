@@ -8,6 +8,7 @@ import matplotlib
 matplotlib.use("Agg")  # works without a display
 
 from matplotlib import pyplot as plt
+from matplotlib.ticker import LogLocator, NullFormatter
 from tabulate import tabulate
 
 from benchmarks.record import FOLDER, Record
@@ -18,7 +19,7 @@ INTRODUCTION = """# Benchmarks
 
 `make benchmarks` writes this page from `docs/benchmarks/*.json`. Each topic is a program under `benchmarks/` that runs
 cdvqa and its baseline alternately. Times differ between machines, so compare the ratios: ours over the baseline, or
-over the limit where the goal refers to the limit.
+over the limit where the goal refers to the limit. `make benchmarks BENCHMARKS=gpu` runs the topic that needs a GPU.
 """
 
 
@@ -45,7 +46,7 @@ def section(topic: dict[str, Any]) -> str:
     )
     sets = ", ".join(machine["instruction_sets"])
     lines = [
-        f"## {name.replace('_', ' ').capitalize()}\n",
+        f"## {name.replace('_', ' ').capitalize().replace('Gpu', 'GPU')}\n",
         f"`python -m benchmarks.{name}`, {topic['date']}: {where} ({sets}); {made}.\n",
         *([f"{topic['note']}\n"] if topic["note"] else []),
         f"![{name}](benchmarks/{name}.png)\n",
@@ -103,6 +104,9 @@ def plot(name: str, rows: list[Record], path: Path) -> None:
         beside = axis.get_yaxis_transform()
         axis.text(1.01, place, f"{value}  (goal {row.goal})", va="center", fontsize=9, transform=beside)
     axis.set_xscale("log")  # some figures are 100 times better than their goal
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter(NullFormatter())
     axis.axvline(1, color="black", linewidth=1, linestyle="--")
     axis.set(xlabel="multiple of the goal (blue: met, red: not met)", title=name.replace("_", " "))
     axis.spines[["top", "right"]].set_visible(False)
