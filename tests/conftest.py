@@ -1,7 +1,7 @@
 """Fixtures shared by the whole suite."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "scenes" in getattr(item, "fixturenames", ()) or item.nodeid.startswith(SLOW):
             item.add_marker("slow")
+
+
+@pytest.fixture(autouse=True)
+def own_meeting_point() -> Iterator[None]:
+    """Lightning keeps the port where its processes met in the environment; the next ones would look for it there."""
+    yield
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        os.environ.pop(name, None)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from cdvqa.sparsity.masks.mask import pack, pack_by_shifts, unpack, unpack_by_sh
 from cdvqa.sparsity.masks.matrices import masked_matrices
 from cdvqa.sparsity.reset import take_over
 from cdvqa.sparsity.selection.kth import BLOCK
-from cdvqa.sparsity.selection.threshold import outranks
+from cdvqa.sparsity.selection.threshold import levels
 from tests.sparsity.reference import sorted_masks, zeros_asked
 
 GROUPS = {"language": ["0.weight", "1.weight"], "cross": ["2.weight"], "vision": ["3.weight"]}
@@ -88,11 +88,12 @@ def test_live_masks_do_not_depend_on_the_device():
     generator = torch.Generator().manual_seed(4)
     scores, weight = (torch.randint(3, (257, 256), generator=generator).float() for _ in range(2))
     for rule in (Rule(1.0, 1.0, BLOCK + 3), Rule(1.0, 1.0, 99), Rule(1.0), Rule(0.0, -1.0), Rule(-math.inf)):
+        zero = torch.tensor(rule.threshold), torch.tensor(rule.tie_weight), torch.tensor(rule.tie_index)
+        on_gpu = scores > levels(weight.shape, weight, *zero)
         size, position = weight.abs(), torch.arange(257 * 256).reshape(257, 256)
-        plain = (scores > rule.threshold) | (
-            (scores == rule.threshold) & outranks(size, position, rule.tie_weight, rule.tie_index)
-        )
-        assert torch.equal(rule.mask(scores, weight), plain)
+        ranks_above = (size > rule.tie_weight) | ((size == rule.tie_weight) & (position > rule.tie_index))
+        plain = (scores > rule.threshold) | ((scores == rule.threshold) & ranks_above)
+        assert torch.equal(rule.mask(scores, weight), plain) and torch.equal(on_gpu, plain)
 
 
 @pytest.mark.parametrize("entries", [1, 7, 8, 9, 1000])
