@@ -34,7 +34,7 @@ def last_zero(scores: Sequence[Tensor], weights: Sequence[Tensor], zeros: int) -
     """
     device = scores[0].device
     if device.type != "cpu":
-        with suppress(torch.OutOfMemoryError):  # sorting takes about ten times the memory of the scores
+        with suppress(torch.OutOfMemoryError):  # sorting takes several times the memory of the scores
             return by_sorting(scores, weights, zeros)
     values, places = by_counting([part.cpu() for part in scores], [part.cpu() for part in weights], zeros)
     return values.to(device), places.to(device)
