@@ -105,6 +105,13 @@ def test_the_points_of_a_study_are_runs_of_their_own(name: str, size: str | None
 
 
 @pytest.mark.parametrize("name", STUDIES)
+def test_no_run_is_there_twice_with_fewer_seeds(name: str, records: Path):
+    """`--seeds 1` replaces the seeds of every grid."""
+    points = [repr(point) for point in read_study(name, seeds=1, records=records).points]
+    assert len(set(points)) == len(points)
+
+
+@pytest.mark.parametrize("name", STUDIES)
 def test_claims_and_figure_are_about_runs_that_the_study_has(name: str, records: Path):
     """Each claim pairs runs of all its seeds, one with one; no run is without a claim's or a figure's column."""
     study = read_study(name, records=records)
