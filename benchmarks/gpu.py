@@ -33,7 +33,7 @@ from cdvqa.objectives import BCE
 from cdvqa.runs.dashboard import GPU_MEMORY, SPEED
 from cdvqa.sparsity import binary_masks, reset_thresholds
 from cdvqa.stages.optimisation import make_optimizer
-from tests.killing import differences
+from tests.killing import differences, logged
 from tests.sparsity.reference import use_plain_masks
 
 ROOT = Path(__file__).parents[1]
@@ -46,9 +46,9 @@ IMAGES, TYPES, WORDS = 2000, 65, 30_517
 TEST_QUESTIONS = 2560
 STAGES = ("stage1_lmh", "stage2_lmh", "stage3_lmh")
 NOTE = (
-    "LXMERT-base sizes, random weights, 36 regions, batch 256, clip 1.0, fused AdamW. Steps: 20 tokens, no loader, in "
-    "turn. Stages: `cdvqa fit` with LMH for 200 steps, 50 % zeros, features in fp16 from a file; questions/s is the "
-    "median of cdvqa's own log without its first 50 steps, the time is that of the whole command, with imports, "
+    "LXMERT-base sizes, random weights, 36 regions, batch 256, clip 1.0, fused AdamW. Steps: 20 tokens, no loader, the "
+    "models in turn. Stages: `cdvqa fit` with LMH for 200 steps, 50 % zeros, features in fp16 from a file; questions/s "
+    "is the median of cdvqa's own log without its first 50 steps, the time is that of the whole command, with imports, "
     "checkpoints and a validation. 32-true is true fp32, without TF32."
 )
 
@@ -178,7 +178,7 @@ def stages() -> Iterator[Record]:
             before: list[str] = []
             for stage in STAGES:
                 seconds, run = fit(folder, stage, f"--trainer.precision={precision}", *before)
-                speed, memory = logged(run)
+                speed, memory = speed_and_memory(run)
                 note = f"peak memory on the GPU {memory:.1f} GiB; whole command {seconds:.0f} s"
                 yield Record(f"{stage}, {precision}", speed, "questions/s", note=note)
                 before = [f"--model.init_from={run}"]
@@ -192,10 +192,10 @@ def resumed(folder: Path, first: list[str]) -> Record:
     flags = ["--trainer.precision=bf16-mixed", "--trainer.deterministic=true", "--checkpoint_every_n_steps=50"]
     flags += ["--seed_everything=1", *first]
     _, run = fit(folder, "stage2_lmh", *flags)
-    speed, _ = logged(run)
+    speed, _ = speed_and_memory(run)
     whole = run.rename(run.with_name("whole"))
     process = subprocess.Popen(command("stage2_lmh", flags), cwd=folder, env=environment(), start_new_session=True)
-    while process.poll() is None and not reached(run, STEPS // 2 - 1):
+    while process.poll() is None and not logged(run / "metrics.csv", STEPS // 2 - 1):
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -203,13 +203,6 @@ def resumed(folder: Path, first: list[str]) -> Record:
     differing = differences(whole, run)
     note = f"killed after {STEPS // 2} steps or a few more, and resumed: differs in {', '.join(differing) or 'nothing'}"
     return Record("stage2_lmh, bf16-mixed, deterministic", speed, "questions/s", note=note)
-
-
-def reached(run: Path, step: int) -> bool:
-    """Whether a training step from `step` on has been logged."""
-    metrics = run / "metrics.csv"
-    rows = metrics.read_text().splitlines() if metrics.is_file() else []
-    return any(int(row.split(",")[0]) >= step for row in rows if ",train/loss/total," in row)
 
 
 def fit(folder: Path, stage: str, *flags: str) -> tuple[float, Path]:
@@ -228,7 +221,7 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "HF_HUB_OFFLINE": "1"}
 
 
-def logged(run: Path) -> tuple[float, float]:
+def speed_and_memory(run: Path) -> tuple[float, float]:
     """Questions a second and GiB on the GPU, from the events of TensorBoard."""
     events = EventAccumulator(str(run)).Reload()
     speeds = [event.value for event in events.Scalars(SPEED)][1:]

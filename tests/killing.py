@@ -74,6 +74,12 @@ def start(args: list[str], board: Board | None = None) -> subprocess.Popen[str]:
     )
 
 
+def logged(metrics: Path, step: int) -> bool:
+    """Whether a training step from `step` on has been logged."""
+    rows = metrics.read_text().splitlines() if metrics.is_file() else []
+    return any(int(row.split(",")[0]) >= step for row in rows if ",train/loss/total," in row)
+
+
 def differences(first: Path, second: Path) -> list[str]:
     """Where two run folders differ in what has to be the same to the last bit; empty if nowhere."""
     rows = [path.read_bytes() if (path := folder / "metrics.csv").is_file() else b"" for folder in (first, second)]

@@ -11,7 +11,7 @@ import torch
 
 from tests.conftest import CONF, last_error, overlay, the_run
 from tests.forking import fork
-from tests.killing import differences
+from tests.killing import differences, logged
 
 Command = Callable[..., int]
 RUNS = Path("logs/scenes/lxmert")
@@ -33,12 +33,6 @@ SETTINGS = {
         "--trainer.val_check_interval=8",
     ],
 }
-
-
-def logged(metrics: Path, step: int) -> bool:
-    """Whether a training step from `step` on has been logged."""
-    rows = metrics.read_text().splitlines() if metrics.is_file() else []
-    return any(int(row.split(",")[0]) >= step for row in rows if ",train/loss/total," in row)
 
 
 @pytest.mark.parametrize(
