@@ -11,10 +11,9 @@ import torch
 from cdvqa.objectives import OBJECTIVES
 from tests.conftest import overlay, the_run
 from tests.forking import fork
-from tests.killing import differences
+from tests.killing import differences, logged
 from tests.objectives.test_training import SHORT, WITNESS
 from tests.test_processes import DOUBLE, STILL, TWO, command, witnessed
-from tests.test_resume import logged
 
 Command = Callable[..., int]
 VARIANTS = [*OBJECTIVES, "gge mode=dq_iter", "mmbs base=lmh", "cf_vqa vision=false"]
