@@ -32,7 +32,7 @@ def sbatch(file: str) -> None:
     (states / "scripts" / f"{number}.sh").write_text(text)
     tasks = re.search(r"--array=0-(\d+)", text)
     for task in range(int(tasks[1]) + 1) if tasks else [None]:
-        (states / (str(number) if task is None else f"{number}_{task}")).write_text("PENDING")
+        write(states / (str(number) if task is None else f"{number}_{task}"), "PENDING")
     after = re.search(r"--dependency=afterany:(\d+)", text)
     subprocess.Popen(
         [sys.executable, __file__, "work", str(number), after[1] if after else ""],
@@ -48,7 +48,7 @@ def work(number: str, after: str) -> None:
     while after and any(path.read_text() in ("PENDING", "RUNNING") for path in tasks_of(after)):
         time.sleep(0.05)
     for path in tasks_of(number):
-        path.write_text("RUNNING")
+        write(path, "RUNNING")
         array = path.name.partition("_")
         environment = {
             "SLURM_JOB_ID": number,
@@ -59,7 +59,14 @@ def work(number: str, after: str) -> None:
         if array[2]:
             environment |= {"SLURM_ARRAY_JOB_ID": number, "SLURM_ARRAY_TASK_ID": array[2]}
         status = subprocess.call(["bash", states / "scripts" / f"{number}.sh"], env=os.environ | environment)
-        path.write_text("FAILED" if status else "COMPLETED")
+        write(path, "FAILED" if status else "COMPLETED")
+
+
+def write(path: Path, state: str) -> None:
+    """The state of a task, whole at any moment: the test and other processes read it meanwhile."""
+    new = states.with_name(path.name)
+    new.write_text(state)
+    new.replace(path)
 
 
 def srun(*words: str) -> None:
