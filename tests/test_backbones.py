@@ -79,6 +79,10 @@ def test_updn_and_smrl_are_for_stage_1(cdvqa: Command, backbone: str, objective:
     for name in ("fit", "test", "predict"):
         assert cdvqa(name, f"stage1_{objective}.yaml", f"{backbone}.yaml") == 0
     check_tested(backbone, f"stage1_{objective}")
+    # Nothing can be masked, so what ships is counted, not the classifier alone.
+    run = the_run(f"stage1_{objective}", runs=runs(backbone))
+    everything = sum(tensor.numel() for tensor in load_file(run / "model.safetensors").values())
+    assert json.loads((run / "run.json").read_text())["parameters"] == {"full": everything, "kept": everything}
 
 
 def test_smrl_trains_with_its_published_schedule(cdvqa: Command):

@@ -70,10 +70,9 @@ class RunRecord(Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         record = self.run.read() if pl_module.resumes else first_record(pl_module, self.entries)
-        parent = pl_module.lineage.parent
         refuse_other_questions(self.run.folder, record, pl_module.facts.files)
-        if parent is not None:
-            refuse_other_questions(parent.path, parent.record, pl_module.facts.files)
+        for source in pl_module.lineage.sources:
+            refuse_other_questions(source.path, source.record, pl_module.facts.files)
         self.record = record | surroundings(trainer)
         for logger in trainer.loggers:
             if not is_own(logger):  # the run's own get the row at the end, in a folder that holds a run by then
@@ -210,11 +209,12 @@ def refuse_other_questions(source: Path, record: Mapping[str, Any], files: Mappi
 def count_parameters(stage: Any) -> int:
     """Parameters as the paper counts them: of the matrices that can be masked, and of the classifier.
 
-    The part that an objective has in the network counts too.
+    A backbone without such matrices counts whole. The part that an objective has in the network counts too.
     """
     counts: dict[str, int] = stage.counts
-    others: list[nn.Parameter] = [*stage.backbone.classifier.parameters(), *stage.objective.shipped()]
-    return sum(counts.values()) + sum(parameter.numel() for parameter in others)
+    others: nn.Module = stage.backbone.classifier if sum(counts.values()) else stage.backbone
+    parameters: list[nn.Parameter] = [*others.parameters(), *stage.objective.shipped()]
+    return sum(counts.values()) + sum(parameter.numel() for parameter in parameters)
 
 
 def now() -> str:
