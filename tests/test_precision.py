@@ -9,6 +9,7 @@ import torch
 from transformers.models.lxmert.modeling_lxmert import LxmertLayer
 
 from cdvqa.backbones import Lxmert
+from cdvqa.distributed.processes import map_nested
 from cdvqa.objectives import OBJECTIVES, Loss
 from cdvqa.stages import VQAStage
 from tests.objectives.inputs import SIZES, given, made
@@ -21,25 +22,34 @@ WITNESS = "--trainer.callbacks+=tests.witness.Witness"
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[torch.dtype]]:
-    """Types met during training: of the network's output, of what objectives get and give, and of gradients."""
-    types: dict[str, set[torch.dtype]] = {"output": set(), "loss": set(), "gradient": set()}
+    """Types met: of networks' outputs, of what objectives get and give in training, of gradients, of scores."""
+    types: dict[str, set[torch.dtype]] = {"output": set(), "loss": set(), "gradient": set(), "scores": set()}
     forward, clip = Lxmert.forward, VQAStage.configure_gradient_clipping
 
     def watched_forward(self: Lxmert, batch: Any) -> Any:
         output = forward(self, batch)
-        types["output"] |= {output.logits.dtype} if self.training else set()
+        types["output"] |= {output.logits.dtype}
         return output
 
     def watched(objective: Any) -> Callable[..., Loss]:
         def formed(self: Any, *given: torch.Tensor, **needed: torch.Tensor) -> Loss:
             loss: Loss = objective(self, *given, **needed)
             assert not torch.is_autocast_enabled("cpu")
-            tensors = [*given, *needed.values()]
+            tensors: list[torch.Tensor] = []
+            map_nested({"given": dict(enumerate(given)), **needed}, tensors.append)
             floats = [*(tensor for tensor in tensors if tensor.is_floating_point()), loss.total, *loss.terms.values()]
             types["loss"] |= {tensor.dtype for tensor in floats}
             return loss
 
         return formed
+
+    def scored(objective: Any) -> Callable[..., torch.Tensor]:
+        def scores(self: Any, output: Any) -> torch.Tensor:
+            found: torch.Tensor = objective(self, output)
+            types["scores"] |= {output.logits.dtype, found.dtype}
+            return found
+
+        return scores
 
     def watched_clip(self: VQAStage, *args: Any, **kwargs: Any) -> None:
         types["gradient"] |= {p.grad.dtype for p in self.parameters() if p.grad is not None}
@@ -49,6 +59,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[torch.dtype]]:
     monkeypatch.setattr(VQAStage, "configure_gradient_clipping", watched_clip)
     for objective in OBJECTIVES.values():
         monkeypatch.setattr(objective, "loss", watched(objective.loss))
+        monkeypatch.setattr(objective, "scores", scored(objective.scores))
     return types
 
 
@@ -70,11 +81,28 @@ def test_scores_thresholds_and_losses_keep_fp32(
     kept: torch.dtype,
 ):
     assert cdvqa("fit", "stage1_bce.yaml", "--trainer.max_epochs=0") == 0
+    for types in seen.values():
+        types.clear()
     flags = ["--model.objective=lmh", "--model.parent_objective=bce", "--trainer.max_epochs=1"]
     assert cdvqa("fit", "stage2_bce.yaml", *flags, f"--trainer.precision={precision}", WITNESS) == 0
-    assert seen == {"output": {forward}, "loss": {kept}, "gradient": {kept}}
+    assert seen == {"output": {forward}, "loss": {kept}, "gradient": {kept}, "scores": {kept}}
     state = witnessed(0)["state"]
     assert {tensor.dtype for tensor in state.values() if tensor.is_floating_point()} == {kept}
+
+
+@pytest.mark.parametrize("name", ["mmbs", "introd", "rmlvqa"])
+def test_views_and_teachers_run_in_the_precision_of_the_network_and_scores_are_fp32(
+    cdvqa: Command, seen: dict[str, set[torch.dtype]], name: str
+):
+    """Defects: the two halves of a contrast had two precisions; answers that differ by 1e-4 had one score."""
+    flags = ["--trainer.precision=bf16-mixed", "--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]
+    if name == "introd":
+        assert cdvqa("fit", "stage1_lmh.yaml", *flags, "--seed_everything=7") == 0
+        (teacher,) = RUNS.glob("stage1_lmh*/seed7")
+        flags.append(f"--model.teacher={teacher}")
+    assert cdvqa("fit", "stage1_bce.yaml", *flags, f"--model.objective={name}") == 0
+    assert cdvqa("test", "stage1_bce.yaml", *flags, f"--model.objective={name}") == 0
+    assert seen["output"] == {torch.bfloat16} and seen["scores"] == seen["loss"] == {torch.float32}
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "16-true"])

@@ -1,6 +1,6 @@
 """Finding runs, and what a run inherits from those it is built on."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,12 +57,14 @@ class Lineage:
         plan: the sparsity, with settled shares; None in stage 1, and where it is unknown.
         selection: the greatest of its own selection and of those it is built on.
         parent: where the stage starts; None where it starts from published weights, or is not to be started.
+        sources: all that it is built on, the parent among them; empty where the stage is not to be started.
     """
 
     pipeline: list[str]
     plan: Mapping[str, Any] | None
     selection: str
     parent: Source | None = None
+    sources: Sequence[Source] = ()
 
     @classmethod
     def recorded(cls, record: Mapping[str, Any]) -> "Lineage":
@@ -81,15 +83,17 @@ def inherit(stage: Any, settings: Mapping[str, Any], parent: Source | None, othe
     """What `stage` inherits from its parent and from the other networks that it is built on.
 
     Raises:
-        InputError: another pipeline, sparsity or development split was asked for than the parent's.
+        InputError: another pipeline or sparsity was asked for than the parent's, or another development split than that
+            of any of them.
     """
     sources = [*([parent] if parent else []), *others]
     seen = [source.record.get("selection", UNKNOWN) for source in sources]
     own_selection = [stage.protocol.selection] if stage.trains or not seen else []
     selection = max([*own_selection, *seen], key=SEEN.index)
+    refuse_other_split(sources, settings)
     own = [stage.objective_name] if stage.trains else []
     if parent is None:
-        return Lineage(own, plan_of(stage), selection)
+        return Lineage(own, plan_of(stage), selection, sources=sources)
     above = parent.record.get("pipeline", [UNKNOWN])
     plan = plan_of(stage) if stage.stage == 2 else parent.record.get("sparsity")
     if parent.record:
@@ -98,13 +102,19 @@ def inherit(stage: Any, settings: Mapping[str, Any], parent: Source | None, othe
             raise InputError(f"{where}: trained with {'+'.join(above)}; --model.parent_objective asks for {asked}")
         if wrong := sparsity_differences(plan, stage.asked_sparsity):
             raise InputError(f"{where}: {describe(wrong, '--model.sparsity.')}")
-        there, here = held_out(parent.record["settings"]), held_out(settings)
+    return Lineage([*above, *own], plan, selection, parent, sources)
+
+
+def refuse_other_split(sources: Iterable[Source], settings: Mapping[str, Any]) -> None:
+    """Raise InputError where one of the runs that a stage is built on has another development split than it."""
+    here = held_out(settings)
+    for source in sources:
+        there = held_out(source.record["settings"]) if source.record else here
         if wrong := {name: (there[name], here[name]) for name in here if there.get(name, here[name]) != here[name]}:
             raise InputError(
-                f"{where}: {describe(wrong, '--')}; this stage would be selected on questions that its parent was "
-                "trained on: take the parent's development split"
+                f"{source.path.parent}: {describe(wrong, '--')}; this stage would be selected on questions that this "
+                "run was trained on: take its development split"
             )
-    return Lineage([*above, *own], plan, selection, parent)
 
 
 def held_out(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
 
 from cdvqa.backbones import Output
 from cdvqa.data.batch import VQABatch
@@ -21,30 +20,28 @@ if TYPE_CHECKING:  # it imports this module
 def objective_inputs(stage: "VQAStage", batch: VQABatch, together: bool = False) -> dict[str, Any]:
     """The arguments of the stage's objective by name; for a generative backbone, those of `sequence`.
 
-    Floating-point tensors get the stage's own type, whatever the precision of the forward pass.
-
     Args:
         stage: its backbone, objective and teacher are used; a tensor that none of them has is left out.
         batch: this process's questions.
         together: gather the questions of all processes.
     """
     output: Output = stage.backbone(batch)
-
-    def widened(tensor: Tensor) -> Tensor:
-        return tensor.to(stage.dtype) if tensor.is_floating_point() else tensor
-
-    with torch.autocast(stage.device.type, enabled=False):
-        if output.sequence is not None:
-            return output.sequence._asdict() | {"logits": widened(output.sequence.logits)}
-        inputs: dict[str, Any] = map_nested(needed(stage, batch, output), widened)
-        if together:
-            inputs = map_nested(inputs, all_rows)
+    if output.sequence is not None:
+        return output.sequence._asdict() | {"logits": widened(stage, output.sequence.logits)}
+    inputs: dict[str, Any] = widened(stage, needed(stage, batch, output))
+    if together:
+        inputs = map_nested(inputs, all_rows)
     if stage.objective.batch_dependent:
         seeds = np.random.SeedSequence((stage.facts.seed, stage.trainer.global_step))
         stage.objective.generator = torch.Generator().manual_seed(int(seeds.generate_state(1)[0]))
     if "progress" in stage.objective.needs:
         inputs["progress"] = progress(stage.trainer)
     return inputs
+
+
+def widened(stage: "VQAStage", data: Any) -> Any:
+    """The same with floating-point tensors in the stage's own type, whatever the precision of the forward pass."""
+    return map_nested(data, lambda tensor: tensor.to(stage.dtype) if tensor.is_floating_point() else tensor)
 
 
 def needed(stage: "VQAStage", batch: VQABatch, output: Output) -> dict[str, Any]:

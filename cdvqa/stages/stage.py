@@ -34,7 +34,7 @@ from cdvqa.stages.compatibility import (
 )
 from cdvqa.stages.features import warn_of_other_features
 from cdvqa.stages.halves import first_half
-from cdvqa.stages.inputs import objective_inputs, step_weight
+from cdvqa.stages.inputs import objective_inputs, step_weight, widened
 from cdvqa.stages.loading import fill_network, objective_for, prepare_backbone
 from cdvqa.stages.machine import check_compiler, check_kernels, check_precision
 from cdvqa.stages.optimisation import epoch_schedule, linear_schedule, make_optimizer, warmup_steps
@@ -154,7 +154,7 @@ class VQAStage(pl.LightningModule):
             self.evaluated = self._fill(self.evaluates).metadata
         else:
             if self.teacher_folder is not None:
-                self.teacher = Teacher(Path(self.teacher_folder), self.metadata())
+                self.teacher = Teacher(Path(self.teacher_folder), self.metadata(), self.facts.visual_path)
                 self.objective.take_teacher(self.teacher.objective)
             network = None if self.resumes else self.load_start()
             with torch.device("cpu"):  # Lightning makes the GPU the default here, but the weights are still on the CPU
@@ -263,8 +263,14 @@ class VQAStage(pl.LightningModule):
         """The answer of each question: the one that the objective scores highest, or a generative backbone's own."""
         if self.backbone.generates:
             return self.backbone.answer(batch)
-        scores = self.runtime(batch) if self.runtime else self.objective.scores(self.backbone(batch))
+        scores = self.runtime(batch) if self.runtime else self._scores(batch)
         return [self.facts.answers[index] for index in scores.argmax(dim=1).tolist()]
+
+    def _scores(self, batch: VQABatch) -> Tensor:
+        """The objective's scores, formed as its loss is: in 16 bits small differences between answers would be lost."""
+        output = widened(self, self.backbone(batch))
+        with torch.autocast(self.device.type, enabled=False):
+            return self.objective.scores(output)
 
     def validation_step(self, batch: VQABatch, batch_idx: int) -> list[str]:  # type: ignore[override]
         return self.test_step(batch, batch_idx)

@@ -15,6 +15,7 @@ from cdvqa.registry import find_class
 from cdvqa.runs.folder import Run
 from cdvqa.sparsity import NetworkFile
 from cdvqa.stages.compatibility import check_compatible
+from cdvqa.stages.features import warn_of_other_features
 from cdvqa.stages.loading import objective_for, replace_head
 
 
@@ -24,12 +25,13 @@ class Teacher:
     Args:
         folder: the run's folder: its backbone is built from `config.yaml`, its weights are those it selected.
         ours: metadata of this model; the teacher needs its answers, text format and word pieces.
+        features: the file of visual features, named where they are of another kind than the teacher's.
 
     Raises:
         InputError: no such run, or it does not fit.
     """
 
-    def __init__(self, folder: Path, ours: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, ours: dict[str, Any], features: Path) -> None:
         run = Run(folder)
         if not run.finished:
             raise InputError(f"--model.teacher {folder}: no finished run; give the folder that holds its run.json")
@@ -44,6 +46,7 @@ class Teacher:
                 "a backbone that scores the vocabulary"
             )
         check_compatible(run.result(), network.metadata | {"backbone": ours["backbone"]}, ours)
+        warn_of_other_features(run.result(), network.metadata.get("features"), features, ours["features"])
         options = dict(model.get("init_args") or {}) | {"num_answers": len(network.metadata["answers"])}
         self.backbone = kind(**options)
         self.settings, self.folder = settings, run.result().parent

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from cdvqa.distributed.processes import map_nested
 from cdvqa.errors import InputError
 from cdvqa.objectives import (
     BCE,
@@ -165,6 +166,18 @@ def test_input_dtype_is_kept_and_missing_input_is_named(name, dtype):
     for missing in objective.needs:
         with pytest.raises(ValueError, match=f"{type(objective).__name__} needs `{missing}`"):
             objective(**inputs | {missing: None})
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_one_question_alone_is_a_batch(name):
+    """Defect: mmbs normalised over the batch, and the last batch of an epoch may hold a single question."""
+    objective = made(name).double()
+    inputs = map_nested(given(objective, rows=2), lambda tensor: tensor[:1].detach().clone())
+    logits, hidden = (inputs[key].requires_grad_() for key in ("logits", "hidden"))
+    loss = objective(**inputs)
+    loss.total.backward()
+    assert loss.total.isfinite() and logits.grad.isfinite().all()
+    assert hidden.grad is None or hidden.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

@@ -97,6 +97,27 @@ def test_selection_and_development_split_are_inherited(cdvqa: Command, capsys: p
     assert run_names() == {"stage1_bce", "stage1_lmh", "stage2_bce+bce_mask_uniform_s50"}
 
 
+def test_a_teacher_was_trained_on_no_question_that_its_student_is_selected_or_tested_on(
+    cdvqa: Command, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Defect: only parents were asked."""
+    other = Path(shutil.copytree(scenes, tmp_path / "other", ignore=shutil.ignore_patterns(".cdvqa", "images")))
+    for kind in ("questions", "annotations"):
+        train, test = (json.loads((other / f"vqacp_v2_{split}_{kind}.json").read_text()) for split in ("train", "test"))
+        (other / f"vqacp_v2_train_{kind}.json").write_text(json.dumps([*train, *test]))
+    wrong = {
+        "--data.split_seed=1": "--data.split_seed is 1 there and 0 here; this stage would be selected on questions",
+        f"--data.root={other}": "was made with another vqacp_v2_train_questions.json",
+    }
+    for seed, (flag, message) in enumerate(wrong.items(), 1):
+        assert cdvqa("fit", "stage1_lmh.yaml", *SHORT, flag, f"--seed_everything={seed}") == 0
+        teacher = f"--model.teacher={the_run('stage1_lmh', seed)}"
+        for objective in ("introd", "genb_lite"):
+            assert cdvqa("fit", "stage1_bce.yaml", *SHORT, f"--model.objective={objective}", teacher) == 2
+            assert message in last_error(capsys)
+    assert run_names() == {"stage1_lmh"}
+
+
 def test_the_parent_is_of_the_same_seed_and_named_in_the_log_and_no_evaluation_looks_for_it(
     cdvqa: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
@@ -128,7 +149,8 @@ def test_the_parent_is_of_the_same_seed_and_named_in_the_log_and_no_evaluation_l
 
 def test_a_result_has_seen_as_much_of_test_as_anything_it_is_built_on():
     stage = ConfigInspector(["--config", "stage1_bce.yaml", "--config", str(CONF / "tiny.yaml")]).model
-    teachers = {seen: Source(Path(seen), {}, {"selection": seen}) for seen in ("dev", "last", "unknown", "test")}
+    records = {seen: {"selection": seen, "settings": {}} for seen in ("dev", "last", "unknown", "test")}
+    teachers = {seen: Source(Path(seen), {}, record) for seen, record in records.items()}
     bare = Source(Path("bare"), {"tensors": ""})
     for others, seen in [
         ([], "dev"),

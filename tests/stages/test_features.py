@@ -109,6 +109,10 @@ def test_every_command_that_uses_a_network_warns(cdvqa: Command, files: dict[str
         assert f"was trained on other region features than those in {files['other']}: mean norm " in message
         assert message.count("\n") == 0 and "--data.features" in message
 
+    taught = ("fit", "stage1_bce.yaml", "--model.objective=genb_lite", f"--model.teacher={the_run('stage1_bce')}")
+    (message,) = warned(cdvqa, *taught, f"--data.features={files['other']}")
+    assert "model.safetensors: was trained on other region features" in message
+
 
 def test_the_fingerprint_is_in_the_runs_record_and_in_the_network(cdvqa: Command, scenes: Path):
     assert cdvqa("fit", "stage1_bce.yaml") == 0

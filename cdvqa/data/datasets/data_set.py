@@ -184,6 +184,17 @@ class DataSet(ABC):
             raise InputError(f"{source}: question {min(outside)} is not in {split} ({len(outside)} such questions)")
         return ids
 
+    def read_apart(self, root: Path, split: str, question_id: NDArray[np.int64]) -> dict[str, set[int]]:
+        """The lists of a split, as `read_subsets` gives them; InputError if two of them share a question."""
+        lists, seen = DataSet.read_subsets(self, root, split, question_id), dict[int, str]()
+        for name, ids in lists.items():
+            if twice := ids & seen.keys():
+                raise InputError(
+                    f"{root}: question {min(twice)} is both in {seen[min(twice)]} and in {name}; fetch the lists again"
+                )
+            seen |= dict.fromkeys(ids, name)
+        return lists
+
 
 def made_by(name: str | None, root: Path) -> str | None:
     """How to make the embedded data set `name`; None for a data set that others publish."""

@@ -3,7 +3,11 @@
 import re
 from collections import Counter
 from functools import partial
+from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cdvqa.data.answers.normalisation import normalise_answer
 from cdvqa.data.datasets.data_set import DataSet, SplitFiles
@@ -65,6 +69,9 @@ class GQAOOD(DataSet):
     @no_garbage_collection()
     def read_annotations(self, source: Source) -> Annotations:
         return Annotations.of([_annotation(record) for record in _records(source)], str(source))
+
+    def read_subsets(self, root: Path, split: str, question_id: NDArray[np.int64]) -> dict[str, set[int]]:
+        return self.read_apart(root, split, question_id)
 
     def read_question_ids(self, source: Source) -> set[int]:
         return {_number(name, source) for name in _by_id(source)}

@@ -51,6 +51,6 @@ class VQACE(VQA2):
         return set(ids.tolist())
 
     def read_subsets(self, root: Path, split: str, question_id: NDArray[np.int64]) -> dict[str, set[int]]:
-        lists = super().read_subsets(root, split, question_id)
+        lists = self.read_apart(root, split, question_id)
         counterexamples, hard = lists["counterexamples"], lists["hard"]
         return {"counterexamples": counterexamples, "easy": set(question_id.tolist()) - counterexamples - hard}

@@ -51,7 +51,7 @@ class MMBS(Objective):
     among the 2B − 1 others.
 
     Source: Si et al. (2022) and their code. It runs UpDn with BCE only, and passes the normalised joint vector to its
-    classifier as well; here the network stays as it is.
+    classifier as well; here the network stays as it is. LMH's gate is trained, under both presets.
 
     Args:
         hidden_size: H, width of `hidden`.
@@ -82,8 +82,8 @@ class MMBS(Objective):
 
 
 def normalised(vectors: Tensor) -> Tensor:
-    """Each entry of (B, H) less its mean over the batch, divided by its standard deviation."""
-    return batch_norm(vectors, None, None, training=len(vectors) > 1)
+    """Each entry of (B, H) less its mean over the batch, divided by its standard deviation; 0 for a single vector."""
+    return batch_norm(vectors, None, None, training=True) if len(vectors) > 1 else 0 * vectors
 
 
 def contrastive(vectors: Tensor, positive: Tensor) -> Tensor:

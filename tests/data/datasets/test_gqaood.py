@@ -226,5 +226,7 @@ def test_wrong_files_stop_the_run(root: Path, capsys: pytest.CaptureFixture[str]
     tail = root / "ood_testdev_tail.json"
     write(tail, json.loads(tail.read_text()) | {"007": SHIRT})
     assert error("test") == f"{tail}: question 1007 is not in all (1 such questions)"
+    write(tail, json.loads((root / "ood_testdev_head.json").read_text()))
+    assert "is both in head and in tail; fetch the lists again" in error("test")
     tail.unlink()
     assert error("test").startswith(f"{tail}: no such file")

@@ -110,3 +110,11 @@ def test_broken_lists(tmp_path: Path, content: object, error: str):
     with pytest.raises(InputError, match=rf"counterexamples\.json: {error}") as raised:
         make_data_set("vqace").read_subsets(tmp_path, "all", IDS)
     assert "\n" not in str(raised.value)
+
+
+def test_no_question_is_in_both_lists(tmp_path: Path):
+    """Defect: such a question was silently a counterexample."""
+    dump(tmp_path / "counterexamples.json", [100, 101])
+    dump(tmp_path / "hard.json", [101, 102])
+    with pytest.raises(InputError, match=r": question 101 is both in counterexamples and in hard; fetch the lists"):
+        make_data_set("vqace").read_subsets(tmp_path, "all", IDS)
