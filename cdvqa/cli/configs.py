@@ -58,11 +58,11 @@ def listing(width: int) -> list[str]:
 
 
 def about(path: Path) -> str:
-    """The first sentence that a config says of itself, in its leading comment or its field `about`."""
+    """The first sentence that a config says of itself, in its field `about` or its leading comment."""
     text = path.read_text(encoding="utf-8")
-    said = re.match(r"(?:#.*\n)+", text) or re.search(r"^about: (.*)", text, re.MULTILINE)
+    said = re.search(r"^about: (.*)", text, re.MULTILINE) or re.match(r"(?:#.*\n)+", text)
     words = " ".join(re.sub(r"^(# ?|about: )", "", said[0], flags=re.MULTILINE).split()) if said else ""
-    return re.split(r"(?<!App)(?<!Fig)\. |; ", words)[0].rstrip(".")
+    return re.split(r"(?<!App)(?<!Fig)(?<!Eq)\. |; ", words)[0].rstrip(".")
 
 
 def shipped_configs() -> list[Path]:

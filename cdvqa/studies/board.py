@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
+from threading import Event
 from typing import Any
 
 from tensorboard import program
@@ -14,8 +15,9 @@ from torch.utils.tensorboard import SummaryWriter
 from cdvqa.cli.parsing import call
 from cdvqa.errors import InputError
 from cdvqa.metrics import id_and_ood
-from cdvqa.runs.dashboard import KEPT_ID, KEPT_OOD, METRICS, chart, columns, layout, row_of
+from cdvqa.runs.dashboard import KEPT_ID, KEPT_OOD, METRICS, chart, columns, layout, plain, row_of
 from cdvqa.runs.folder import Run, read_results
+from cdvqa.runs.identity import differing
 
 # Folder of the overview in the logs. It sorts before every run: TensorBoard orders the charts as the first layout does.
 OVERVIEW = ".board"
@@ -45,8 +47,12 @@ def board(logs: Path = Path("logs"), port: int = 6006) -> None:
         port: of the page, on this machine alone.
     """
     found = write_overview(logs)
-    print(f"{found} runs: http://localhost:{port}/{PAGE}")
-    server(logs, port).main()
+    try:
+        address = server(logs, port).launch()
+    except (program.TensorBoardServerException, OverflowError) as error:
+        raise InputError(f"--port {port}: {error}; give another") from error
+    print(f"{found} runs: {address}{PAGE}", flush=True)
+    Event().wait()  # until it is interrupted
 
 
 def server(logs: Path, port: int) -> program.TensorBoard:
@@ -101,20 +107,30 @@ def read_runs(logs: Path) -> tuple[Records, list[str]]:
 
 
 def by_kept_share(records: Records) -> dict[str, dict[tuple[int, str], list[float]]]:
-    """Test accuracies by percent of kept weights and tag, for each data set, backbone, stage, pipeline and method.
+    """Test accuracies by percent of kept weights and tag, by series.
 
-    A point collects all seeds, and all shares of the modalities.
+    A series has one data set, backbone, stage, pipeline and method. Runs that differ in another setting than the amount
+    of zeros are series of their own, which the setting names. A point collects all seeds, and all shares of the
+    modalities.
     """
-    found: dict[str, dict[tuple[int, str], list[float]]] = defaultdict(lambda: defaultdict(list))
-    for run, (record, results) in records.items():
+    series: dict[str, list[Run]] = defaultdict(list)
+    for run, (record, _) in records.items():
         row = row_of(record)
         data, backbone = run.folder.parts[-4:-2]
-        parts = [f"stage{row['Stage']}", row["Pipeline"], *methods(row)]
-        accuracies = id_and_ood(results.get("splits", {}), results.get("means", {}))
-        for kind, tag in (("id", KEPT_ID), ("ood", KEPT_OOD)):
-            if kind in accuracies:
-                percent = round(100 * (1 - row["Sparsity"]))
-                found[f"{data} {backbone} {' '.join(parts)}"][percent, tag].append(accuracies[kind])
+        series[" ".join([data, backbone, f"stage{row['Stage']}", row["Pipeline"], *methods(row)])].append(run)
+    found: dict[str, dict[tuple[int, str], list[float]]] = defaultdict(lambda: defaultdict(list))
+    for name, runs in series.items():
+        settings = [records[run][0]["settings"] for run in runs]
+        amount = ("model.sparsity.zeros.", *(["parent"] if records[runs[0]][0]["stage"] == 3 else []))
+        others = [setting for setting in differing(settings) if not setting.startswith(amount)]
+        for run, given in zip(runs, settings, strict=True):
+            record, results = records[run]
+            own = [f"{setting} {plain(given[setting])}".replace("/", "_") for setting in others if setting in given]
+            accuracies = id_and_ood(results.get("splits", {}), results.get("means", {}))
+            percent = round(100 * (1 - row_of(record)["Sparsity"]))
+            for kind, tag in (("id", KEPT_ID), ("ood", KEPT_OOD)):
+                if kind in accuracies:
+                    found[" ".join([name, *own])][percent, tag].append(accuracies[kind])
     return found
 
 

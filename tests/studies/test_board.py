@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from socket import create_server
 from typing import Any
 from urllib.parse import quote
 from urllib.request import Request, urlopen
@@ -10,7 +11,9 @@ from urllib.request import Request, urlopen
 import pytest
 
 from cdvqa.cli import main
-from cdvqa.studies.board import OVERVIEW, server, write_overview
+from cdvqa.runs.dashboard import KEPT_OOD
+from cdvqa.runs.folder import Run
+from cdvqa.studies.board import OVERVIEW, by_kept_share, server, write_overview
 
 Ask = Callable[..., Any]
 
@@ -78,7 +81,44 @@ def test_the_overview_answers_across_runs(ask: Ask):
     }
 
 
+def test_runs_that_differ_in_more_than_the_amount_of_zeros_are_not_averaged(tmp_path: Path):
+    """Defect: one point was the mean over unstructured, structured and 2:4 pruning."""
+    plan = {"method": "omp", "assignment": "uniform", "criterion": "magnitude"}
+    records = {}
+    for number, (zeros, seed, accuracy, more) in enumerate(
+        [
+            (0.5, 0, 70.0, {}),
+            (0.5, 1, 72.0, {}),
+            (0.3, 0, 80.0, {}),
+            (0.5, 0, 30.0, {"model.sparsity.pattern": "2:4"}),
+            (0.5, 0, 40.0, {"parent": {"identity": "f" * 64}}),
+        ]
+    ):
+        settings = {"model.sparsity.zeros.language": int(100 * zeros), "parent": {"identity": "e" * 64}} | more
+        record = {"stage": 2, "pipeline": ["bce"], "seed": seed, "preset": "paper", "settings": settings}
+        record["sparsity"] = plan | {"overall": zeros}
+        split = {"all": accuracy, "distribution": "ood"}
+        run = Run(tmp_path / "scenes" / "lxmert" / f"run-{number}" / f"seed{seed}")
+        records[run] = (record, {"splits": {"test": split}})
+    name = "scenes lxmert stage2 bce omp uniform"
+    assert {series: dict(points) for series, points in by_kept_share(records).items()} == {
+        f"{name} parent eeeeeeee": {(50, KEPT_OOD): [70.0, 72.0], (70, KEPT_OOD): [80.0]},
+        f"{name} model.sparsity.pattern 2:4 parent eeeeeeee": {(50, KEPT_OOD): [30.0]},
+        f"{name} parent ffffffff": {(50, KEPT_OOD): [40.0]},
+    }
+
+
 def test_no_run_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     assert main(["board", f"--logs={tmp_path}"]) == 2
     assert capsys.readouterr().err == f"cdvqa board: {tmp_path}: no run here; `cdvqa fit --config …` makes one\n"
     assert not list(tmp_path.iterdir())
+
+
+def test_a_port_that_is_taken_or_none_is_one_line(ask: Ask, capsys: pytest.CaptureFixture[str]):
+    """Defect: the address was printed, and the exit status was 0."""
+    with create_server(("localhost", 0)) as taken:
+        for port, reason in ((taken.getsockname()[1], "already in use"), (99999, "cannot bind"), (-1, "0-65535")):
+            capsys.readouterr()
+            assert main(["board", f"--port={port}"]) == 2
+            out, err = capsys.readouterr()
+            assert f"cdvqa board: --port {port}: " in err and reason in err and "http" not in out

@@ -161,3 +161,12 @@ def test_a_record_that_was_cut_off_is_left_behind(tmp_path: Path):
     assert list(read_lines(path)) == [("a", 0)]
     append_lines(path, [second])
     assert list(read_lines(path)) == [("a", 0), ("a", 1)]
+
+
+@pytest.mark.parametrize("flag", ["--jobs=0", "--jobs=-1", "--seeds=0"])
+def test_counts_are_at_least_one(
+    cdvqa: Callable[..., int], study: Callable[..., Path], capsys: pytest.CaptureFixture[str], flag: str
+):
+    """Defect: a sweep with no job at a time waited for ever."""
+    assert main(["sweep", str(study([{"pipeline": "bce"}])), flag]) == 2
+    assert f"cdvqa sweep: {flag.partition('=')[0]}: expected a number > 0" in capsys.readouterr().err

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Optional
 
 from jsonargparse import ActionYesNo
+from jsonargparse.typing import PositiveInt
 
 from cdvqa.cli.parsing import OneLineParser
 from cdvqa.data.datasets import made_by
@@ -41,10 +42,10 @@ class StudyOptions:
 
     study: str
     size: Optional[Literal["micro"]] = None
-    seeds: Optional[int] = None
+    seeds: Optional[PositiveInt] = None
     logs: Path = Path("logs")
     records: Path = RECORDS
-    jobs: int = 2
+    jobs: PositiveInt = 2
     launcher: Literal["local", "slurm", "submitit"] = "local"
     cluster: Optional[dict[str, Any]] = None
 
