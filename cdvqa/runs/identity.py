@@ -47,7 +47,8 @@ READ = {
         "trainer.limit_val_batches", "trainer.val_check_interval", "trainer.check_val_every_n_epoch",
     },
     "warms up": {"model.warmup"},
-    "holds out": {"data.dev_split", "data.dev_share", "data.split_seed"},
+    "may hold out": {"data.dev_share"},
+    "holds out": {"data.dev_split", "data.split_seed"},
     "sparsifies": {"model.sparsity", "model.tie_break"},
     "trains masks": {
         "model.train_classifier", "model.reset_before_evaluation", "model.sparsity.alpha", "model.sparsity.threshold",
@@ -117,7 +118,7 @@ def settings_of(config: Mapping[str, Any], stage: Any, seed: int) -> dict[str, A
 
 def conditions(stage: Any) -> set[str]:
     """Which conditions of `READ` a stage meets."""
-    trains, needs = stage.trains, stage.objective.needs
+    trains, needs, holds_out = stage.trains, stage.objective.needs, stage.protocol.dev_share > 0
     learns = trains or stage.sparsity.make_criterion().batches > 0  # the criterion takes gradients of the objective
     met = {
         "always": True,
@@ -127,7 +128,9 @@ def conditions(stage: Any) -> set[str]:
         "takes label": learns and "label" in needs,
         "trains": trains,
         "warms up": trains and stage.protocol.schedule == "linear",
-        "holds out": stage.protocol.dev_share > 0,
+        # Without a share the last state is that of all training questions, or the choice was made on test.
+        "may hold out": holds_out or (trains and stage.protocol.selection == "last" and not stage.has_dev),
+        "holds out": holds_out,
         "sparsifies": stage.stage == 2,
         "trains masks": stage.stage == 2 and trains,
     }

@@ -95,9 +95,9 @@ class VQAStage(pl.LightningModule):
                 raise InputError(f"--model.objective_options.{option} contradicts --model.{field}; give one of them")
             fields[field] = options.get(option, fields.get(field))
         self.preset = preset
-        self.protocol, self.departures = settle(
-            preset, self.stage, make_data_set(layout).has_dev, fields, backbone.authors_protocol(self.stage)
-        )
+        self.has_dev = make_data_set(layout).has_dev
+        authors = backbone.authors_protocol(self.stage)
+        self.protocol, self.departures = settle(preset, self.stage, self.has_dev, fields, authors)
         options |= {option: getattr(self.protocol, field) for option, field in kind.preset_fields.items()}
         self.backbone = backbone
         self.counts = backbone.counts()

@@ -117,6 +117,15 @@ def test_every_setting_that_can_change_the_network_makes_another_run():
     assert "model.class_path" in differences(*stages)
 
 
+def test_all_of_train_is_another_run_than_all_but_the_development_split():
+    """Defect: with the last state kept, a share of 0 and the baseline's 0.05 were one run."""
+    last = ["--model.selection=last"]
+    digests = [digest("stage1_bce.yaml", *last, *share) for share in ([], ["--data.dev_share=0"])]
+    assert digests[0] != digests[1]
+    own = [digest("stage1_bce.yaml", "--data.layout=vqavs", *last, f"--data.dev_share={share}") for share in (0, 0.05)]
+    assert own[0] == own[1], "nothing is held out of train where there is a split of its own"
+
+
 def test_modality_assignments_of_equal_overall_sparsity_are_two_runs():
     """Defect: they shared a folder."""
     modality = ["--model.sparsity.assignment=modality", "--model.sparsity.overall=0.5"]
