@@ -256,6 +256,19 @@ def test_a_study_has_its_own_runs_and_says_which_are_missing(
     assert main([*command, "--output", "there"]) == 0
     assert re.search(r"\| LMH beats BCE .*\+50\.00 .*\| holds +\| one seed +\|", capsys.readouterr().out)
     text = (tmp_path / "there" / "report.md").read_text()
+    # Without the world the identities are not known, but the records are there.
+    Path("data/scenes").unlink()
+    (tmp_path / "mine.yaml").write_text(f"{STUDY}settings: {{model.warmup: 0.5}}\n")  # an identity not asked for yet
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "All records of mine are shown, as its runs cannot be planned here (" in printed
+    assert "lpf" in (tmp_path / "logs/report/mine/tables/results.csv").read_text()
+    assert re.search(r"\| LMH beats BCE .*\+50\.00 .*\| holds", printed)
+    other_name = records.rename(tmp_path / "other.jsonl")
+    assert main(["report", "--study", "mine.yaml", "--records", str(other_name)]) == 2
+    assert "data/scenes/lxmert: no such folder" in capsys.readouterr().err
+    other_name.rename(records)
+    Path("data/scenes").symlink_to(scenes)
     (tmp_path / "mine.yaml").write_text(f"{STUDY}figure: {{on: nothing}}\n")
     assert main(command) == 0
     assert "The figure of mine is not here" in capsys.readouterr().out

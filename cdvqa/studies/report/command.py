@@ -20,7 +20,7 @@ from cdvqa.studies.report.tables import Table, list_runs, tables_of
 from cdvqa.studies.report.verdicts import DRAWS, verdict_table, verdicts
 from cdvqa.studies.sweep.plan import jobs_of
 from cdvqa.studies.sweep.records import read_lines
-from cdvqa.studies.sweep.study import Study, read_study
+from cdvqa.studies.sweep.study import RECORDS, Study, read_study
 
 VERDICTS = (
     f"Difference in points, averaged over pairs of runs of the same seed. 95 % interval: {DRAWS:,} draws of seeds and, "
@@ -63,10 +63,11 @@ def report(
     if output:
         refuse_other_files(output)
     studies = [study] if isinstance(study, str) else list(dict.fromkeys(study or []))
-    plans = [read_study(name, size) for name in studies]
+    folder = RECORDS if records is None else records if records.is_dir() else records.parent
+    plans = [read_study(name, size, records=folder) for name in studies]
     lines, problems = (read_records(records, plans), []) if records else read_logs(logs)
-    wanted = [{(job.identity, job.seed): job.name for job in jobs_of(plan.points, logs)} for plan in plans]
-    notes = []
+    notes: list[str] = []
+    wanted = [runs_of(plan, logs, records, notes) for plan in plans]
     if plans:
         lines = [line for line in lines if any((line["identity"], line["seed"]) in jobs for jobs in wanted)]
     found = {(line["identity"], line["seed"]) for line in lines}
@@ -120,6 +121,22 @@ def read_records(records: Path, plans: Sequence[Study]) -> list[dict[str, Any]]:
     if not files or not all(file.is_file() for file in files):
         raise InputError(f"{records}: no such file, or no records of a study in it; `cdvqa sweep` writes them")
     return list({key: line for file in files for key, line in read_lines(file).items()}.values())
+
+
+def runs_of(plan: Study, logs: Path, records: Path | None, notes: list[str]) -> dict[tuple[str, int], str]:
+    """Names of a study's runs by identity and seed. Where its world is not there, those of its own records, and a note.
+
+    Raises:
+        InputError: the runs cannot be planned, and there are no records of the study.
+    """
+    try:
+        return {(job.identity, job.seed): job.name for job in jobs_of(plan.points, logs)}
+    except InputError as error:
+        own = records / f"{plan.name}.jsonl" if records and records.is_dir() else records
+        if own is None or own.stem != plan.name:
+            raise
+        notes.append(f"All records of {plan.name} are shown, as its runs cannot be planned here ({error}).")
+        return {key: line["run"] for key, line in read_lines(own).items()}
 
 
 def listed(names: list[str]) -> str:
