@@ -39,8 +39,8 @@ def options_of(command: str) -> list[str]:
 
 
 def command_of(args: Sequence[str]) -> str:
-    """The command, with `questions` of `prepare questions`, which has the options of `fit`."""
-    return "prepare questions" if list(args[:2]) == ["prepare", "questions"] else args[0]
+    """The command, with what `prepare` makes, since each has options of its own."""
+    return " ".join(args[:2]) if args[0] == "prepare" and text_of(" ".join(args[:2])) else args[0]
 
 
 def text_of(name: str) -> str | None:

@@ -71,8 +71,9 @@ class EventLog(TensorBoardLogger):
 
     @rank_zero_only
     def save(self) -> None:
+        """Write what is buffered. Lightning's own would add an empty hparams.yaml; `run.json` has the settings."""
         if self.opened:
-            super().save()
+            self.experiment.flush()
 
     def _open(self) -> None:
         if not self.opened:

@@ -22,11 +22,13 @@ from cdvqa.cli.parsing import OneLineParser
 from cdvqa.objectives import OBJECTIVES
 from cdvqa.presets import Protocol
 from cdvqa.stages import MaskTrain
+from cdvqa.tools import prepare
 
 WIDTH = 120
 CONFIGURED = ("fit", "validate", "test", "predict", "prune", "check", "info", "prepare questions")
 """Commands that take a config, so every option of a stage, its data and the trainer."""
-OWN_PARSER = ("ask", "serve", "export", "push", "compare", "sweep", "search", "report")
+OWN_PARSER = ("ask", "serve", "export", "push", "compare", "sweep", "search", "board", "report")
+PREPARED = tuple(f"prepare {name}" for name in prepare.COMMANDS if name != "questions")
 
 # In place of what the parser says of these options.
 WORDS = {
@@ -61,7 +63,10 @@ Row = tuple[str, str]  # an option, and what it is
 
 def texts() -> dict[str, str]:
     """Every text by the name of its file. `{options}` in one stands for the text of that name."""
-    found = {name: own_help(name) for name in OWN_PARSER}
+    found = {name.replace(" ", "_"): own_help(name) for name in (*OWN_PARSER, *PREPARED)}
+    what = listed("what", [(name, make.__doc__.partition("\n")[0]) for name, make in prepare.COMMANDS.items()])
+    about = f"{COMMANDS['prepare'][1].capitalize()}."
+    found["prepare"] = joined([*usage("prepare", "WHAT [--OPTION VALUE ...]", about), *what])
     for name in CONFIGURED:
         parser = parser_of(name)
         own = [action for dest, action in options(parser).items() if "." not in dest and dest != "model"]
@@ -86,7 +91,8 @@ def own_help(name: str) -> str:
     parser = parser_of(name)
     found = options(parser).values()
     arguments = [action for action in found if not action.option_strings]
-    others = [action for action in found if action.option_strings]
+    given = [action for action in found if action.option_strings]
+    others = [action for action in given if action.dest not in ("config", "print_config")]  # of `prepare`, in no use
     needed = [f"{title(action)} VALUE" for action in others if action.required]
     lines = usage(name, " ".join([*map(title, arguments), *needed, "[--OPTION VALUE ...]"]), parser.description or "")
     return joined([*lines, *listed("arguments", rows(arguments)), *listed("options", rows(others))])
@@ -133,8 +139,10 @@ def backbone_rows() -> list[Row]:
 def parser_of(name: str) -> OneLineParser:
     """The parser of a command, which is stopped before it parses."""
     parser = capture_parser(command(name.split()[0]), [*name.split(), "--help"])
-    nested = parser._subcommands_action
-    return cast(OneLineParser, parser if nested is None else next(iter(nested.choices.values())))
+    if (nested := parser._subcommands_action) is None:
+        return cast(OneLineParser, parser)
+    # `prepare` has a parser for each thing to make; the others have one for themselves.
+    return cast(OneLineParser, nested.choices.get(name.split()[-1]) or next(iter(nested.choices.values())))
 
 
 def options(parser: OneLineParser) -> dict[str, Action]:

@@ -19,8 +19,8 @@ VERSION = 2
 class SceneConstants:
     """Sizes of the world and what makes it hard.
 
-    The defaults were chosen once, from full models alone: BCE learns the world (92.9 % in distribution) but relies
-    on the priors where they shift (44.5 %), and LMH does not (78.5 %); means over four seeds of `make claims`.
+    The defaults were chosen once, from full models alone: BCE learns the world but relies on the priors where they
+    shift, and LMH does not. docs/claims.md has the numbers.
     """
 
     train_questions: int = 16_000

@@ -64,7 +64,7 @@ def test_help_is_the_docstring(capsys):
     assert main(["prepare", "features", "--help"]) == 0
     text = capsys.readouterr().out
     assert "from published region features or from own images" in " ".join(text.split())
-    assert "--overwrite" in text and "{float16,float32}" in text
+    assert "--overwrite" in text and "[float16|float32, default float16]" in " ".join(text.split())
 
 
 def test_neither_help_nor_a_conversion_imports_torch(tmp_path):
