@@ -2,20 +2,30 @@
 
 import multiprocessing
 import os
+import random
 import signal
 import socket
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import cycle
 from pathlib import Path
 
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from cdvqa.cli import main
+from cdvqa.runs.folder import Run
+from tests.killing import logged
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["tests.forking", "tests.witness", "cdvqa.cli.training"])
+HOLD = "--trainer.callbacks+=tests.faults.Hold"  # of a run that is to be killed at some step, and of its likes
+# Each worker of pytest has ports of its own, below those that the system gives to connections (from 32768 on): what
+# is free when it is chosen is free when it is bound. The order differs, for the sake of a second pytest.
+FIRST_PORT = 20000 + 200 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+PORTS = cycle(random.Random().sample(range(FIRST_PORT, FIRST_PORT + 200), 200))
 
 
 class Forked:
@@ -37,7 +47,8 @@ class Forked:
 
     def kill(self) -> None:
         for process in self.processes:
-            os.kill(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(process.pid, signal.SIGKILL)
 
     def wait(self, seconds: float = 240) -> tuple[int, str]:
         """The first process's exit status (-9 if it was killed) and what all wrote to stderr; all have ended then."""
@@ -73,7 +84,17 @@ def fork(args: Sequence[str], processes: int = 1, kill_when: Callable[[], bool] 
     return forked.wait()
 
 
+def kill_at(args: Sequence[str], folder: Path, step: int, processes: int = 1) -> None:
+    """Kill a run, with `HOLD` among its arguments, as soon as it has logged this step; it never gets far beyond."""
+    held = [*args, f"--trainer.callbacks.step={step + 3}"]
+    status, errors = fork(held, processes, kill_when=lambda: logged(folder / "metrics.csv", step))
+    assert status == -signal.SIGKILL, errors
+    assert Run(folder).exists and not Run(folder).finished
+
+
 def free_port() -> str:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return str(sock.getsockname()[1])
+    """A port that nobody has bound."""
+    for port in PORTS:
+        with socket.socket() as sock, suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return str(port)

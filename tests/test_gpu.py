@@ -2,7 +2,6 @@
 
 import json
 import math
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ from cdvqa.sparsity.selection.kth import by_counting, by_sorting, last_zero
 from cdvqa.sparsity.selection.threshold import select_global_threshold
 from cdvqa.stages.optimisation import make_optimizer
 from tests.conftest import overlay, the_run
-from tests.forking import fork
-from tests.killing import differences, logged
+from tests.forking import HOLD, fork, kill_at
+from tests.killing import differences
 from tests.sparsity.reference import use_plain_masks
 from tests.sparsity.toy import DEAD, GROUPS, Toy
 from tests.test_resume import STAGES
@@ -129,12 +128,12 @@ def test_a_killed_run_resumes_to_the_same_end(cdvqa: Command, scenes: Path, stag
         "--model.global_batch=16",
         "--trainer.max_epochs=3",
         "--checkpoint_every_n_steps=4",
+        HOLD,
     ]
     status, errors = fork(args)
     assert status == 0, errors
     folder = the_run(name)
     whole = folder.rename("whole")
-    assert fork(args, kill_when=lambda: logged(folder / "metrics.csv", 33))[0] == -signal.SIGKILL
-    assert json.loads((folder / "run.json").read_text())["finished"] is None
+    kill_at(args, folder, 33)
     assert fork([*args, "--ckpt_path=last"])[0] == 0
     assert differences(whole, folder) == []

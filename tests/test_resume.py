@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from cdvqa.runs.folder import Run
 from tests.conftest import CONF, last_error, overlay, the_run
-from tests.forking import fork
-from tests.killing import differences, logged
+from tests.forking import HOLD, fork, kill_at
+from tests.killing import differences
 
 Command = Callable[..., int]
 RUNS = Path("logs/scenes/lxmert")
@@ -50,12 +51,11 @@ def test_a_killed_run_resumes_to_the_same_end(cdvqa: Command, scenes: Path, stag
     if stage == 1:  # views of the questions depend on the epoch
         name, configs = "stage1_Orderless", [*configs, "--model.objective=tests.extending.view.Orderless"]
     args = ["fit", *configs, *overlay(scenes), "--model.global_batch=16", "--trainer.max_epochs=3"]
-    args += SETTINGS[settings]
+    args += [*SETTINGS[settings], HOLD]
     assert fork(args)[0] == 0
     folder = the_run(name)
     whole = folder.rename("whole")
-    assert fork(args, kill_when=lambda: logged(folder / "metrics.csv", STEPS + 9))[0] == -signal.SIGKILL
-    assert json.loads((folder / "run.json").read_text())["finished"] is None
+    kill_at(args, folder, STEPS + 9)
     step = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
     assert STEPS <= step < 3 * STEPS and (settings == "at the ends of epochs") == (step % STEPS == 0)
     assert fork([*args, "--ckpt_path=last"])[0] == 0
@@ -68,11 +68,11 @@ def test_a_killed_run_on_augmented_pictures_resumes_to_the_same_end(cdvqa: Comma
     configs = ["stage2_ce.yaml", str(CONF / "mplug.yaml"), str(CONF / "tiny_masks.yaml")]
     args = ["fit", "--config", configs[0], *overlay(scenes), "--config", configs[1], "--config", configs[2]]
     args += ["--model.global_batch=16", "--model.sparsity.scores=weight", "--data.augmentation=mplug"]
-    args += ["--data.num_workers=1", "--checkpoint_every_n_steps=4"]
+    args += ["--data.num_workers=1", "--checkpoint_every_n_steps=4", HOLD]
     assert fork(args)[0] == 0
     folder = the_run("stage2_ce+ce_mask_uniform_s50_weight", runs="logs/scenes/mplug")
     whole = folder.rename("whole")
-    assert fork(args, kill_when=lambda: logged(folder / "metrics.csv", 9))[0] == -signal.SIGKILL
+    kill_at(args, folder, 9)
     assert 8 <= torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] < 2 * STEPS
     assert fork([*args, "--ckpt_path=last"])[0] == 0
     assert differences(whole, folder) == []
@@ -81,11 +81,11 @@ def test_a_killed_run_on_augmented_pictures_resumes_to_the_same_end(cdvqa: Comma
 def test_two_killed_processes_resume_to_the_same_end(cdvqa: Command, scenes: Path):
     """Each has its own questions and its own dropout."""
     args = ["fit", "--config", "stage1_lmh.yaml", *overlay(scenes), "--model.global_batch=16"]
-    args += ["--trainer.strategy=ddp", "--trainer.devices=2", "--checkpoint_every_n_steps=4"]
+    args += ["--trainer.strategy=ddp", "--trainer.devices=2", "--checkpoint_every_n_steps=4", HOLD]
     assert fork(args, 2)[0] == 0
     folder = the_run("stage1_lmh")
     whole = folder.rename("whole")
-    assert fork(args, 2, kill_when=lambda: logged(folder / "metrics.csv", 9))[0] == -signal.SIGKILL
+    kill_at(args, folder, 9, processes=2)
     state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     assert state["global_step"] >= 8
     first, second = (states["cpu"] for states in state["generators"])
@@ -100,11 +100,11 @@ def test_two_killed_processes_resume_to_the_same_patterned_masks(cdvqa: Command,
     assert cdvqa("fit", "stage1_bce.yaml", "--trainer.max_epochs=1") == 0
     args = ["fit", "--config", "stage2_bce.yaml", *overlay(scenes), "--model.global_batch=16"]
     args += [f"--model.sparsity.pattern={pattern}", "--model.sparsity.reset_every=3", "--model.lr=0.01"]
-    args += ["--trainer.strategy=ddp", "--trainer.devices=2", "--checkpoint_every_n_steps=4"]
+    args += ["--trainer.strategy=ddp", "--trainer.devices=2", "--checkpoint_every_n_steps=4", HOLD]
     assert fork(args, 2)[0] == 0
     folder = the_run(f"stage2_bce+bce_mask_uniform_s50_{pattern}")
     whole = folder.rename("whole")
-    assert fork(args, 2, kill_when=lambda: logged(folder / "metrics.csv", 9))[0] == -signal.SIGKILL
+    kill_at(args, folder, 9, processes=2)
     assert fork([*args, "--ckpt_path=last"], 2)[0] == 0
     assert differences(whole, folder) == []
 
@@ -112,13 +112,14 @@ def test_two_killed_processes_resume_to_the_same_patterned_masks(cdvqa: Command,
 def test_what_is_killed_before_its_first_checkpoint_starts_anew(
     cdvqa: Command, scenes: Path, capsys: pytest.CaptureFixture[str]
 ):
-    args = ["--config", "stage1_bce.yaml", *overlay(scenes)]
-    assert fork(["fit", *args], kill_when=lambda: any(RUNS.glob("*/seed0/config.yaml")))[0] == -signal.SIGKILL
+    held = ["fit", "--config", "stage1_bce.yaml", *overlay(scenes), HOLD, "--trainer.callbacks.step=1"]
+    assert fork(held, kill_when=lambda: any(RUNS.glob("*/seed0/config.yaml")))[0] == -signal.SIGKILL
     folder = the_run("stage1_bce")
+    assert not Run(folder).finished
     (folder / "run.json").unlink(missing_ok=True)  # where the signal came late
-    assert cdvqa("fit", "stage1_bce.yaml", "--ckpt_path=last") == 2
+    assert cdvqa("fit", "stage1_bce.yaml", HOLD, "--ckpt_path=last") == 2
     assert last_error(capsys).endswith("there is no run of stage 1 with seed 0; `cdvqa fit` makes one")
-    assert cdvqa("fit", "stage1_bce.yaml") == 0
+    assert cdvqa("fit", "stage1_bce.yaml", HOLD) == 0
     assert json.loads((folder / "run.json").read_text())["finished"]
 
 
@@ -181,11 +182,12 @@ def test_a_deleted_checkpoint_is_an_error_not_a_restart(cdvqa: Command, capsys: 
 
 
 def test_a_run_killed_before_its_first_epoch_ends_goes_on_from_step_0(cdvqa: Command, scenes: Path):
-    args = ["fit", "--config", "stage1_lmh.yaml", *overlay(scenes), "--model.global_batch=2", "--trainer.max_epochs=1"]
+    args = ["fit", "--config", "stage1_lmh.yaml", *overlay(scenes), "--model.global_batch=2"]
+    args += ["--trainer.max_epochs=1", HOLD]
     assert fork(args)[0] == 0
     folder = the_run("stage1_lmh")
     whole = folder.rename("whole")
-    assert fork(args, kill_when=lambda: logged(folder / "metrics.csv", 1))[0] == -signal.SIGKILL
+    kill_at(args, folder, 1)
     assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 0
     assert fork([*args, "--ckpt_path=last"])[0] == 0
     assert differences(whole, folder) == []

@@ -1,7 +1,6 @@
 """Every objective on the tiny LXMERT, through all stages, a kill and two processes."""
 
 import inspect
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +9,8 @@ import torch
 
 from cdvqa.objectives import OBJECTIVES
 from tests.conftest import overlay, the_run
-from tests.forking import fork
-from tests.killing import differences, logged
+from tests.forking import HOLD, fork, kill_at
+from tests.killing import differences
 from tests.objectives.test_training import SHORT, WITNESS
 from tests.test_processes import DOUBLE, STILL, TWO, command, witnessed
 
@@ -39,11 +38,11 @@ def test_it_trains_all_stages_and_a_killed_mask_training_resumes_to_the_same_end
     assert cdvqa("fit", "stage1_bce.yaml", *flags, *SHORT) == 0
     args = ["fit", "--config", "stage2_bce.yaml", *overlay(scenes), *flags, f"--model.parent_objective={name}"]
     args += ["--model.global_batch=16", "--model.sparsity.reset_every=3", "--model.lr=0.01", "--trainer.max_epochs=1"]
-    args += ["--trainer.limit_train_batches=12", "--checkpoint_every_n_steps=4"]
+    args += ["--trainer.limit_train_batches=12", "--checkpoint_every_n_steps=4", HOLD]
     assert fork(args)[0] == 0
     folder = the_run(f"stage2_{name}+{name}_mask_uniform_s50")
     whole = folder.rename("whole")
-    assert fork(args, kill_when=lambda: logged(folder / "metrics.csv", 5))[0] == -signal.SIGKILL
+    kill_at(args, folder, 5)
     assert fork([*args, "--ckpt_path=last"])[0] == 0
     assert differences(whole, folder) == []
     pipeline = f"--model.parent_objective={name}+{name}"
