@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.conftest import overlay, the_run
+from tests.ending import end, errors_of
 from tests.forking import free_port
 from tests.test_processes import TWO, command
 
@@ -37,10 +38,11 @@ def torchrun(args: list[str]) -> None:
             [*launch, f"--node_rank={rank}", "-m", "cdvqa", *args],
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
         for rank in range(2)
     ]
-    errors = [node.communicate(timeout=240)[1] for node in nodes]
+    errors = errors_of(nodes)
     assert [node.returncode for node in nodes] == [0, 0], errors
 
 
@@ -52,7 +54,11 @@ def sbatch(args: list[str], commands: Path, srun: str = SRUN, **environment: str
         (commands / name).chmod(0o755)
     path = {"PATH": f"{commands}:{os.environ['PATH']}"}
     return subprocess.Popen(
-        ["bash", str(SCRIPT), *args], env=os.environ | SLURM | path | environment, stderr=subprocess.PIPE, text=True
+        ["bash", str(SCRIPT), *args],
+        env=os.environ | SLURM | path | environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
 
 
@@ -64,7 +70,8 @@ def test_two_nodes_train_what_two_processes_train(cdvqa: Command, scenes: Path, 
     torchrun(["fit", *args, "--trainer.strategy=ddp", "--trainer.num_nodes=2", "--trainer.devices=1"])
     by_torchrun = folder.rename("torchrun")
     job = sbatch(args, tmp_path / "bin", MASTER_PORT=free_port())
-    assert job.communicate(timeout=240)[1].count("Traceback") == 0 and job.returncode == 0
+    (errors,) = errors_of([job])
+    assert errors.count("Traceback") == 0 and job.returncode == 0, errors
     for run in (by_torchrun, folder):
         assert {path.name.split(".")[0] for path in run.iterdir()} == {
             path.name.split(".")[0] for path in alone.iterdir()
@@ -76,7 +83,7 @@ def test_two_nodes_train_what_two_processes_train(cdvqa: Command, scenes: Path, 
 
 
 def test_processes_with_other_settings_stop_on_all_nodes(cdvqa: Command, scenes: Path):
-    port = str(free_port())
+    port = free_port()
     nodes = []
     for rank in ("0", "1"):
         own = {"RANK": rank, "NODE_RANK": rank, "GROUP_RANK": rank, "LOCAL_RANK": "0", "WORLD_SIZE": "2"}
@@ -84,8 +91,8 @@ def test_processes_with_other_settings_stop_on_all_nodes(cdvqa: Command, scenes:
         flags = ["--trainer.strategy=ddp", "--trainer.num_nodes=2", "--trainer.devices=1", f"--model.lr=0.00{rank}1"]
         args = [sys.executable, "-m", "cdvqa", "fit", "--config", "stage1_lmh.yaml", *overlay(scenes), *flags]
         environment = os.environ | {"PYTHONPATH": str(ROOT)} | own | meeting
-        nodes.append(subprocess.Popen(args, env=environment, stderr=subprocess.PIPE, text=True))
-    errors = [node.communicate(timeout=240)[1] for node in nodes]
+        nodes.append(subprocess.Popen(args, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True))
+    errors = errors_of(nodes)
     assert [node.returncode for node in nodes] == [2, 2], errors
     assert all("the processes were started with other settings: they make" in error for error in errors)
     assert not list(Path().rglob("run.json"))
@@ -108,7 +115,8 @@ def test_a_requeued_job_goes_on(
     monkeypatch.chdir(tmp_path)
     args = ["--config", "stage2_lmh.yaml", "--config", "ddp_bf16.yaml"]
     job = sbatch(args, tmp_path / "bin", SLURM_RESTART_COUNT=restarts, SRUN_EXIT=answers)
-    assert job.wait(60) == status
+    errors = errors_of([job])
+    assert job.returncode == status, errors
     lines = Path("srun.txt").read_text().splitlines()
     assert ["last" if line.endswith("--ckpt_path=last") else "fresh" for line in lines] == sruns
     for line in lines:
@@ -119,9 +127,12 @@ def test_a_requeued_job_goes_on(
 
 def test_a_job_whose_time_runs_out_is_queued_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    job = sbatch([], tmp_path / "bin", srun="touch started; exec sleep 5")
+    job = sbatch([], tmp_path / "bin", srun="touch started; exec sleep 30")
     while not Path("started").exists() and job.poll() is None:
         time.sleep(0.01)
     job.send_signal(signal.SIGUSR1)
-    job.wait(50)
+    try:
+        job.wait(50)
+    finally:
+        end([job])
     assert Path("scontrol.txt").read_text() == "requeue 4711\n"

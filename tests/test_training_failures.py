@@ -17,6 +17,7 @@ from cdvqa.files import full_disk, write_atomically
 from cdvqa.runs.loggers import MetricsLog
 from cdvqa.sparsity import Subnetwork
 from tests.conftest import last_error, overlay, the_run
+from tests.ending import errors_of
 from tests.killing import differences, start
 
 Command = Callable[..., int]
@@ -87,7 +88,7 @@ def test_a_spoiled_step_that_is_looked_up_later_is_still_named_and_not_saved(
 def test_all_processes_stop(cdvqa: Command, scenes: Path):
     two = ["--trainer.strategy=ddp", "--trainer.devices=2", *fault("SpoilLoss", step=4, rank=1)]
     process = start(["fit", "--config", "stage1_bce.yaml", *overlay(scenes), OFTEN, *two])
-    _, errors = process.communicate()
+    (errors,) = errors_of([process])
     said = [line for line in errors.splitlines() if line.startswith("cdvqa fit:")]
     assert process.returncode == 1 and len(said) == 1 and "Traceback" not in errors
     assert "step 4: the loss is not finite (32 questions: " in said[0]  # the second process's half

@@ -14,6 +14,7 @@ import pytest
 from cdvqa.conversion.convert import convert_features
 from cdvqa.conversion.sources.source import FeatureIndex, FeatureSource, ImageRegions
 from cdvqa.errors import InputError, Stopped
+from tests.ending import has_ended
 
 START = """
 import sys
@@ -89,6 +90,6 @@ def test_workers_end_with_the_process_that_started_them(tmp_path):
             time.sleep(0.02)
         process.kill()
     end = time.monotonic() + 10
-    while any(Path(f"/proc/{path.stem}").exists() for path in pids):
+    while not all(has_ended(path.stem) for path in pids):
         assert time.monotonic() < end
         time.sleep(0.02)

@@ -4,6 +4,7 @@ import json
 import resource
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from cdvqa.cli import main
 from cdvqa.runs.folder import Run
 from cdvqa.studies.sweep.records import append_lines, read_lines
 from tests.conftest import run_names, the_run
+from tests.ending import has_ended
 from tests.forking import Forked
 
 OMP = {"method": "omp", "pipeline": ["bce", "bce+lmh"], "sparsity": 0.5}
@@ -112,16 +114,19 @@ def test_a_killed_sweep_goes_on_where_it_was(cdvqa: Callable[..., int], study: S
     assert main(["sweep", str(file), "--logs", "whole", "--records", "whole_records"]) == 0
     sweeping = Forked(["sweep", str(file)])
     while not list(Path("logs").glob("*/*/stage1_bce-*/seed0/run.json")):
+        assert sweeping.running, sweeping.wait()
         time.sleep(0.01)
-    locks = list(Path("logs").glob("*/*/*/*/.lock"))
-    pids = [json.loads(path.read_text() or "{}").get("pid") for path in locks]
+    pids = []
+    for lock in Path("logs").glob("*/*/*/*/.lock"):
+        with suppress(FileNotFoundError):  # its run has just ended
+            pids.append(json.loads(lock.read_text() or "{}").get("pid"))
     sweeping.kill()
     sweeping.wait()
     for pid in filter(None, pids):  # the runs end with their sweep
         end = time.monotonic() + 20
-        while time.monotonic() < end and Path(f"/proc/{pid}").exists():
+        while time.monotonic() < end and not has_ended(pid):
             time.sleep(0.05)
-        assert not Path(f"/proc/{pid}").exists()
+        assert has_ended(pid)
     assert main(["sweep", str(file)]) == 0
     whole = {(line["run"], line["seed"]): line["results"] for line in lines("whole_records")}
     assert {(line["run"], line["seed"]): line["results"] for line in lines("docs/study")} == whole and len(whole) == 3
