@@ -12,11 +12,15 @@ os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])  # for processes that 
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from cdvqa.cli import main
 from cdvqa.data.answers.vocabulary import AnswerVocabulary
 from cdvqa.data.questions.official import read_questions
 from cdvqa.worlds.scenes import SceneConstants, write_scenes
+
+settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
+settings.load_profile("unhurried")
 
 CONF = Path(__file__).parent / "conf"
 GOLDEN = Path(__file__).parent / "golden"

@@ -38,7 +38,7 @@ def test_the_wheel_has_what_is_read_at_run_time_and_its_metadata(wheel: Path):
         (metadata,) = (name for name in names if name.endswith("METADATA"))
         fields = Parser().parsestr(file.read(metadata).decode())
     package = ROOT / "cdvqa"
-    read = [path for path in package.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    read = [path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     assert {path.relative_to(ROOT).as_posix() for path in read} <= names
     assert {f"cdvqa/configs/{path.relative_to(ROOT / 'configs')}" for path in ROOT.glob("configs/**/*.yaml")} <= names
     assert not [name for name in names if name.startswith(("tests/", "docs/", "benchmarks/"))]

@@ -103,6 +103,7 @@ def test_few_unused_buffers_are_kept():
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_reading_ahead_is_bounded(dataset, monkeypatch, workers):
+    gc.collect()  # threads of earlier tests
     read = []
     batch = type(dataset).batch
     monkeypatch.setattr(type(dataset), "batch", lambda self, rows, *rest: read.append(1) or batch(self, rows, *rest))
@@ -114,6 +115,7 @@ def test_reading_ahead_is_bounded(dataset, monkeypatch, workers):
 
 
 def test_an_abandoned_iteration_leaves_no_thread(dataset):
+    gc.collect()  # threads of earlier tests
     iterator = iter(BatchLoader(dataset, range(200), 5, 2))
     next(iterator)
     assert readers()
@@ -130,6 +132,7 @@ def test_an_error_of_a_thread_is_raised_where_its_batch_would_come(tmp_path, wor
     write_features(root / "features.h5", **arrays)
     dataset = make_dataset(root)
     bad = int(np.flatnonzero(dataset.image_id == IMAGES - 1)[0])
+    gc.collect()  # threads of earlier tests
     iterator = iter(BatchLoader(dataset, range(60), 1, workers))
     assert sum(1 for _ in islice(iterator, bad)) == bad
     with pytest.raises(InputError, match=f"image {IMAGES - 1} has NaN"):

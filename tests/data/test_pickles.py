@@ -8,7 +8,7 @@ from collections import OrderedDict
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -149,7 +149,6 @@ def test_a_pickle_cut_off_anywhere(protocol):
         refused(whole[:length])
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=40))
 def test_no_pickle_at_all(content):
     try:

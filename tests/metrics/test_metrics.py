@@ -8,7 +8,7 @@ from statistics import fmean
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cdvqa.data.batch import VQABatch
@@ -71,7 +71,6 @@ def test_the_official_rule_normalises_only_where_annotators_differ():
 answers_lists = st.lists(st.sampled_from(["yes", "no", "maybe"]), min_size=10, max_size=10)
 
 
-@settings(deadline=None)
 @given(answers_lists, st.sampled_from(["yes", "no", "other"]))
 def test_official_score_is_the_mean_over_choices_of_nine(answers, prediction):
     nine = [answers[:i] + answers[i + 1 :] for i in range(10)]

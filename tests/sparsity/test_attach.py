@@ -46,7 +46,7 @@ def attached(sparsity="0.5", model=None, **options):
 STARTS = [{}, {"criterion": "random"}, {"scores": "weight"}, {"alpha": 1.0}]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from(SPARSITIES), st.sampled_from(list(ASSIGNMENTS)), st.sampled_from(STARTS), st.booleans())
 def test_zeros_are_exact_at_the_start_and_after_every_reset(sparsity, assignment, start, tied):
     model = attached(sparsity, Toy(tied=tied), assignment=assignment, **start)

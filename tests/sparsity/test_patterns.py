@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -201,7 +201,6 @@ def test_a_saved_network_answers_the_same_and_a_restored_one_goes_on_the_same(pa
     assert torch.equal(fresh(ids), model(ids))
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_two_of_four_rank_by_score_size_and_place(data):
     rows, columns = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 13))
@@ -216,7 +215,6 @@ def test_two_of_four_rank_by_score_size_and_place(data):
             assert {at for at in places if kept[row, at]} == set(ranked[-2:])
 
 
-@settings(deadline=None)
 @given(st.integers(1, 50), st.integers(1, 5))
 def test_blocks_of_sixteen_rows_and_a_short_last_one(rows, columns):
     spread, weight = Spread(16), torch.rand(rows, columns)

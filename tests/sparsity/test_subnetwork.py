@@ -138,7 +138,7 @@ def test_a_value_that_fp16_cannot_hold_is_named(tmp_path):
     network.save(tmp_path / "s.safetensors", "bf16")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_mask_comes_back(tmp_path, data):
     shape = data.draw(st.sampled_from([(0,), (1,), (8,), (3, 5), (600, 500), (2, 3, 4, 5), (4, 0)]))
@@ -376,7 +376,7 @@ def test_a_header_that_lies_is_one_line(model, tmp_path, lie):
     assert len(str(caught.value).splitlines()) == 1 and "s.safetensors" in str(caught.value)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_damaged_file_loads_or_is_refused(model, tmp_path, data):
     path = tmp_path / "damaged.safetensors"

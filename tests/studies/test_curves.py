@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cdvqa.sparsity import LXMERT_COUNTS, MODALITIES
@@ -33,7 +33,6 @@ def test_a_loss_that_falls_with_more_zeros_is_noise():
     assert least_loss(LEVELS, noisy, 0.5, LXMERT_COUNTS) == pytest.approx(dict.fromkeys(MODALITIES, 0.5), abs=0.011)
 
 
-@settings(deadline=None)
 @given(sizes=counts_and_overall, losses=st.lists(st.floats(0, 10), min_size=15, max_size=15))
 def test_shares_of_curves_keep_the_budget(sizes: Any, losses: list[float]):
     numbers, overall = sizes

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cdvqa.cli import main
@@ -36,7 +36,6 @@ def test_the_second_grid_is_finer_around_the_best():
     assert search.cost(results) == len(results) == 55 + len(fine)
 
 
-@settings(deadline=None)
 @given(
     overall=st.floats(0.1, 0.95),
     sizes=st.tuples(*[st.integers(100, 10_000)] * 3),

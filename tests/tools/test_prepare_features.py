@@ -62,7 +62,7 @@ def test_lxmert_image_names_and_a_last_line_without_a_break(tmp_path):
     assert_holds(tmp_path / "out.h5", images)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(regions=st.lists(st.integers(1, 4), min_size=1, max_size=6), width=st.integers(1, 7), block=st.integers(1, 4))
 def test_any_shape_in_any_block_size(tmp_path, monkeypatch, regions, width, block):
     monkeypatch.setattr(FeatureSource, "images_per_block", block)

@@ -95,7 +95,7 @@ def test_a_kill_after_the_end(source, tmp_path, uninterrupted, capsys):
     assert contents(target) == wanted and target.stat().st_ino == before.st_ino
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(call=st.integers(0, 30), kept=st.floats(0, 1))
 def test_a_write_that_ends_at_any_byte(tmp_path, monkeypatch, call, kept):
     images = sample_images(regions=[2, 4, 1, 3, 3])

@@ -224,7 +224,7 @@ def test_a_finished_file_that_is_cut_short_is_named(tmp_path, capsys, kept):
     assert convert(source, target, "--overwrite") == 0 and convert(source, target) == 0
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.floats(0, 1, exclude_max=True), value=st.integers(0, 255))
 def test_a_wrong_byte_anywhere_in_a_finished_file(tmp_path, capsys, place, value):
     """It is refused in one line, or it stands where nothing is kept."""

@@ -35,7 +35,7 @@ def plain_search(model, states, mask, beam_size, max_length, start, end):
     raise AssertionError("a search is at least one step long")
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     seed=st.integers(0, 10_000),
     beam_size=st.integers(1, 6),

@@ -82,7 +82,7 @@ def test_the_extractor_of_our_own_files(tmp_path):
     assert Hdf5Features(path).extractor == "grid"
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     chunk=st.tuples(st.integers(1, 9), st.integers(1, 3), st.integers(1, 5)),
     rows=st.permutations(range(11)),

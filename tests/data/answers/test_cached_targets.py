@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cdvqa.data.answers.cached_targets import (
@@ -43,7 +43,6 @@ def write(path, content):
 COUNTS = st.dictionaries(st.integers(0, 4), st.integers(1, 10), max_size=4).filter(lambda c: sum(c.values()) <= 10)
 
 
-@settings(deadline=None)
 @given(st.lists(COUNTS, min_size=1, max_size=8), st.sampled_from(["third", "clark"]))
 def test_any_targets_come_back(tmp_path_factory, questions, rule):
     records = [target(number, counts, rule) for number, counts in enumerate(questions)]

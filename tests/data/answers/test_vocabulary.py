@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cdvqa.data.answers.normalisation import normalise_answer, strip_punctuation
@@ -93,7 +93,6 @@ def test_human_answers_are_matched_raw_and_the_chosen_one_normalised():
     np.testing.assert_allclose(targets.dense(np.array([0])), [[1 / 3]], rtol=1e-6)
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(["yes", "Yes.", "no", "a dog", "dog", "two", "2"]), max_size=60), st.integers(1, 9))
 def test_vocabulary_counts_questions_in_order_of_appearance(answers, min_count):
     vocabulary = AnswerVocabulary.from_annotations([record(i, "t", [a]) for i, a in enumerate(answers)], min_count)

@@ -27,7 +27,7 @@ def of_each_pair(annotations: Annotations, chosen: np.ndarray) -> tuple[np.ndarr
     return np.bincount(pair), np.bincount(pair, weights=chosen)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.integers(40, 160),
     st.integers(0, 5),
@@ -46,7 +46,7 @@ def test_order_makes_no_difference_and_the_size_is_right(n, seed, kind, share, r
     assert mask.sum() == int(share * n + 0.5)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 300), st.integers(1, 4), st.integers(0, 5), st.floats(0, 1), st.sampled_from([0.05, 0.2, 0.9]))
 def test_at_most_a_quarter_of_the_questions_of_any_type_and_answer_is_taken(n, types, seed, common, share):
     """The old split took 31 % of the questions with rare answers on `scenes`, and all of those with unique ones."""

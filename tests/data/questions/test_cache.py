@@ -176,7 +176,7 @@ def test_damaged_and_foreign_files_are_replaced(root, made, content):
     assert contents(prepare(root)) == first and not made
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 1 << 30), st.sampled_from(["flip", "cut"]))
 def test_any_damage_is_noticed_or_harmless(tmp_path, seed, kind):
     draw = random.Random(seed)
@@ -239,7 +239,6 @@ def test_two_nodes_never_share_a_temporary_name(root, monkeypatch):
     assert len(set(names)) == 2 and all(str(os.getpid()) in name for name in names)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.text(max_size=5), st.lists(st.text(max_size=5), min_size=1, max_size=4)), max_size=6))
 def test_packing_loses_nothing(rows):
     records = [record(number, text, answers) for number, (text, answers) in enumerate(rows)]

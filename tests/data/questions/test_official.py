@@ -143,7 +143,7 @@ TEXT = st.text(max_size=8)
 CONTENT = st.lists(st.tuples(TEXT, st.lists(TEXT, min_size=10, max_size=10)), min_size=1, max_size=5)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(CONTENT, st.booleans(), st.booleans(), st.booleans())
 def test_any_text_in_any_form_is_read_as_written(tmp_path, content, wrapped, escaped, marked):
     questions = [{"question_id": i, "image_id": 0, "question": text} for i, (text, _) in enumerate(content)]

@@ -1,5 +1,6 @@
 """The feature file: reads equal what was written, in any storage and any process; broken files are named."""
 
+import gc
 import json
 import multiprocessing
 import os
@@ -123,6 +124,7 @@ def test_threads_read_at_once(tmp_path, storage):
 
 def test_a_reader_closes_its_files(tmp_path):
     write_toy_features(tmp_path / "features.h5")
+    gc.collect()  # files of earlier tests
     before = len(os.listdir("/proc/self/fd"))
     reader = RegionFeatures(tmp_path / "features.h5")
     assert len(os.listdir("/proc/self/fd")) > before

@@ -152,7 +152,7 @@ def test_training_is_bit_equal_to_the_plain_way(accumulation, dtype, options):
 OPERATIONS = ["forward", "evaluate", "infer", "backward", "two_graphs", "step", "reset", "tie", "save", "load"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.sampled_from(OPERATIONS), min_size=1, max_size=12))
 def test_any_sequence_of_events_leaves_the_numbers_of_the_plain_way(operations):
     pair = Pair(lambda: Shared(tied=True))

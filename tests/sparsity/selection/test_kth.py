@@ -55,7 +55,7 @@ def check(search, scores, weights, zeros):
 
 
 @SEARCHES
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(ranking=rankings())
 def test_last_zero_of_any_floats_is_that_of_a_full_sort(search, ranking):
     check(search, *ranking)

@@ -104,7 +104,7 @@ def matrices(draw):
     return scores, weights
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(matrices(), st.sampled_from(SPARSITIES))
 def test_exact_selection_is_a_full_sort(given_matrices, sparsity):
     scores, weights = given_matrices
@@ -121,7 +121,7 @@ def test_exact_selection_is_a_full_sort(given_matrices, sparsity):
         assert torch.equal(by_index.mask, sorted_masks([score], [torch.zeros_like(score)], asked)[0])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(matrices(), st.sampled_from(SPARSITIES), st.integers(0, 2**31))
 def test_rules_decide_moved_scores_against_the_last_zero(given_matrices, sparsity, seed):
     scores, weights = given_matrices
