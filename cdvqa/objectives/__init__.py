@@ -3,7 +3,6 @@
 import inspect
 from typing import Any
 
-from cdvqa.errors import InputError, nearest
 from cdvqa.objectives.baselines.cf_vqa import CFVQA
 from cdvqa.objectives.baselines.genb_lite import GenBLite
 from cdvqa.objectives.baselines.gge import GGE
@@ -20,7 +19,7 @@ from cdvqa.objectives.lpf import LPF, LPFQ
 from cdvqa.objectives.objective import Loss, Objective, Progress
 from cdvqa.objectives.output import Output, SequenceOutput
 from cdvqa.objectives.rubi import RUBi, RUBiQ
-from cdvqa.registry import find_class
+from cdvqa.registry import check_options, find_class
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "bce": BCE,
@@ -62,15 +61,13 @@ def make_objective(name: str, hidden_size: int, **given: Any) -> Objective:
             which are passed on only to an objective that takes them.
 
     Raises:
-        InputError: unknown name or option.
+        InputError: unknown name or option, or a value of another type.
     """
     kind = find_objective(name)
-    accepted = set(inspect.signature(kind).parameters)
     sizes = {"hidden_size", "num_answers", "question_size", "vision_size"}
-    if unknown := sorted(set(given) - accepted - sizes):
-        known = sorted(accepted - sizes)
-        takes = f"(it takes: {', '.join(known) or 'none'}){nearest(unknown[0], known)}"
-        raise InputError(f"--model.objective_options: {name} does not take {', '.join(unknown)} {takes}")
+    options = {option: value for option, value in given.items() if option not in sizes}
+    check_options("--model.objective", name, kind, options, sizes)
+    accepted = inspect.signature(kind).parameters
     given["hidden_size"] = hidden_size
     return kind(**{option: value for option, value in given.items() if option in accepted})
 

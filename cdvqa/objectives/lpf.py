@@ -5,6 +5,7 @@ from types import MappingProxyType
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from cdvqa.errors import InputError
 from cdvqa.objectives.branches import AnsweringBranch
 from cdvqa.objectives.objective import (
     LabelledObjective,
@@ -28,7 +29,7 @@ class LPF(LabelledObjective):
 
     def __init__(self, gamma: float = 5.0) -> None:
         super().__init__()
-        self.gamma = gamma
+        self.gamma = exponent(gamma)
 
     def loss(self, logits: Tensor, soft_target: Tensor, prior: Tensor, label: Tensor) -> Loss:
         label, logits, prior = labelled_only(label, logits, prior)
@@ -64,7 +65,7 @@ class LPFQ(LabelledObjective):
         self, question_size: int, num_answers: int, gamma: float = 5.0, ce_epochs: int = 0, width: int = 1024
     ) -> None:
         super().__init__()
-        self.gamma, self.ce_epochs = gamma, ce_epochs
+        self.gamma, self.ce_epochs = exponent(gamma), ce_epochs
         self.branch = AnsweringBranch(question_size, width, num_answers)
 
     def loss(self, logits: Tensor, soft_target: Tensor, question: Tensor, label: Tensor, progress: Progress) -> Loss:
@@ -76,6 +77,13 @@ class LPFQ(LabelledObjective):
             "question": mean_or_zero(cross_entropy(answer, label, reduction="none")),
         }
         return Loss(terms["task"] + terms["question"], terms, len(label))
+
+
+def exponent(gamma: float) -> float:
+    """γ; below 0 the questions that the prior answers would weigh more, not less."""
+    if not gamma >= 0:
+        raise InputError(f"--model.objective_options.gamma {gamma}: expected 0 or more")
+    return gamma
 
 
 def focal(logits: Tensor, bias: Tensor, label: Tensor, gamma: float) -> Tensor:

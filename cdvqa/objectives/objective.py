@@ -1,7 +1,7 @@
 """The protocol of a training objective."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cdvqa.data.dataset import View
-from cdvqa.errors import InputError
 from cdvqa.objectives.output import Output
 
 
@@ -195,12 +194,6 @@ class LabelledObjective(Objective):
 
     def counted(self, label: Tensor) -> int:
         return int((label >= 0).sum())
-
-
-def check_option(option: str, value: str, known: Collection[str]) -> None:
-    """Raise InputError unless the value of an objective's option is one of `known`."""
-    if value not in known:
-        raise InputError(f"--model.objective_options.{option} is {value!r}; use one of {', '.join(known)}")
 
 
 def labelled_only(label: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:

@@ -1,6 +1,7 @@
 """Every objective against the authors' own functions, and against the formula written a second time."""
 
 import inspect
+from typing import Any, Literal, Optional
 
 import numpy as np
 import pytest
@@ -221,6 +222,42 @@ def test_unknown_names_and_options_are_refused():
         make_objective("focal", 4)
     with pytest.raises(InputError, match="bce does not take gamma"):
         make_objective("bce", 4, gamma=2)
+
+
+class Own(Objective):
+    def __init__(self, depth: Optional[int] = None, form: Literal["a", "b"] | float = "a", table: dict | None = None):
+        super().__init__()
+
+    def loss(self, logits, soft_target): ...
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value", "wanted"),
+    [
+        ("lpf", "gamma", "two", "a number"),
+        ("lpf", "gamma", True, "a number"),
+        ("lpf", "gamma", -3, "0 or more"),
+        ("lpf_q", "gamma", float("nan"), "0 or more"),
+        ("lmh", "trainable", "perhaps", "true or false"),
+        ("lmh", "trainable", 1, "true or false"),
+        ("rubi_q", "width", 3.5, "a whole number"),
+        (f"{__name__}.Own", "depth", "two", "a whole number"),
+        (f"{__name__}.Own", "form", "c", "one of a, b or a number"),
+        (f"{__name__}.Own", "table", 1, "a mapping"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(name: str, option: str, value: Any, wanted: str):
+    """Text for a number ended the first step with a traceback, and a negative exponent trained."""
+    with pytest.raises(InputError, match=rf"^--model\.objective_options\.{option} {value}: expected {wanted}$"):
+        make_objective(name, 4, question_size=3, num_answers=2, **{option: value})
+
+
+def test_what_an_annotation_allows_is_taken():
+    make_objective("lpf", 4, gamma=2)
+    for options in ({"depth": None}, {"depth": 2}, {"form": "b"}, {"form": 1}, {"table": {"a": 1}}):
+        make_objective(f"{__name__}.Own", 4, **options)
+    with pytest.raises(InputError, match=r"bce does not take args \(it takes: none\)"):
+        make_objective("bce", 4, args=1)
 
 
 def test_sequences_are_summed_over_pieces_and_weighed_by_share_and_prior():

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Iterable
 from functools import reduce
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from cdvqa.objectives.branches import AnsweringBranch
-from cdvqa.objectives.objective import LabelledObjective, Loss, check_option, labelled_only, mean_or_zero
+from cdvqa.objectives.objective import LabelledObjective, Loss, labelled_only, mean_or_zero
 from cdvqa.objectives.output import Output
 
 FLOOR = 1e-12  # the authors' ε
@@ -40,9 +40,6 @@ class CFVQA(LabelledObjective):
         fusion: `sum`, h = log(σ(Σ z) + ε); or `hm`, h = log(Π + ε) − log(1 + Π) with Π the product of all σ(z).
         vision: whether there is a vision branch.
         width: of the branches' hidden layers.
-
-    Raises:
-        InputError: no such fusion.
     """
 
     in_network = True
@@ -52,12 +49,11 @@ class CFVQA(LabelledObjective):
         question_size: int,
         vision_size: int,
         num_answers: int,
-        fusion: str = "sum",
+        fusion: Literal["sum", "hm"] = "sum",
         vision: bool = True,
         width: int = 1024,
     ) -> None:
         super().__init__()
-        check_option("fusion", fusion, FUSIONS)
         self.fuse = FUSIONS[fusion]
         sizes = {"question": question_size} | ({"vision": vision_size} if vision else {})
         self.branches = nn.ModuleDict({name: AnsweringBranch(size, width, num_answers) for name, size in sizes.items()})

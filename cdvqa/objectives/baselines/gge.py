@@ -1,10 +1,12 @@
 """GGE: the model is trained on what the biases do not explain."""
 
+from typing import Literal
+
 from torch import Tensor
 
 from cdvqa.objectives.bce import binary_cross_entropy
 from cdvqa.objectives.branches import AnsweringBranch
-from cdvqa.objectives.objective import Loss, Objective, check_option
+from cdvqa.objectives.objective import Loss, Objective
 
 NEEDS = {
     "d": frozenset({"prior"}),
@@ -35,14 +37,16 @@ class GGE(Objective):
         num_answers: A.
         mode: the biases: distribution (`d`), question (`q`), or both, together (`dq`) or in turn (`dq_iter`).
         width: of the branch's hidden layers.
-
-    Raises:
-        InputError: no such mode.
     """
 
-    def __init__(self, question_size: int, num_answers: int, mode: str = "dq", width: int = 1024) -> None:
+    def __init__(
+        self,
+        question_size: int,
+        num_answers: int,
+        mode: Literal["d", "q", "dq", "dq_iter"] = "dq",
+        width: int = 1024,
+    ) -> None:
         super().__init__()
-        check_option("mode", mode, NEEDS)
         self.mode, self.needs = mode, NEEDS[mode]
         if "question" in self.needs:
             self.branch = AnsweringBranch(question_size, width, num_answers)

@@ -14,7 +14,7 @@ from cdvqa.data.answers.targets import SoftTargets
 from cdvqa.data.dataset import Answered, AnsweredView, View
 from cdvqa.objectives.bce import BCE
 from cdvqa.objectives.lmh import LMH
-from cdvqa.objectives.objective import Loss, Objective, check_option
+from cdvqa.objectives.objective import Loss, Objective
 from cdvqa.objectives.output import Output
 
 SHARE = 0.6  # β: the largest share of a type's answers that can be unbiased
@@ -56,9 +56,6 @@ class MMBS(Objective):
     Args:
         hidden_size: H, width of `hidden`.
         base: the objective of the original question, `bce` or `lmh`.
-
-    Raises:
-        InputError: no such base.
     """
 
     needs = frozenset({"prior", "hidden", "views"})
@@ -68,7 +65,6 @@ class MMBS(Objective):
 
     def __init__(self, hidden_size: int, base: Literal["bce", "lmh"] = "bce") -> None:
         super().__init__()
-        check_option("base", base, ("bce", "lmh"))
         self.base: Objective = LMH(hidden_size) if base == "lmh" else BCE()
 
     def loss(

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
 from cdvqa.objectives.ce import soft_cross_entropy
-from cdvqa.objectives.objective import Loss, Objective, check_option
+from cdvqa.objectives.objective import Loss, Objective
 
 LARGEST = 100.0  # weight of an answer
 ANNOTATORS = 10  # human answers to a question
@@ -31,16 +31,12 @@ class Rescale(Objective):
     Args:
         form: bce or ce.
         min_count: how many human answers under the type an answer needs to be kept.
-
-    Raises:
-        InputError: no such form.
     """
 
     needs = frozenset({"counts"})
 
     def __init__(self, form: Literal["bce", "ce"] = "bce", min_count: int = 10) -> None:
         super().__init__()
-        check_option("form", form, ("bce", "ce"))
         self.form, self.min_count = form, min_count
 
     def weights(self, counts: Tensor) -> Tensor:

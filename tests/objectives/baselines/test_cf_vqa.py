@@ -74,7 +74,7 @@ def test_scores_of_half_precision_outputs_do_not_tie():
 
 
 def test_an_unknown_fusion_is_refused():
-    with pytest.raises(InputError, match=r"objective_options\.fusion is 'product'; use one of sum, hm"):
+    with pytest.raises(InputError, match=r"objective_options\.fusion product: expected one of sum, hm"):
         made("cf_vqa", fusion="product")
 
 

@@ -126,5 +126,5 @@ def test_each_mode_needs_what_it_uses_and_only_one_has_two_halves():
         for missing in objective.needs:
             with pytest.raises(ValueError, match=f"GGE needs `{missing}`"):
                 objective(**inputs | {missing: None})
-    with pytest.raises(InputError, match=r"objective_options\.mode is 'both'; use one of d, q, dq, dq_iter"):
+    with pytest.raises(InputError, match=r"objective_options\.mode both: expected one of d, q, dq, dq_iter"):
         made("gge", mode="both")

@@ -105,5 +105,5 @@ def test_over_lmh_it_has_lmhs_terms_and_parameters():
 
 
 def test_another_base_is_refused():
-    with pytest.raises(InputError, match=r"--model\.objective_options\.base is 'lhm'; use one of bce, lmh"):
+    with pytest.raises(InputError, match=r"--model\.objective_options\.base lhm: expected one of bce, lmh"):
         make_objective("mmbs", 8, base="lhm")

@@ -68,5 +68,5 @@ def test_rare_answers_weigh_more_and_only_where_they_are_right():
 
 
 def test_another_form_is_refused():
-    with pytest.raises(InputError, match=r"--model\.objective_options\.form is 'mse'; use one of bce, ce"):
+    with pytest.raises(InputError, match=r"--model\.objective_options\.form mse: expected one of bce, ce"):
         made("rescale", form="mse")
