@@ -34,8 +34,14 @@ def refusal(cdvqa: Command, capsys: pytest.CaptureFixture[str], *flags: str) -> 
         ("--seed_everything=-1", "--seed_everything -1: expected from 0 to 4294967295"),
         ("--trainer.max_epochs=-1", "--trainer.max_epochs -1: expected 0 or more"),
         ("--trainer.accumulate_grad_batches=0", "--trainer.accumulate_grad_batches 0: expected 1 or more"),
-        ("--trainer.gradient_clip_val=-1", "--trainer.gradient_clip_val -1: expected 0 (no clipping) or more"),
+        ("--trainer.gradient_clip_val=-0.5", "--trainer.gradient_clip_val -0.5: expected 0 (no clipping) or more"),
         ("--trainer.gradient_clip_algorithm=value", "--trainer.gradient_clip_algorithm value: expected norm"),
+        (
+            "--trainer.limit_train_batches=0.0",
+            "--trainer.limit_train_batches 0.0: expected 1 or more, or a share above",
+        ),
+        ("--trainer.val_check_interval=99", "--trainer.val_check_interval 99: `val_check_interval` (99) must be less"),
+        ("--trainer.limit_train_batches=0.01", "--trainer.limit_train_batches 0.01: You requested to check 0.01"),
         ("--trainer.precision=17", "--trainer.precision: expected one of"),
         ("--trainer.devices=0", "--trainer.devices 0: "),
         ("--trainer.logger=NoLogger", "--trainer.logger: no class is called 'NoLogger'"),
@@ -52,6 +58,24 @@ def test_a_wrong_setting_is_one_line_that_names_the_option(
     """Each of these trained, or ended in a traceback, or named no option."""
     line = refusal(cdvqa, capsys, flag)
     assert line.startswith(said) if said.startswith("--") else said in line
+
+
+def test_prune_refuses_what_is_trained(cdvqa: Command, capsys: pytest.CaptureFixture[str]):
+    """It trained stage 1."""
+    for config, made in (("stage1_bce.yaml", "is stage 1"), ("stage2_bce.yaml", "trains masks")):
+        assert cdvqa("prune", config) == 2
+        said = f"cdvqa prune: this configuration {made}, and prune is one-shot pruning, a stage 2; leave its config"
+        assert capsys.readouterr().err.startswith(said)
+    assert not Path("logs").exists()
+
+
+@pytest.mark.parametrize("command", ["info", "check"])
+def test_a_logger_whose_package_is_missing_is_one_line(command: str, capsys: pytest.CaptureFixture[str]):
+    """Only fit and test said it in one."""
+    assert main([command, "--config", "stage1_bce.yaml", "--trainer.logger", "CometLogger"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"cdvqa {command}: cannot make pytorch_lightning.loggers.CometLogger; Requirement")
+    assert error.count("\n") == 1
 
 
 @pytest.mark.skipif("__import__('torch').cuda.is_available()", reason="there is a GPU here")

@@ -5,6 +5,7 @@ from typing import Literal, Optional
 import torch
 from pytorch_lightning.cli import LightningArgumentParser
 
+from cdvqa.cli.parsing import naming_classes
 from cdvqa.cli.training import VQACLI
 
 
@@ -31,7 +32,7 @@ class ConfigInspector(VQACLI):
         parser.add_argument("--ckpt_path", type=Optional[str], default=None, help=ckpt_path_help)
 
     def instantiate_classes(self) -> None:
-        with torch.device(self._device):
+        with torch.device(self._device), naming_classes():
             self.config_init = self.parser.instantiate_classes(self.config)
         self.datamodule = self.config_init["data"]
         self.model = self.config_init["model"]

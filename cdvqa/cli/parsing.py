@@ -4,7 +4,8 @@ import ast
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
 
 from pytorch_lightning.cli import LightningArgumentParser
@@ -127,16 +128,22 @@ def check_numbers(settings: Mapping[str, Any]) -> None:
     seed, trainer, data = settings["seed_everything"], settings["trainer"], settings["data"]
     lr = settings["model"]["init_args"]["lr"]
     epochs, steps = trainer["max_epochs"], trainer["max_steps"]
-    clip, every, interval = (
-        trainer[name] for name in ("gradient_clip_val", "check_val_every_n_epoch", "val_check_interval")
+    every, interval, limit = (
+        trainer[name] for name in ("check_val_every_n_epoch", "val_check_interval", "limit_train_batches")
     )
     for name, value, sound, wanted in (
         ("seed_everything", seed, seed is True or (seed is not False and 0 <= seed < 1 << 32), "from 0 to 4294967295"),
         ("trainer.max_epochs", epochs, (epochs or 0) >= 0 or steps > 0, "0 or more: the rate falls to 0 over them"),
         ("trainer.accumulate_grad_batches", n := trainer["accumulate_grad_batches"], n >= 1, "1 or more"),
-        ("trainer.gradient_clip_val", clip, clip is None or clip >= 0, "0 (no clipping) or more"),
+        (
+            "trainer.gradient_clip_val",
+            n := trainer["gradient_clip_val"],
+            n is None or n >= 0,
+            "0 (no clipping) or more",
+        ),
         ("trainer.gradient_clip_algorithm", a := trainer["gradient_clip_algorithm"], a in (None, "norm"), "norm"),
         ("trainer.check_val_every_n_epoch", every, every is None or every >= 1, "1 or more"),
+        ("trainer.limit_train_batches", limit, limit is None or limit > 0, "1 or more, or a share above 0"),
         ("trainer.val_check_interval", interval, not isinstance(interval, int | float) or interval > 0, "above 0"),
         ("model.lr", lr, 0 < lr < math.inf, "a number above 0"),
         *((f"data.{name}", data[name], data[name] >= 1, "1 or more") for name in COUNTS),
@@ -147,11 +154,29 @@ def check_numbers(settings: Mapping[str, Any]) -> None:
             raise InputError(f"--{name} {value}: expected {wanted}")
 
 
+def check_one_shot(stage: stages.VQAStage) -> None:
+    """Raise InputError for a stage that trains something: `cdvqa prune` is not for it."""
+    if stage.trains:
+        made = "trains masks" if stage.stage == 2 else f"is stage {stage.stage}"
+        remedy = "leave its config out (stage2_omp.yaml comes by itself), or use `cdvqa fit`"
+        raise InputError(f"this configuration {made}, and prune is one-shot pruning, a stage 2; {remedy}")
+
+
+@contextmanager
+def naming_classes() -> Iterator[None]:
+    """Report a class of the configuration that cannot be built in one line."""
+    try:
+        yield
+    except (ValueError, ImportError) as error:
+        if "Problem with given class_path" not in str(error):
+            raise
+        raise InputError(one_line(str(error))) from error
+
+
 def trainer_error(error: Exception, settings: Mapping[str, Any]) -> InputError:
-    """What Lightning says of its settings, with the option: the one that it names, or whose value it names."""
+    """What Lightning says of its settings, with the option: the one that it names first, or whose value it names."""
     text = " ".join(str(error).split())
-    words = set(re.findall(r"\w+", text))
-    named = next((name for name in settings if f"{name}=" in text), None)
-    named = named or next((name for name in settings if name in words), None)
+    words = re.findall(r"\w+", text)
+    named = next((word for word in words if word in settings), None)
     named = named or next((name for name, value in settings.items() if isinstance(value, str) and value in words), None)
     return InputError(f"--trainer{f'.{named} {settings[named]}' if named else ''}: {text}")

@@ -16,7 +16,7 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 from cdvqa.callbacks import EpochLine, ProgressLine, Summary, WholeFiles, run_callbacks
 from cdvqa.cli.configs import resolve_configs
 from cdvqa.cli.log_filters import LogStyle, quieten, take_style
-from cdvqa.cli.parsing import OneLineParser, check_numbers, one_line, trainer_error
+from cdvqa.cli.parsing import OneLineParser, check_numbers, check_one_shot, naming_classes, trainer_error
 from cdvqa.data import VQADataModule
 from cdvqa.data.datasets import made_by
 from cdvqa.distributed.processes import end_at_sigterm
@@ -109,12 +109,8 @@ class VQACLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """As Lightning does; a class that cannot be built is reported in one line."""
-        try:
+        with naming_classes():
             super().instantiate_classes()
-        except (ValueError, ImportError) as error:
-            if "Problem with given class_path" not in str(error):
-                raise
-            raise InputError(one_line(str(error))) from error
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--overwrite", action=ActionYesNo, default=False, help="Replace the run in this folder.")
@@ -192,6 +188,16 @@ class VQACLI(LightningCLI):
         if subcommand == "predict":
             kwargs["return_predictions"] = False
         return kwargs
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """As Lightning does; what it says of its own options only when it counts the batches is one line too."""
+        try:
+            super()._run_subcommand(subcommand)
+        except (MisconfigurationException, ValueError) as error:
+            settings = vars(self._get(self.config_init, "trainer"))
+            if not any(f"`{name}`" in str(error) for name in settings):
+                raise
+            raise trainer_error(error, settings) from error
 
     def _named_network(self) -> Path | None:
         """The network file that `--ckpt_path` names, by itself or by its run folder; None where it names neither."""
@@ -323,6 +329,14 @@ class VQACLI(LightningCLI):
         return str(parser.dump(config, skip_unset=False, skip_validation=True))
 
 
+class OneShot(VQACLI):
+    """`fit` of a network that is pruned once and not trained."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        check_one_shot(self.model)
+        return super().instantiate_trainer(**kwargs)
+
+
 def run(args: list[str]) -> None:
     """Run `fit`, `validate` or `test` with the given command-line arguments."""
     with ExitStack() as held:
@@ -331,4 +345,5 @@ def run(args: list[str]) -> None:
 
 def prune(args: list[str]) -> None:
     """One-shot magnitude pruning: stage 2 without any step, so it is `fit` with its config put first."""
-    run(["fit", "--config", "stage2_omp.yaml", *args[1:]])
+    with ExitStack() as held:
+        OneShot(["fit", "--config", "stage2_omp.yaml", *args[1:]], held=held)

@@ -1,5 +1,6 @@
 """`cdvqa push`: a network and its model card in a folder that needs nothing else, or on the Hugging Face hub."""
 
+import re
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -55,6 +56,8 @@ def push(network: str, to: str, dtype: Precision = "fp32", license: Optional[str
     source = run_of(Path(network))
     if source is None:
         raise InputError(f"{network}: no run folder; name that of a finished run")
+    if not to.startswith(HUB) and re.match(r"\w{2,}:", to):  # one letter is a drive
+        raise InputError(f"--to {to}: expected a new folder, or {HUB}user/name to upload")
     if not to.startswith(HUB):
         folder = Path(to)
         if folder.exists():

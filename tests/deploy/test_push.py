@@ -99,6 +99,8 @@ def test_nothing_is_uploaded_without_an_explicit_id(cdvqa, tmp_path, capsys, mon
     before = sorted(tmp_path.rglob("*"))
     assert main(["push", str(run), f"--to={tmp_path / 'me'}"]) == 2
     assert "is there already; name a new folder, or hf://user/name to upload" in capsys.readouterr().err
+    assert main(["push", str(run), "--to=hf:me/net"]) == 2  # it made a folder of this name
+    assert "--to hf:me/net: expected a new folder, or hf://user/name to upload" in capsys.readouterr().err
     assert main(["push", str(tmp_path), "--to=hf://me/net"]) == 2
     assert f"{tmp_path}: no run folder" in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
