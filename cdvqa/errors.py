@@ -21,10 +21,14 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of a message on a wrong name: "; did you mean NAME?", or nothing where no known name is like it."""
-    close = get_close_matches(name, list(known), n=1, cutoff=0.7)
-    return f"; did you mean {close[0]}?" if close else ""
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.65) -> str:
+    """The end of a message on a wrong name: "; did you mean NAME?", or nothing where no known name is like it.
+
+    Case does not count. `cutoff` is how like it a name must be, from 0 to 1.
+    """
+    spelt = {one.lower(): one for one in known if one != name}
+    close = get_close_matches(name.lower(), spelt, n=1, cutoff=cutoff)
+    return f"; did you mean {spelt[close[0]]}?" if close else ""
 
 
 def printable(text: str, limit: int = 4000) -> str:

@@ -147,6 +147,11 @@ def test_a_bare_config_name_and_flags_compose_left_to_right(config: str, capsys:
     ("flag", "message"),
     [
         ("--model.objective=focal", f"--model.objective 'focal' is unknown; use one of {', '.join(OBJECTIVES)}"),
+        ("--model.parent_objective=lph", "--model.parent_objective lph: no run in logs/scenes/lxmert has lph; did you"),
+        (
+            "--model.parent_objective=poe",
+            "`cdvqa fit --config stage1_bce.yaml --model.objective poe` and the same over",
+        ),
         ("--model.parent_objective=focal", "no finished stage-1 run of focal with seed 0 to start from"),
         ("--model.objective_options.gamma=2", "lmh does not take gamma (it takes: entropy_weight, trainable)"),
         ("--model.objectiv=lmh", "--model.objectiv: Option 'objectiv' is not accepted"),

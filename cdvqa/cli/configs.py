@@ -4,6 +4,7 @@ import math
 import re
 import sys
 import textwrap
+from collections.abc import Sequence
 from importlib import import_module
 from itertools import groupby
 from pathlib import Path
@@ -70,12 +71,33 @@ def shipped_configs() -> list[Path]:
     return sorted(path for path in shipped().rglob("*.yaml") if path.parent.name != "studies")
 
 
+def check_words(words: Sequence[str]) -> None:
+    """Raise InputError where no config is given, or something is given without its option."""
+    before = ""
+    for word in words:
+        if not before.startswith("-") and not word.startswith("-"):
+            name = word if word.endswith(".yaml") else f"{word.rstrip('/')}/config.yaml"
+            raise InputError(f"{word}: no option; a config is named by --config {name}")
+        before = "" if "=" in word or not word.startswith("-") else word
+    given = {word.partition("=")[0] for word in words}
+    if not given & {"--config", "-c", "--model", "--model.class_path", "--print_config"} and "help" not in str(given):
+        raise InputError(
+            "no config is given; name one, such as --config stage1_bce.yaml (`cdvqa configs` lists the shipped ones)"
+        )
+
+
 def find_config(name: str) -> str:
     """A path as it is; a bare name that is no file, from the shipped configs.
 
     Raises:
-        InputError: no shipped config has this name, or several have.
+        InputError: no shipped config has this name, or several have, or it is a study.
     """
+    if not name or name.startswith("--"):
+        raise InputError("--config: a name is missing; `cdvqa configs` lists the shipped ones")
+    study = shipped() / "studies" / Path(name).name
+    same = study.samefile(name) if Path(name).is_file() and study.is_file() else study.is_file()
+    if same and not any(path.name == name for path in shipped_configs()):
+        raise InputError(f"--config {name}: a study of many runs; `cdvqa sweep {study.stem}` runs them")
     if Path(name).is_file():
         check_config_file(Path(name))
         return name

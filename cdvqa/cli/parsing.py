@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
 
+from pytorch_lightning import callbacks, loggers
 from pytorch_lightning.cli import LightningArgumentParser
 
 from cdvqa import backbones, stages
@@ -35,8 +36,16 @@ class OneLineParser(LightningArgumentParser):
         if not self.exit_on_error:  # of one class's options: the parser above reports it with the full name
             super().error(message, ex)
         replaced = next((text for name, text in REPLACED.items() if name in message), None)
-        text = one_line(message)
+        text = self.lacking(message) or one_line(message)
         raise InputError(replaced or text + nearest_option(text, self)) from ex
+
+    def lacking(self, message: str) -> str:
+        """What is missing of the arguments that a command must have, as its usage spells them; else nothing."""
+        if (required := re.search(r"arguments are required: (.*)", message)) is None:
+            return ""
+        spelt = {one.dest: next(iter(one.option_strings), one.metavar or one.dest.upper()) for one in self._actions}
+        names = ", ".join(str(spelt.get(name, name)) for name in required[1].split(", "))
+        return f"{names}: missing; `{self.prog} --help` explains it"
 
     def parse_args(self, args: Sequence[str] | None = None, *others: Any, **options: Any) -> Any:  # type: ignore[override]
         """Parse; jsonargparse hands a class's options on as text made by `str`, which writes null as None."""
@@ -62,7 +71,7 @@ def call(command: Callable[..., T], args: Sequence[str], positional: Mapping[str
 def nearest_option(text: str, parser: LightningArgumentParser) -> str:
     """What an unknown option, or an unknown class, in an error may have been meant for: "; did you mean …?"."""
     if wrong := re.search(r"no class is called '(\w+)'", text):
-        return nearest(wrong[1], [*backbones.__all__, *stages.__all__])
+        return nearest(wrong[1], [*backbones.__all__, *stages.__all__, *loggers.__all__, *callbacks.__all__])
     patterns = (
         r"unrecognized arguments: --([\w.]+)()",
         r"does not accept option '([\w.]+)()'",
@@ -74,7 +83,13 @@ def nearest_option(text: str, parser: LightningArgumentParser) -> str:
     known = list(parser._option_string_actions)
     if "--model" in known or parser._subcommands_action:  # the help also has the options of stages and backbones
         known += options_of("fit")
-    return nearest(f"--{option}", dict.fromkeys(known)) or "; `--help` lists the options"
+    if (asked := text.partition(": unrecognized")[0]) in known:
+        return f"; {asked} is an option of another stage or backbone, see `--help`"
+    leaf = option.rpartition(".")[2]
+    same = [name for name in known if re.search(rf"[._]{re.escape(leaf)}$", name)]
+    # A beginning such as --model. makes options alike that are not.
+    best = f"; did you mean {same[0]}?" if same else nearest(f"--{option}", known, cutoff=0.7)
+    return best or "; `--help` lists the options"
 
 
 def none_as_null(arg: str) -> str:
@@ -112,6 +127,11 @@ def plain(line: str) -> str:
     )
     line = re.sub(r"Not of type \w+: invalid literal .*: '(.*)'", r"expected a whole number, got \1", line)
     line = re.sub(r"Not of type \w+: could not convert .*: '(.*)'", r"expected a number, got \1", line)
+    line = re.sub(
+        r"\s*Unable to load config ['\"](.*)['\"];?\s*",
+        r"expected a group of options, such as --model.sparsity.overall 0.5, got \1",
+        line,
+    )
     line = re.sub(r"Expected a typing.Literal\[(.*?)\]", r"expected one of \1", line)
     line = re.sub(r"Expected a <class '([\w.]+)'>", lambda of: f"expected {TYPES.get(of[1], of[1])}", line)
     line = re.sub(r"\. Got value: (.*)", r", got \1", line)
@@ -179,4 +199,5 @@ def trainer_error(error: Exception, settings: Mapping[str, Any]) -> InputError:
     words = re.findall(r"\w+", text)
     named = next((word for word in words if word in settings), None)
     named = named or next((name for name, value in settings.items() if isinstance(value, str) and value in words), None)
-    return InputError(f"--trainer{f'.{named} {settings[named]}' if named else ''}: {text}")
+    remedy = "; leave the option out, or give cpu" if named == "accelerator" and "backend found" in text else ""
+    return InputError(f"--trainer{f'.{named} {settings[named]}' if named else ''}: {text}{remedy}")

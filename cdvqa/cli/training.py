@@ -14,7 +14,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
 from cdvqa.callbacks import EpochLine, ProgressLine, Summary, WholeFiles, run_callbacks
-from cdvqa.cli.configs import resolve_configs
+from cdvqa.cli.configs import check_words, resolve_configs
 from cdvqa.cli.log_filters import LogStyle, quieten, take_style
 from cdvqa.cli.parsing import OneLineParser, check_numbers, check_one_shot, naming_classes, trainer_error
 from cdvqa.data import VQADataModule
@@ -55,6 +55,7 @@ class VQACLI(LightningCLI):
 
     def __init__(self, args: list[str], run: bool = True, held: ExitStack | None = None) -> None:
         quieten()
+        check_words(args[1:] if run else args)
         # The docstrings below fields are the help of dataclass options; to find them takes a third of the start.
         asked = any("help" in arg or "comments" in arg or arg == "-h" for arg in args)
         set_parsing_settings(docstring_parse_attribute_docstrings=asked)
@@ -287,7 +288,7 @@ class VQACLI(LightningCLI):
             settings["parent"] = dict(Source.of(self.model.init_from, self.seed).identity)
         named = given not in (None, "last")
         if named and not Path(given).is_file():
-            raise InputError(f"--ckpt_path {given}: no such checkpoint, run folder or network file")
+            raise InputError(f"--ckpt_path {given}: no such checkpoint, run folder or network file, nor `last`")
         run = (run_of(Path(given)) if named else None) or self._run_of_config_file()
         if run is None:
             run, _ = find_existing(self.model, self.runs, self.seed, settings)

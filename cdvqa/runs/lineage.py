@@ -7,11 +7,13 @@ from typing import Any
 
 from pytorch_lightning.utilities import rank_zero_warn
 
-from cdvqa.errors import InputError
+from cdvqa.errors import InputError, nearest
+from cdvqa.objectives import OBJECTIVES
 from cdvqa.runs.folder import DIGITS, Run, network_file, run_name, run_of
 from cdvqa.runs.identity import BASELINE, WEIGHTS, differences, differing, digest_of, flatten, source_identity
 
 UNKNOWN = "unknown"
+SHIPPED = ("bce", "ce", "lmh", "lpf", "rubi")  # objectives that have configs of their own
 LEARNT_FROM = ("model.teacher", "model.objective_options.")
 SEEN = ("dev", "last", UNKNOWN, "test")  # how much of the test questions a selection has seen, in rising order
 HELD_OUT = ("data.dev_split", "data.dev_share", "data.split_seed")
@@ -190,9 +192,9 @@ def find_parent(stage: Any, folder: Path, seed: int) -> Source:
     if len(finished) == 1:
         return Source.of(str(finished[0][0].folder), seed)
     objectives = pipelines[0]
-    made_by = "fit --config stage1_" + objectives[0] + ".yaml"
+    made_by = f"fit {config_of(1, objectives[0])}"
     if before == 2:
-        stage2 = f"fit --config stage2_{objectives[1]}.yaml" if len(objectives) > 1 else "prune"
+        stage2 = f"fit {config_of(2, objectives[1])}" if len(objectives) > 1 else "prune"
         made_by = f"{stage2} --model.parent_objective {objectives[0]}"
     if finished:
         raise InputError(
@@ -202,10 +204,20 @@ def find_parent(stage: Any, folder: Path, seed: int) -> Source:
         raise InputError(
             f"{fitting[0][0].folder}: this run is not finished; finish it with `cdvqa {made_by} --ckpt_path last` first"
         )
+    unknown = next((name for name in objectives if name not in OBJECTIVES), "")
+    if like := nearest(unknown, OBJECTIVES):
+        raise InputError(f"--model.parent_objective {'+'.join(objectives)}: no run in {folder} has {unknown}{like}")
     asked = "".join(f", {name} {value}" for name, value in (stage.asked_sparsity or {}).items())
     raise InputError(
         f"{folder}: no finished stage-{before} run of {' or '.join('+'.join(part) for part in pipelines)}{asked} with "
         f"seed {seed} to start from; make it with `cdvqa {made_by}` and the same overlays and seed"
+    )
+
+
+def config_of(stage: int, objective: str) -> str:
+    """The options that train an objective: its shipped config, or another one and the objective's name."""
+    return f"--config stage{stage}_" + (
+        f"{objective}.yaml" if objective in SHIPPED else f"bce.yaml --model.objective {objective}"
     )
 
 

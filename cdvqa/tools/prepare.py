@@ -30,10 +30,16 @@ class Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise InputError: one line, without the usage."""
+        from cdvqa.cli.parsing import one_line  # as slow as Lightning, which no world needs
+
+        if 'expected "subcommand"' in message:
+            raise InputError(
+                f"name what to prepare: {', '.join(COMMANDS)}; `cdvqa prepare scenes` needs no data"
+            ) from ex
         known = self._option_string_actions
         unknown = re.search(r"unrecognized arguments: (--[\w.]+)|invalid choice: '([\w-]+)' \(choose", message)
         like = nearest(unknown[1] or unknown[2], known if unknown[1] else COMMANDS) if unknown else ""
-        raise InputError(" ".join(message.split()) + like) from ex
+        raise InputError(one_line(message) + like) from ex
 
 
 def run(args: list[str]) -> None:
