@@ -15,6 +15,7 @@ from rich.console import Console
 
 from cdvqa import messages
 from cdvqa.callbacks import EpochLine
+from cdvqa.callbacks.record import print_accuracies
 from cdvqa.cli.log_filters import take_style
 from tests.conftest import the_run
 
@@ -43,6 +44,25 @@ def test_a_training_says_what_it_is_and_what_came_of_it(
     assert "pipeline bce+bce, 50 % zeros (uniform)\n" in out and f"starts from {parent}/model.safetensors\n" in out
     said = [record.getMessage() for record in caplog.records]
     assert not [text for text in said if re.search("available|stopped|estimate", text)] and len(said) > 2
+
+
+def test_without_a_selection_the_summary_has_the_last_accuracy_measured(
+    cdvqa: Command, capsys: pytest.CaptureFixture[str]
+):
+    """It had none, and json said null."""
+    flags = ["--model.selection=last", "--data.dev_share=0.05"]
+    assert cdvqa("fit", "stage1_bce.yaml", *flags) == 0
+    assert re.search(r"of step \d+, accuracy \d+\.\d\d on the development split at step \d+\n", capsys.readouterr().out)
+    assert cdvqa("fit", "stage1_bce.yaml", *flags, "--log=json", "--overwrite") == 0
+    finished = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert finished["accuracy"] is not None and finished["accuracy_step"] == finished["step"]
+
+
+def test_answer_types_come_in_one_order_whatever_the_data(capsys: pytest.CaptureFixture[str]):
+    groups = {"all": 4, "colour": 1, "other": 1, "number": 1, "yes/no": 1}
+    print_accuracies("run", {"test": {**dict.fromkeys(groups, 50.0), "n": groups, "official": {"all": 50.0}}})
+    out = capsys.readouterr().out
+    assert re.search("all +┃ yes/no ┃ number ┃ other ┃ colour ┃", out)
 
 
 def test_the_table_of_a_test_has_the_reports_words(cdvqa: Command, capsys: pytest.CaptureFixture[str]):

@@ -27,6 +27,7 @@ from cdvqa.runs.folder import Run, read_results
 from cdvqa.runs.lock import RunLock
 from cdvqa.runs.loggers import event_logs, is_own
 
+GROUPS = ("all", "yes/no", "number", "other")  # of answers, in the order of the paper; others follow
 PACKAGES = ("cdvqa", "torch", "pytorch-lightning", "transformers", "torchmetrics", "numpy")
 
 
@@ -147,7 +148,8 @@ class RunRecord(Callback):
 
 def print_accuracies(title: str, results: Mapping[str, Mapping[str, Any]]) -> None:
     """A line per split: the paper's accuracy per answer type, and the official one of all questions."""
-    groups = list(dict.fromkeys(group for result in results.values() for group in result["n"]))
+    found = [group for result in results.values() for group in result["n"]]
+    groups = [*filter(found.__contains__, GROUPS), *(group for group in dict.fromkeys(found) if group not in GROUPS)]
     table = Table(
         "split", "questions", *groups, "official", "distribution", title=title, title_justify="left", pad_edge=False
     )

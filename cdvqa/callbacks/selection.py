@@ -68,6 +68,16 @@ class KeepSelected(Callback):
             for logger in trainer.loggers:
                 logger.log_metrics({SELECTED_ACCURACY: accuracy}, step=trainer.global_step)
 
+    @property
+    def latest(self) -> float | None:
+        """Accuracy of the latest validation; None where there was none."""
+        return self._latest
+
+    @property
+    def validated(self) -> int | None:
+        """Step of the latest validation."""
+        return self._validated
+
     def state_dict(self) -> dict[str, Any]:
         names = ("best", "step", "zeros", "realised", "_latest", "_validated")
         return {name: getattr(self, name) for name in names}

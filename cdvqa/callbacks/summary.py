@@ -63,14 +63,19 @@ class Summary(Callback):
     def _trained(self) -> None:
         network = next(path for path in (self.run.subnetwork, self.run.model) if path.is_file())
         accuracy, seconds = self.kept.best, time.monotonic() - self.began
-        command = f"cdvqa test --config {self.run.config}"
         on_split = "" if accuracy is None else f", accuracy {accuracy:.2f} on the split that selects"
+        measured = self.kept.step
+        if accuracy is None and self.kept.latest is not None:  # nothing was selected
+            accuracy, measured = self.kept.latest, self.kept.validated
+            on_split = f", accuracy {accuracy:.2f} on the development split at step {measured:,}"
+        command = f"cdvqa test --config {self.run.config}"
         say(
             f"written in {duration(seconds)}: {network}, of step {self.kept.step:,}{on_split}\nnext: {command}",
             "finished",
             network=str(network),
             step=self.kept.step,
             accuracy=accuracy,
+            accuracy_step=measured if accuracy is not None else None,
             seconds=round(seconds, 1),
             next=command,
         )
