@@ -74,8 +74,10 @@ class Run:
         for path in (self.subnetwork, self.model):
             if path.is_file():
                 return path
+        if not self.exists:
+            raise InputError(f"{self.folder}: is no run; name the folder of one, which holds its run.json")
         interrupted = "was interrupted before it selected a model; finish it with --ckpt_path last"
-        raise InputError(f"{self.folder}: {interrupted if self.exists else 'is no run'}")
+        raise InputError(f"{self.folder}: {interrupted}")
 
 
 def run_of(path: Path) -> Run | None:

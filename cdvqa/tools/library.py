@@ -11,6 +11,7 @@ import yaml
 
 from cdvqa.cli.commands import readable_error_behind
 from cdvqa.cli.training import VQACLI
+from cdvqa.errors import InputError
 from cdvqa.studies.report.table import read_logs, runs_table
 
 
@@ -45,6 +46,8 @@ def as_yaml(value: Any) -> str:
 
 def results(logs: Path) -> pd.DataFrame:
     """See `cdvqa.results`."""
+    if not logs.is_dir():
+        raise InputError(f"{logs}: no such folder; name the one that holds the runs, such as logs")
     lines, broken = read_logs(logs)
     table, wrong = runs_table(lines)
     for problem in [*broken, *wrong]:

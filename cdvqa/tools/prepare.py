@@ -36,6 +36,9 @@ class Parser(ArgumentParser):
             raise InputError(
                 f"name what to prepare: {', '.join(COMMANDS)}; `cdvqa prepare scenes` needs no data"
             ) from ex
+        if required := re.search(r"arguments are required: (?:([\w-]+)\.)?(\w+)", message):
+            asked = f"prepare {required[1]}" if required[1] else "prepare"
+            raise InputError(f"--{required[2]}: missing; `cdvqa {asked} --help` explains it") from ex
         known = self._option_string_actions
         unknown = re.search(r"unrecognized arguments: (--[\w.]+)|invalid choice: '([\w-]+)' \(choose", message)
         like = nearest(unknown[1] or unknown[2], known if unknown[1] else COMMANDS) if unknown else ""

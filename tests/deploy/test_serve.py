@@ -305,7 +305,7 @@ def test_what_cannot_be_served_is_refused_in_one_line(runs, capsys, monkeypatch,
     assert "port must be 0-65535" in error_of(runs[DENSE], "--port=70000")
     assert "--host no.such.host.invalid" in error_of(runs[DENSE], "--host=no.such.host.invalid")
     assert "no such run folder or network file" in error_of(tmp_path / "absent", "--port=0")
-    assert "required: networks" in error_of()
+    assert "NETWORK: missing; `cdvqa serve --help`" in error_of()
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert "uvicorn is not installed; pip install 'cdvqa[serve]'" in error_of(runs[DENSE])
 

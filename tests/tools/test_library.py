@@ -59,8 +59,11 @@ def test_what_is_wrong_is_raised_as_it_is_meant_to_be_read(world):
     cdvqa.train(["stage1_bce.yaml", *configs], **options, **SHORT, overwrite=True)
 
 
-def test_a_broken_record_is_left_out_with_a_warning(world):
-    assert len(cdvqa.results()) == 0
+def test_a_broken_record_is_left_out_with_a_warning(world, tmp_path):
+    with pytest.raises(InputError, match=r"^nope: no such folder; name the one that holds the runs"):
+        cdvqa.results("nope")  # an empty table without columns
+    with pytest.raises(InputError, match=r"is no run; name the folder of one, which holds its run\.json"):
+        cdvqa.load(tmp_path)
     broken = Path("logs/d/b/stage1_bce-00000000/seed0")
     broken.mkdir(parents=True)
     (broken / "run.json").write_text("{")

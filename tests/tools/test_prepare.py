@@ -49,8 +49,8 @@ def test_a_micro_world_is_a_quarter_of_the_full_one_which_stays_as_it_was(monkey
     "arguments, said",
     [
         (["scenes", "--size", "nano"], "nano"),
-        ([], "one of {scenes,scenes-vs,easyvqa,features,questions}"),
-        (["features", "--input", "a.tsv"], "required: features.output"),
+        ([], "name what to prepare: scenes, scenes-vs, easyvqa, features, questions"),
+        (["features", "--input", "a.tsv"], "--output: missing; `cdvqa prepare features --help` explains it"),
         (["features", "--input=a.tsv", "--output=b.h5", "--dtype=float64"], "float64"),
         (["features", "--input=a.tsv", "--output=b.h5", "--format=csv"], "csv"),
     ],
