@@ -13,6 +13,10 @@ from cdvqa.files import read_json
 
 DIGITS = 8  # of the identity's 64, in a folder's name
 LETTERS = {"L": "language", "V": "vision", "X": "cross"}
+RECORD = {"stage": int, "seed": int, "identity": str, "settings": dict, "pipeline": list, "sparsity": dict | None,
+          "selection": str, "started": str, "finished": str | None}  # fmt: skip
+RESULTS = {"splits": dict}
+DAMAGED = "restore the file, or move the run's folder away to make the run again"
 
 
 @dataclass(unsafe_hash=True)
@@ -40,12 +44,12 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        return self.exists and read_json(self.record).get("finished") is not None
+        return self.exists and self.read()["finished"] is not None
 
     @property
     def steps(self) -> int | None:
         """Optimiser steps of a finished run."""
-        return read_json(self.record).get("steps") if self.exists else None
+        return read_object(self.record).get("steps") if self.exists else None
 
     def read(self) -> dict[str, Any]:
         """The content of run.json.
@@ -53,12 +57,10 @@ class Run:
         Raises:
             InputError: it is broken, or of a version of cdvqa in which runs had no identity.
         """
-        try:
-            record: dict[str, Any] = read_json(self.record)
-            if "identity" in record:
-                return record
-        except (OSError, ValueError, TypeError) as error:
-            raise InputError(f"{self.record}: cannot be read ({error})") from error
+        record = read_object(self.record)
+        if "identity" in record:
+            check_values(self.record, record, RECORD)
+            return record
         network = self.subnetwork if self.subnetwork.is_file() else self.model
         raise InputError(
             f"{self.folder}: this run was made by an older cdvqa and has no identity; "
@@ -84,7 +86,7 @@ def run_of(path: Path) -> Run | None:
     """The run whose folder or file `path` is; None for a file of no run, or of a run without identity."""
     for folder in (path, *path.parents[:2]) if path.exists() else ():
         if Run(folder).exists:
-            return Run(folder) if folder == path or "identity" in read_json(Run(folder).record) else None
+            return Run(folder) if folder == path or "identity" in read_object(Run(folder).record) else None
     return None
 
 
@@ -129,5 +131,36 @@ def network_file(source: str, flag: str = "--model.init_from") -> Path:
 
 
 def read_results(run: Run) -> dict[str, Any]:
-    """The run's results, or an empty dictionary before any test."""
-    return read_json(run.results) if run.results.is_file() else {}
+    """The run's results, or an empty dictionary before any test.
+
+    Raises:
+        InputError: results.json is broken.
+    """
+    if not run.results.is_file():
+        return {}
+    results = read_object(run.results)
+    check_values(run.results, results, RESULTS)
+    for name, split in results["splits"].items():
+        check_values(run.results, {name: split}, {name: dict})
+        check_values(run.results, {"all": 0, **split}, {"all": int | float})
+    return results
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON file of a run; InputError if it is broken."""
+    try:
+        content: dict[str, Any] = read_json(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); {DAMAGED}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a mapping, not {content!r:.60}; {DAMAGED}")
+    return content
+
+
+def check_values(path: Path, content: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
+    """Raise InputError if the content of a run's file lacks one of these keys, or has a value of another type there."""
+    for name, kind in kinds.items():
+        if name not in content:
+            raise InputError(f"{path}: has no {name}; {DAMAGED}")
+        if not isinstance(content[name], kind):
+            raise InputError(f"{path}: {name}: unexpected {content[name]!r:.60}; {DAMAGED}")

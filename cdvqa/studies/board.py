@@ -101,8 +101,6 @@ def read_runs(logs: Path) -> tuple[Records, list[str]]:
             found[run] = (run.read(), read_results(run))
         except InputError as error:
             problems.append(str(error))
-        except (OSError, ValueError) as error:
-            problems.append(f"{run.results}: cannot be read ({error})")
     return found, problems
 
 

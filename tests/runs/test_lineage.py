@@ -18,6 +18,8 @@ from tests.conftest import CONF, last_error, run_names, the_run
 
 Command = Callable[..., int]
 SHORT = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1"]
+RECORD = {"stage": 1, "settings": {}, "pipeline": ["bce"], "sparsity": None, "selection": "dev", "started": "then",
+          "finished": "now"}  # fmt: skip
 MODALITY = ["--model.sparsity.assignment=modality", "--model.sparsity.overall=0.5"]
 
 
@@ -165,7 +167,7 @@ def test_teachers_and_bias_models_are_what_a_run_is_built_on(tmp_path: Path):
     runs = [tmp_path / "teacher", tmp_path / "bias"]
     for run in runs:
         Subnetwork({"weight": torch.ones(2)}, {}, {}).save(run / "model.safetensors")
-        made = {"identity": run.name, "seed": 1, "finished": "now", "selection": "test"}
+        made = RECORD | {"identity": run.name, "seed": 1, "selection": "test"}
         (run / "run.json").write_text(json.dumps(made))
     options = {"bias": str(runs[1] / "model.safetensors"), "gamma": 2}
     config = {"model": {"init_args": {"teacher": str(runs[0]), "objective_options": options}}}
@@ -251,7 +253,7 @@ def test_a_network_enters_an_identity_as_its_run_or_by_its_tensors(tmp_path: Pat
     run = tmp_path / "run"
     network = Subnetwork({"weight": torch.ones(2)}, {}, {"pipeline": ["bce"]})
     network.save(run / "model.safetensors")
-    (run / "run.json").write_text(json.dumps({"identity": "a" * 64, "seed": 1}))
+    (run / "run.json").write_text(json.dumps(RECORD | {"identity": "a" * 64, "seed": 1}))
     for path in (run, run / "model.safetensors"):
         assert source_identity(path, 1) == {"identity": "a" * 64}
         assert source_identity(path, 2) == {"identity": "a" * 64, "seed": 1}

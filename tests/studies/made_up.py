@@ -16,7 +16,8 @@ def make_run(logs: Path, name: str, seed: int = 0, results: dict[str, Any] | Non
     """A run folder with records alone."""
     run = Run(logs / "d" / "b" / name / f"seed{seed}")
     base = {"stage": 1, "seed": seed, "identity": name, "settings": {"model.lr": 1e-3}, "pipeline": ["bce"]}
-    base |= {"sparsity": None, "selection": "dev", "finished": "now", "parameters": {"full": 100, "kept": 100}}
+    base |= {"sparsity": None, "selection": "dev", "started": "then", "finished": "now"}
+    base |= {"parameters": {"full": 100, "kept": 100}}
     write_json(run.record, base | record)
     if results is not None:
         write_json(run.results, results)

@@ -23,7 +23,8 @@ def jobs(folder: Path) -> list[Job]:
 
 def finish(job: Job, minutes: int, accuracy: float = 50) -> None:
     times = {"started": "2026-11-26T10:00:00+00:00", "finished": f"2026-11-26T10:{minutes:02}:00+00:00"}
-    write_json(job.run.record, {"identity": job.identity, "seed": job.seed, **times, "selection": "dev"})
+    record = {"stage": 1, "settings": {}, "pipeline": ["bce"], "sparsity": None, "selection": "dev"}
+    write_json(job.run.record, record | {"identity": job.identity, "seed": job.seed} | times)
     write_json(job.run.results, {"splits": {"test": {"all": accuracy}}})
 
 

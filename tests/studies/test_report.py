@@ -137,14 +137,14 @@ def test_report_names_what_is_untested_and_what_is_broken(tmp_path: Path, capsys
     make_run(tmp_path, "interrupted", finished=None, parameters=None)
     make_run(tmp_path, "cut", results=scored(1)).record.write_text('{"stage": 1,')
     make_run(tmp_path, "odd", results={"splits": [1]})
-    make_run(tmp_path, "other", results=scored(1), pipeline=None)
+    make_run(tmp_path, "other", results=scored(1), parameters={"full": 100})
     assert main(["report", "--logs", str(tmp_path)]) == 0
     output = tmp_path / "report"
     printed = capsys.readouterr().out
     for text in (printed, (output / "report.md").read_text(), (output / "report.html").read_text()):
         assert "Not tested: d b untested seed0." in text and "Not finished: d b interrupted seed0." in text
         assert "cut/seed0/run.json: cannot be read" in text
-        assert "d b odd 0: a broken record" in text and "d b other 0: a broken record" in text
+        assert "odd/seed0/results.json: splits: unexpected [1]" in text and "d b other 0: a broken record" in text
     written = (output / "tables" / "results.csv").read_text()
     assert "good" in written and "cut" not in written
 

@@ -32,16 +32,18 @@ def run_job(job: Job) -> str:
         try:
             if not all(map(finished, job.sources)):
                 return PARENT_FAILED
-            trained, resume = finished(job), ["--ckpt_path=last"] if job.run.exists else []
-            commands = [["test"]] if trained else [["fit", *resume], ["test"]]
-            for command in () if read_results(job.run) else commands:
+            trained = finished(job)
+            if trained and read_results(job.run):
+                return DONE
+            resume = ["--ckpt_path=last"] if job.run.exists else []
+            for command in [["test"]] if trained else [["fit", *resume], ["test"]]:
                 if main([*command, *job.args, "--trainer.enable_progress_bar=false"]):
                     # Another study may have started this run in the meantime. With several processes to a run, the
                     # writer may be one of our own.
                     alone = os.environ.get("SLURM_NTASKS", "1") == "1"
                     return run_job(job) if alone and (writer_of(job.run.folder) or is_done(job)) else FAILED
-        except (InputError, ValueError) as error:  # a file of the run was damaged
-            print(f"{job.run.folder}: {error}")
+        except InputError as error:  # a file of the run was damaged
+            print(f"cdvqa sweep: {error}")
             return FAILED
     return DONE
 
@@ -70,18 +72,18 @@ def finished(job: Job) -> bool:
     Of several processes that train one run, only rank 0 waits: to the others it is the writer.
 
     Raises:
-        InputError: run.json is broken, or of an older cdvqa.
+        InputError: run.json is broken, of an older cdvqa, or gone from beside results.
     """
     while getattr(rank_zero_only, "rank", 0) == 0 and writer_of(job.run.folder):
         time.sleep(POLL)
-    return job.run.exists and job.run.read()["finished"] is not None
+    return (job.run.exists or job.run.results.exists()) and job.run.read()["finished"] is not None
 
 
 def is_done(job: Job) -> bool:
     """Whether the run has been trained and tested. A damaged one has not: running it says what is wrong."""
     try:
-        return bool(job.run.exists and job.run.read()["finished"] and read_results(job.run))
-    except (InputError, ValueError):
+        return bool(job.run.finished and read_results(job.run))
+    except InputError:
         return False
 
 

@@ -13,7 +13,7 @@ from jsonargparse.typing import PositiveInt
 from cdvqa.cli.parsing import OneLineParser
 from cdvqa.data.datasets import made_by
 from cdvqa.errors import InputError, Stopped
-from cdvqa.studies.sweep.body import DONE, is_done
+from cdvqa.studies.sweep.body import DONE, FAILED, is_done
 from cdvqa.studies.sweep.launchers import Launcher, Local, Submitit
 from cdvqa.studies.sweep.plan import Job, jobs_of, with_parents
 from cdvqa.studies.sweep.progress import Progress, Times
@@ -122,9 +122,10 @@ def complete(asked: Sequence[Job], path: Path, recorded: Lines, launcher: Launch
     everything = with_parents(asked)
     waiting = missing(asked, recorded)
     refuse_missing_data(waiting)
-    record(path, [job for job in asked if is_done(job)])
+    damaged = record(path, [job for job in asked if is_done(job)])
     with Progress(everything, [job for job in everything if job not in waiting], at_once) as progress:
-        return launch(launcher, waiting, progress, lambda done: record(path, set(done) & set(asked)))
+        progress.show(damaged)
+        return damaged | launch(launcher, waiting, progress, lambda done: record(path, set(done) & set(asked)))
 
 
 def missing(asked: Sequence[Job], recorded: Lines) -> list[Job]:
@@ -143,9 +144,12 @@ def state_of(job: Job, recorded: Lines) -> str:
 
 
 def launch(
-    launcher: Launcher, jobs: Sequence[Job], progress: Progress, on_done: Callable[[Sequence[Job]], None]
+    launcher: Launcher, jobs: Sequence[Job], progress: Progress, on_done: Callable[[Sequence[Job]], dict[Job, str]]
 ) -> dict[Job, str]:
-    """Run jobs, and once more those that failed or whose parent failed; return those that failed again, and how."""
+    """Run jobs, and once more those that failed or whose parent failed; return those that failed again, and how.
+
+    `on_done` takes jobs that are done, and returns those that failed all the same.
+    """
     failed = dict.fromkeys(jobs, "")
     for last in (False, True):
         launcher.start(list(failed))
@@ -153,10 +157,9 @@ def launch(
         try:
             while launcher.open:
                 ended = launcher.poll()
-                done = [job for job, outcome in ended.items() if outcome == DONE]
+                ended |= on_done([job for job, outcome in ended.items() if outcome == DONE])
                 failed |= {job: outcome for job, outcome in ended.items() if outcome != DONE}
-                on_done(done)
-                progress.show(ended if last else dict.fromkeys(done, DONE))
+                progress.show({job: outcome for job, outcome in ended.items() if last or outcome == DONE})
                 time.sleep(POLL)
         finally:
             launcher.stop()
@@ -165,14 +168,25 @@ def launch(
     return failed
 
 
-def record(path: Path, jobs: Iterable[Job]) -> None:
-    """Add jobs that are done to the study's records, if these do not have their results yet."""
-    lines = [line_of(job.run) for job in jobs]
-    if not lines:  # as at most checks: then the records need not be read
-        return
-    known = {key: line["results"] for key, line in read_lines(path).items()}
-    if new := [line for line in lines if known.get((line["identity"], line["seed"])) != line["results"]]:
-        append_lines(path, new)
+def record(path: Path, jobs: Iterable[Job]) -> dict[Job, str]:
+    """Add jobs that are done to the study's records, if these do not have their results yet.
+
+    Returns:
+        Jobs of which a file was damaged, as failed; their logs say what is wrong.
+    """
+    lines, damaged = [], {}
+    for job in jobs:
+        try:
+            lines.append(line_of(job.run))
+        except InputError as error:
+            damaged[job] = FAILED
+            with job.log.open("a", encoding="utf-8") as log:
+                print(f"cdvqa sweep: {error}", file=log)
+    if lines:  # there are none at most checks: then the records need not be read
+        known = {key: line["results"] for key, line in read_lines(path).items()}
+        if new := [line for line in lines if known.get((line["identity"], line["seed"])) != line["results"]]:
+            append_lines(path, new)
+    return damaged
 
 
 def refuse_missing_data(jobs: Iterable[Job]) -> None:

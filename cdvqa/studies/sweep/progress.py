@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from statistics import median
 from types import TracebackType
@@ -11,11 +12,11 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Column, Table
 
-from cdvqa.runs.folder import Run
+from cdvqa.errors import InputError
+from cdvqa.runs.folder import Run, read_results
 from cdvqa.runs.lock import writer_of
 from cdvqa.studies.sweep.body import DONE, PARENT_FAILED, last_line
 from cdvqa.studies.sweep.plan import Job
-from cdvqa.studies.sweep.records import line_of
 
 LAST_FAILURES = 5
 REFRESH = 1.0  # seconds
@@ -86,10 +87,11 @@ class Times:
 
     def add(self, job: Job) -> None:
         """Count a run; one that is only recorded has no folder here, and is left out."""
-        if job.run.finished:
-            record = job.run.read()
-            began, ended = (datetime.fromisoformat(record[name]) for name in ("started", "finished"))
-            self.seconds.setdefault(kind_of(job), []).append((ended - began).total_seconds())
+        with suppress(InputError, ValueError, TypeError):  # a damaged record says nothing on times
+            if job.run.finished:
+                record = job.run.read()
+                began, ended = (datetime.fromisoformat(record[name]) for name in ("started", "finished"))
+                self.seconds.setdefault(kind_of(job), []).append((ended - began).total_seconds())
 
     def left(self, waiting: Sequence[Job], at_once: int) -> str:
         """The time that jobs will take, in words; a kind without a finished run takes the median of all."""
@@ -109,8 +111,8 @@ def kind_of(job: Job) -> tuple[str, ...]:
 def ended_line(job: Job, outcome: str) -> str:
     """One line on a job that has ended: its accuracies, or why it failed."""
     if outcome == DONE:
-        line = line_of(job.run)
-        scores = ", ".join(f"{split} {result['all']:.2f}" for split, result in line["results"]["splits"].items())
+        splits = read_results(job.run)["splits"]
+        scores = ", ".join(f"{split} {result['all']:.2f}" for split, result in splits.items() if "all" in result)
         return f"{job.name}: {scores}"
     if outcome == PARENT_FAILED:
         return f"{job.name}: {outcome}: {', '.join(source.name for source in job.sources)}"

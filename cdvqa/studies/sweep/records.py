@@ -8,7 +8,7 @@ import orjson
 
 from cdvqa.errors import InputError
 from cdvqa.files import naming_full_disk
-from cdvqa.runs.folder import Run, read_results
+from cdvqa.runs.folder import DAMAGED, Run, read_results
 from cdvqa.runs.loggers import SELECTED_ACCURACY
 from cdvqa.studies.sweep.scores import scores_of
 
@@ -28,11 +28,7 @@ def line_of(run: Run) -> dict[str, Any]:
     Raises:
         InputError: run.json, metrics.csv or results.json is broken, or of an older cdvqa.
     """
-    record = run.read()
-    try:
-        results = read_results(run)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{run.results}: cannot be read ({error})") from error
+    record, results = run.read(), read_results(run)
     data, backbone, name, _ = run.folder.parts[-4:]
     return {
         "data": data,
@@ -51,7 +47,7 @@ def development_accuracy(run: Run) -> float | None:
         rows = run.metrics.read_text(encoding="utf-8").splitlines() if run.metrics.is_file() else []
         values = [float(row.rpartition(",")[2]) for row in rows if f",{SELECTED_ACCURACY}," in row]
     except ValueError as error:
-        raise InputError(f"{run.metrics}: cannot be read ({error})") from error
+        raise InputError(f"{run.metrics}: cannot be read ({error}); {DAMAGED}") from error
     return values[-1] if values else None
 
 
