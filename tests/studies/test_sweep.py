@@ -1,6 +1,7 @@
 """`cdvqa sweep`: order, failures, kills, records, launchers."""
 
 import json
+import multiprocessing
 import resource
 import time
 from collections.abc import Callable
@@ -166,6 +167,22 @@ def test_a_record_that_was_cut_off_is_left_behind(tmp_path: Path):
     assert list(read_lines(path)) == [("a", 0)]
     append_lines(path, [second])
     assert list(read_lines(path)) == [("a", 0), ("a", 1)]
+
+
+def add_many(path: Path, name: str) -> None:
+    for seed in range(400):
+        append_lines(path, [{"identity": name, "seed": seed}])
+
+
+def test_two_processes_that_write_the_same_records_lose_no_line(tmp_path: Path):
+    """Defect: each cut off what the other had not written to its end."""
+    path = tmp_path / "study.jsonl"
+    both = [multiprocessing.get_context("fork").Process(target=add_many, args=(path, name)) for name in "ab"]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+    assert len(read_lines(path)) == len(path.read_text().splitlines()) == 800
 
 
 @pytest.mark.parametrize("flag", ["--jobs=0", "--jobs=-1", "--seeds=0"])

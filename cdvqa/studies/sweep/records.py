@@ -1,6 +1,8 @@
 """Finished runs as lines of JSON, which can be committed: a study can be continued without its run folders."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from fcntl import LOCK_EX, flock
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +73,8 @@ def read_lines(path: Path) -> Lines:
 def append_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """Add lines at the end of a file, in place of a last one that was not written to its end.
 
+    Processes that do so at once wait for each other.
+
     Raises:
         Stopped: the disk is full.
     """
@@ -78,6 +82,8 @@ def append_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     with naming_full_disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as file:
+            with suppress(OSError):  # a file system without locks
+                flock(file, LOCK_EX)  # until the file is closed
             content = path.read_bytes()
             file.truncate(content.rfind(b"\n") + 1)
             file.write(text)
