@@ -14,6 +14,8 @@ from cdvqa.studies.sweep.study import points_of, read_study
 from tests.conftest import run_names
 
 GRID = {"data": "vqacp2", "backbone": "lxmert", "seeds": 2}
+MASK = {"pipeline": "bce+bce", "method": "mask", "sparsity": 0.5}
+BCE = {"pipeline": "bce"}
 
 
 def points(**grid: Any) -> list[Any]:
@@ -83,6 +85,15 @@ def test_a_chain_has_the_folders_that_its_commands_make(cdvqa: Callable[..., int
             "bce+bce, mask",
         ),
         ({"pipeline": ["bce", "bce"]}, "the same run as bce, full; leave one out"),
+        ({"pipeline": []}, "grid 1 of runs: no run: a list is empty, or no shares can have the sparsity"),
+        ({"pipeline": "bce", "method": {"a": 1}}, "method: expected a name"),
+        ({"pipeline": "bce", "stage1": "fast"}, "stage1: expected a mapping of options to values, not 'fast'"),
+        ({"pipeline": "bce", "configs": "tiny.yaml"}, "configs: expected a list of names, not 'tiny.yaml'"),
+        ({"pipeline": "bce", "stage3": {"model.lr": 1}}, "grid 1 of runs: stage3: no run here has such a stage"),
+        (MASK | {"shares": "x"}, "shares: expected a mapping, not 'x'"),
+        (MASK | {"shares": {"from": 0.1, "to": 0.9, "step": 0}}, "shares: expected 0 <= from <= to <= 1 and a step of"),
+        (MASK | {"shares": {"from": "a", "to": 0.9, "step": 0.2}}, "shares: expected 0 <= from <= to <= 1 and a step"),
+        (MASK | {"sparsity": "x", "shares": {"from": 0.1, "to": 0.9, "step": 0.2}}, "beside a sparsity"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_in_one_line(
@@ -95,6 +106,35 @@ def test_what_is_wrong_is_said_in_one_line(
     assert main(["sweep", str(study([grid])), "--dry_run"]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and message in lines[0] and not Path("logs").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (None, "runs: expected a list of grids"),
+        ({"settings": "fast"}, "settings: expected a mapping of options to values, not 'fast'"),
+        ({"stage2": {"model.lr": 1}}, "study.yaml: stage2: no run here has such a stage; leave it out"),
+        ({"cost": {"gpu_hours": 5}}, "cost: expected {runs: NUMBER, gpu_hours: NUMBER}, not {'gpu_hours': 5}"),
+        ({"cost": "many"}, "cost: expected a mapping, not 'many'"),
+        ({"about": ["a"]}, "about: expected text, not ['a']"),
+        ({"claims": {"text": "t"}}, "claims: expected a list, not {'text': 't'}"),
+        ({"claims": ["t"]}, "claim: expected a mapping, not 't'"),
+        ({"claims": [{"text": "t", "worse": BCE}]}, "claim 't': missing or unknown: better"),
+        ({"claims": [{"text": "t", "worse": BCE, "better": "lmh"}]}, "better: expected a mapping, not 'lmh'"),
+        ({"claims": [{"text": "t", "worse": BCE, "better": BCE, "by": "a"}]}, "by: expected a number of points"),
+    ],
+)  # fmt: skip
+def test_a_wrong_study_is_refused_by_sweep_before_anything_runs(
+    changed: dict[str, Any] | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):  # fmt: skip
+    """Defects: tracebacks, or only `report` said it, after the training."""
+    monkeypatch.chdir(tmp_path)
+    content = "" if changed is None else yaml.safe_dump(GRID | {"runs": [BCE]} | changed)
+    Path("study.yaml").write_text(content)
+    assert main(["sweep", "study.yaml", "--dry_run"]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and message in lines[0]
 
 
 def test_a_missing_data_set_is_refused_before_the_first_run(

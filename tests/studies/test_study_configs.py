@@ -20,11 +20,11 @@ from cdvqa.runs.folder import Run
 from cdvqa.sparsity import solve_budget
 from cdvqa.studies.report.drawing import KINDS
 from cdvqa.studies.report.table import select
-from cdvqa.studies.report.verdicts import KEYS, pair
+from cdvqa.studies.report.verdicts import pair
 from cdvqa.studies.sweep.plan import jobs_of, stages_of
 from cdvqa.studies.sweep.records import line_of
 from cdvqa.studies.sweep.shares import shares_of
-from cdvqa.studies.sweep.study import WORLDS, Point, Study, points_of, read_study
+from cdvqa.studies.sweep.study import CLAIM, WORLDS, Point, Study, points_of, read_study
 from tests.conftest import the_run
 
 STUDIES = sorted(path.stem for path in (shipped() / "studies").glob("*.yaml"))
@@ -117,7 +117,7 @@ def test_claims_and_figure_are_about_runs_that_the_study_has(name: str, records:
     study = read_study(name, records=records)
     runs = pd.DataFrame([row_of(point) | {"seed": seed} for point in study.points for seed in point.seeds])
     for claim in study.claims:
-        assert set(claim) <= KEYS and claim["source"] and claim.get("on", "ood") in (*ANSWERS, *MEANS, "id", "ood")
+        assert set(claim) <= CLAIM and claim["source"] and claim.get("on", "ood") in (*ANSWERS, *MEANS, "id", "ood")
         pairs = pair(runs, claim["better"], claim["worse"])
         assert len(pairs) and set(pairs["seed"]) == set(select(runs, claim["better"])["seed"]), claim["text"]
         for column, side in (("better", claim["better"]), ("worse", claim["worse"])):

@@ -11,8 +11,8 @@ from cdvqa.errors import InputError
 from cdvqa.runs.folder import percent
 from cdvqa.sparsity import MODALITIES
 from cdvqa.studies.report.published import MEGA, REAL, paper_table
-from cdvqa.studies.report.table import plain_keys
 from cdvqa.studies.report.verdicts import differences_of, pair
+from cdvqa.studies.sweep.study import plain_keys
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", "-.", ":")

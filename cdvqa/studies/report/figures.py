@@ -22,7 +22,7 @@ from cdvqa.files import write_atomically
 from cdvqa.runs.folder import percent
 from cdvqa.sparsity import MODALITIES
 from cdvqa.studies.report.drawing import COLOURS, FAINT, KINDS, Kind, draw_gaps, styles_of
-from cdvqa.studies.report.table import plain_keys
+from cdvqa.studies.sweep.study import plain_keys
 
 KEYS = {"kind", "panels", "on", "gap"}
 LEGEND_ROWS = 24

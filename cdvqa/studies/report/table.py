@@ -16,6 +16,7 @@ from cdvqa.runs.folder import DIGITS, Run, percent
 from cdvqa.runs.identity import differing, own_settings
 from cdvqa.sparsity import MODALITIES
 from cdvqa.studies.sweep.records import line_of
+from cdvqa.studies.sweep.study import plain_keys
 
 RUN = ["data", "backbone", "run"]  # the columns that the seeds of a run share
 PREFIX = r"(model|data|trainer)\.(objective_options\.)?"  # of a setting's name
@@ -143,17 +144,6 @@ def select(runs: pd.DataFrame, wanted: Filter) -> pd.DataFrame:
         values = values if isinstance(values, list) else [values]
         runs = runs[np.array([any(same(value, one) for one in values) for value in column], bool)]
     return runs
-
-
-def plain_keys(given: Any, what: str) -> dict[str, Any]:
-    """A claim or figure as a study's file has it, with the key `on`, which YAML 1.1 reads as true.
-
-    Raises:
-        InputError: it is no mapping; the message begins with `what`.
-    """
-    if not isinstance(given, Mapping):
-        raise InputError(f"{what}: expected a mapping, not {given!r:.60}")
-    return {"on" if key is True else str(key): value for key, value in given.items()}
 
 
 def same(value: Any, wanted: Any) -> bool:

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from cdvqa.data.datasets import make_data_set
 from cdvqa.errors import InputError
-from cdvqa.studies.report.table import Filter, plain_keys, select
+from cdvqa.studies.report.table import Filter, select
 from cdvqa.studies.sweep.scores import QuestionScores
+from cdvqa.studies.sweep.study import checked_claim, plain_keys
 
 DRAWS = 10_000
 INTERVAL = (2.5, 97.5)  # percent
 CELLS = 4_000_000  # question counts held at a time
 HOLDS, FAILS, OPEN, NOT_RUN = "holds", "does not hold", "cannot be told apart", "not run"
-KEYS = {"text", "source", "better", "worse", "by", "on"}
 SEEDS_ONLY = "only seeds resampled: no scores of single questions"
 Floats = NDArray[np.float64]
 
@@ -78,12 +78,8 @@ def verdicts(runs: pd.DataFrame, claims: Iterable[Mapping[str, Any]]) -> list[Ve
 
 def judge(runs: pd.DataFrame, claim: Mapping[str, Any]) -> Verdict:
     """Judge one claim."""
-    claim = plain_keys(claim, "claim")
-    if wrong := set(claim) - KEYS or {"text", "better", "worse"} - set(claim):
-        raise InputError(f"claim {claim.get('text', '')!r}: missing or unknown: {', '.join(map(str, wrong))}")
+    claim = checked_claim(claim)
     on, by = str(claim.get("on", "ood")), claim.get("by", 0)
-    if not isinstance(by, int | float):
-        raise InputError(f"claim {claim['text']!r}: by: expected a number of points, not {by!r:.60}")
     stated = (str(claim["text"]), str(claim.get("source", "")), on, by)
     try:
         pairs = pair(runs, claim["better"], claim["worse"])

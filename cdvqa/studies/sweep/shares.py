@@ -15,10 +15,11 @@ from cdvqa.studies.sweep.records import read_lines
 
 GRID = {"from", "to", "step"}
 BEST = {"best_of"}
+STEP = 0.001  # the smallest
 
 
 def shares_of(
-    wanted: Mapping[str, Any], overall: float | None, configs: Sequence[str], records: Path, size: str | None
+    wanted: Any, overall: Any, configs: Sequence[str], records: Path, size: str | None
 ) -> list[dict[str, float]]:
     """The shares that a study's `shares` stand for.
 
@@ -31,17 +32,22 @@ def shares_of(
         size: of the study that asks; the other one is read in the same size.
 
     Raises:
-        InputError: keys are mixed, no overall sparsity, or the other study has no result for it.
+        InputError: keys are mixed, a value is no share, no overall sparsity, or the other study has no result for it.
     """
+    if not isinstance(wanted, Mapping):
+        raise InputError(f"shares: expected a mapping, not {wanted!r:.60}")
     kind = next((keys for keys in (GRID, BEST) if keys & set(wanted)), None)
     if kind is None:
         return [dict(wanted)]
-    if set(wanted) != kind or overall is None:
+    if set(wanted) != kind or not isinstance(overall, int | float):
         raise InputError(f"shares: {', '.join(sorted(kind))} stand alone, and beside a sparsity")
     if kind == BEST:
         name = f"{wanted['best_of']}-{size}" if size else str(wanted["best_of"])
         return [best_shares(records, name, overall)]
-    first, last, step = (float(wanted[name]) for name in ("from", "to", "step"))
+    first, last, step = (wanted[name] for name in ("from", "to", "step"))
+    numbers = all(isinstance(value, int | float) for value in wanted.values())
+    if not numbers or not 0 <= first <= last <= 1 or step < STEP:
+        raise InputError(f"shares: expected 0 <= from <= to <= 1 and a step of {STEP} or more, not {dict(wanted)}")
     levels = [round(first + number * step, 6) for number in range(round((last - first) / step) + 1)]
     return grid_shares(dict.fromkeys(MODALITIES, levels), overall, weights_of(tuple(configs)))
 

@@ -16,12 +16,16 @@ STAGES = ("stage1", "stage2", "stage3")
 GRID = {"data", "backbone", "configs", "pipeline", "method", "sparsity", "assignment", "shares", "criterion",
         "pattern", "teacher", "settings", "seeds", *STAGES}  # fmt: skip
 STUDY = {"about", "cost", "runs", "claims", "figure"}
+CLAIM = {"text", "source", "better", "worse", "by", "on"}
 # Objectives in a pipeline: one for each stage that trains; one-shot pruning trains nothing.
 OBJECTIVES = {"full": (1, 1), "mask": (2, 3), "omp": (1, 2)}
 # With a size, a study runs on the embedded world in the files of its data set, and with the overlay of that world.
 WORLDS = {"vqacp2": "scenes", "vqavs": "scenes-vs"}
 SIZES = {"scenes": "micro.yaml", "scenes-vs": "micro-vs.yaml"}
 RECORDS = Path("docs/study")
+NAMES = ("data", "backbone", "pipeline", "method")
+COST = {"runs", "gpu_hours"}
+EXPECTED = {str: "text", dict: "a mapping", list: "a list"}
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,11 @@ class Point:
     settings: Mapping[int, Mapping[str, Any]]
     seeds: tuple[int, ...]
     teacher: "Point | None" = None
+
+    @property
+    def stages(self) -> int:
+        """How many stages its runs have: one-shot pruning is one without an objective."""
+        return len(self.pipeline) + (self.method == "omp")
 
     def __str__(self) -> str:
         sparsity = [f"{name} {value}" for name, value in self.sparsity.items() if name != "method"]
@@ -90,7 +99,7 @@ def read_study(file: str, size: str | None = None, seeds: int | None = None, rec
         InputError: there is no such study, or a key or value is wrong; the message names the grid.
     """
     path = find_study(file)
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     if wrong := set(content) - GRID - STUDY:
         raise InputError(f"{path}: unknown: {', '.join(map(str, wrong))}; there are {', '.join(sorted(GRID | STUDY))}")
     shared = {name: value for name, value in content.items() if name in GRID}
@@ -103,11 +112,64 @@ def read_study(file: str, size: str | None = None, seeds: int | None = None, rec
         try:
             if wrong := set(grid) - GRID:
                 raise InputError(f"unknown: {', '.join(map(str, wrong))}; there are {', '.join(sorted(GRID))}")
-            points += points_of({**shared, **grid, **own_seeds}, size, records)
+            of_grid = list(points_of({**shared, **grid, **own_seeds}, size, records))
+            refuse_unread(grid, of_grid)
+            points += of_grid
         except InputError as error:
             raise InputError(f"{path}: grid {number} of runs: {error}") from error
-    texts = {name: content[name] for name in STUDY - {"runs"} if name in content}
+    try:
+        refuse_unread(shared, points)
+        texts = checked_texts({name: content[name] for name in STUDY - {"runs"} if name in content})
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     return Study(f"{path.stem}-{size}" if size else path.stem, points, **texts)
+
+
+def checked_texts(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a study's file says beside its runs; InputError if it is not what the report and `--dry_run` can use."""
+    for name, kind in {"about": str, "cost": dict, "claims": list, "figure": dict}.items():
+        if not isinstance(given.get(name, kind()), kind):
+            raise InputError(f"{name}: expected {EXPECTED[kind]}, not {given[name]!r:.60}")
+    cost = given.get("cost", {})
+    if cost and (set(cost) != COST or not all(isinstance(number, int | float) for number in cost.values())):
+        raise InputError(f"cost: expected {{runs: NUMBER, gpu_hours: NUMBER}}, not {cost!r:.60}")
+    return {**given, "claims": [checked_claim(claim) for claim in given.get("claims", ())]}
+
+
+def checked_claim(given: Any) -> dict[str, Any]:
+    """A claim as the report judges it.
+
+    Raises:
+        InputError: it has an unknown key or no `text`, `better` or `worse`, or a value of a wrong type.
+    """
+    claim = plain_keys(given, "claim")
+    named = f"claim {claim.get('text', '')!r}"
+    if wrong := set(claim) - CLAIM or {"text", "better", "worse"} - set(claim):
+        raise InputError(f"{named}: missing or unknown: {', '.join(sorted(wrong))}")
+    if not isinstance(claim.get("by", 0), int | float):
+        raise InputError(f"{named}: by: expected a number of points, not {claim['by']!r:.60}")
+    filters = {name: plain_keys(claim[name], f"{named}: {name}") for name in ("better", "worse")}
+    return claim | filters
+
+
+def plain_keys(given: Any, what: str) -> dict[str, Any]:
+    """A claim or figure as a study's file has it, with the key `on`, which YAML 1.1 reads as true.
+
+    Raises:
+        InputError: it is no mapping; the message begins with `what`.
+    """
+    if not isinstance(given, Mapping):
+        raise InputError(f"{what}: expected a mapping, not {given!r:.60}")
+    return {"on" if key is True else str(key): value for key, value in given.items()}
+
+
+def refuse_unread(given: Mapping[str, Any], points: Sequence[Point]) -> None:
+    """Raise InputError if there is no run, or settings are given for a stage that no run has."""
+    if not points:
+        raise InputError("no run: a list is empty, or no shares can have the sparsity")
+    deepest = max(point.stages for point in points)
+    if unread := [name for name in STAGES[deepest:] if name in given]:
+        raise InputError(f"{unread[0]}: no run here has such a stage; leave it out")
 
 
 def find_study(name: str) -> Path:
@@ -129,11 +191,18 @@ def points_of(grid: Mapping[str, Any], size: str | None = None, records: Path = 
     seeds = tuple(seeds) if isinstance(seeds, list) else tuple(range(seeds)) if isinstance(seeds, int) else ()
     if not seeds or not all(isinstance(seed, int) for seed in seeds):
         raise InputError("seeds: expected a number of seeds or a list of them")
-    more = tuple(grid.get("configs", ()))
+    more = grid.get("configs", [])
+    if not isinstance(more, list) or not all(isinstance(name, str) for name in more):
+        raise InputError(f"configs: expected a list of names, not {more!r:.60}")
+    more = tuple(more)
     for chosen in combinations({name: value for name, value in grid.items() if name not in ("seeds", "configs")}):
-        if missing := [name for name in ("data", "backbone", "pipeline") if not isinstance(chosen.get(name), str)]:
+        chosen = {"method": "full"} | chosen
+        if missing := [name for name in NAMES if not isinstance(chosen.get(name), str)]:
             raise InputError(f"{missing[0]}: expected a name")
-        pipeline, method = tuple(chosen["pipeline"].split("+")), chosen.get("method", "full")
+        for name in ("settings", *STAGES):
+            if not isinstance(chosen.get(name, {}), Mapping):
+                raise InputError(f"{name}: expected a mapping of options to values, not {chosen[name]!r:.60}")
+        pipeline, method = tuple(chosen["pipeline"].split("+")), chosen["method"]
         least, most = OBJECTIVES.get(method, (0, 0))
         if not most:
             raise InputError(f"method {method}: there are {', '.join(OBJECTIVES)}")
