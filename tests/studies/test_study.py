@@ -145,6 +145,21 @@ def test_a_missing_data_set_is_refused_before_the_first_run(
     assert "nowhere: no such folder, of data set scenes; " in capsys.readouterr().err and not Path("logs").exists()
 
 
+@pytest.mark.parametrize("file", ["features.h5", "vqacp_v2_test_questions.json", "vqacp_v2_train_annotations.json"])
+def test_a_missing_file_of_a_data_set_is_refused_before_the_first_run(
+    file: str, cdvqa: Callable[..., int], study: Callable[..., Path], scenes: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Defect: the other data set's run was trained first, and the broken one failed twice."""
+    links = Path("other")
+    links.mkdir()
+    for path in scenes.iterdir():
+        if path.name != file:
+            (links / path.name).symlink_to(path)
+    runs = [{"pipeline": "bce"}, {"pipeline": "lmh", "settings": {"data.root": "other", "data.name": "other"}}]
+    assert main(["sweep", str(study(runs))]) == 2
+    assert f"cdvqa sweep: other/{file}: no such file" in capsys.readouterr().err and not Path("logs").exists()
+
+
 def test_a_study_is_a_mapping_with_runs(tmp_path: Path):
     for content in ({"data": "scenes"}, {"runs": {}}, {"runs": ["bce"]}):
         (tmp_path / "study.yaml").write_text(yaml.safe_dump(content))

@@ -159,6 +159,12 @@ class DataSet(ABC):
             targets = find_targets(root, files.cached)
         return {"questions": files.questions} | (targets or {"annotations": files.annotations})
 
+    def refuse_missing(self, root: Path) -> None:
+        """Raise InputError if a file that `fit` or `test` reads is not there; none is opened."""
+        for split, files in self.present(root).items():
+            for name in (*self.files(root, split).values(), *files.lists.values()):
+                locate(root, name)
+
     def read(self, root: Path, split: str, rule: SoftScore) -> Questions:
         """Read a split and join its questions to its annotations, or to cached targets made by soft score `rule`.
 

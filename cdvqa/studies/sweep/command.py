@@ -11,7 +11,6 @@ from jsonargparse import ActionYesNo
 from jsonargparse.typing import PositiveInt
 
 from cdvqa.cli.parsing import OneLineParser
-from cdvqa.data.datasets import made_by
 from cdvqa.errors import InputError, Stopped
 from cdvqa.studies.sweep.body import DONE, FAILED, is_done
 from cdvqa.studies.sweep.launchers import Launcher, Local, Submitit
@@ -117,11 +116,12 @@ def complete(asked: Sequence[Job], path: Path, recorded: Lines, launcher: Launch
         Jobs that failed, and how.
 
     Raises:
-        InputError: a data set is missing.
+        InputError: a data set, or a file of it, is missing.
     """
     everything = with_parents(asked)
     waiting = missing(asked, recorded)
-    refuse_missing_data(waiting)
+    for data in dict.fromkeys(job.data for job in waiting):  # before anything runs
+        data.refuse_missing()
     damaged = record(path, [job for job in asked if is_done(job)])
     with Progress(everything, [job for job in everything if job not in waiting], at_once) as progress:
         progress.show(damaged)
@@ -187,15 +187,6 @@ def record(path: Path, jobs: Iterable[Job]) -> dict[Job, str]:
         if new := [line for line in lines if known.get((line["identity"], line["seed"])) != line["results"]]:
             append_lines(path, new)
     return damaged
-
-
-def refuse_missing_data(jobs: Iterable[Job]) -> None:
-    """Raise InputError, before anything runs, if a data set is not there."""
-    for job in jobs:
-        if not job.data.is_dir():
-            data = job.run.folder.parts[-4]
-            remedy = made_by(data, job.data) or "point --data.root at the official question files"
-            raise InputError(f"{job.data}: no such folder, of data set {data}; {remedy}")
 
 
 def listing(asked: Sequence[Job], recorded: Lines, at_once: int, cost: Mapping[str, float]) -> str:

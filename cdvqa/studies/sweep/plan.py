@@ -8,11 +8,40 @@ from pathlib import Path
 
 from cdvqa.cli.commands import readable_error_behind
 from cdvqa.cli.configs import shipped
+from cdvqa.data.datasets import DataSet, made_by
 from cdvqa.errors import InputError
 from cdvqa.objectives import find_objective
 from cdvqa.runs.folder import Run
 from cdvqa.runs.lineage import Source
 from cdvqa.studies.sweep.study import Point
+
+
+@dataclass(frozen=True)
+class Data:
+    """The data of a run.
+
+    Attributes:
+        name: of the data set.
+        kind: its class.
+        root: the folder of its questions.
+        visual: the feature file, or the folder of images where the backbone sees these.
+    """
+
+    name: str
+    kind: type[DataSet]
+    root: Path
+    visual: Path
+
+    def refuse_missing(self) -> None:
+        """Raise InputError if a file that the run reads is not there; none is opened."""
+        made = made_by(self.name, self.root)
+        if not self.root.is_dir():
+            remedy = made or "point --data.root at the official question files"
+            raise InputError(f"{self.root}: no such folder, of data set {self.name}; {remedy}")
+        if not self.visual.exists():
+            remedy = made or "`cdvqa check` says where it may be obtained"
+            raise InputError(f"{self.visual}: no such file or folder, of data set {self.name}; {remedy}")
+        self.kind().refuse_missing(self.root)
 
 
 @dataclass(frozen=True)
@@ -24,7 +53,7 @@ class Job:
         identity: its digest.
         seed: its seed.
         options: arguments of `fit` and `test`, without the seed and where it starts.
-        data: the folder of its questions.
+        data: what it reads.
         parent: the run that it starts from, or None.
         teacher: the run whose outputs it learns from, or None.
         source: this run as the parent of others, known before it exists.
@@ -34,7 +63,7 @@ class Job:
     identity: str
     seed: int
     options: tuple[str, ...]
-    data: Path
+    data: Data
     parent: "Job | None" = None
     teacher: "Job | None" = None
     source: Source | None = field(default=None, compare=False)
@@ -158,4 +187,7 @@ def identified(options: tuple[str, ...], parent: Job | None, teacher: Job | None
     network = run.model if config.model.stage == 1 else run.subnetwork
     identity = record["identity"]
     source = Source(network, {"identity": identity}, record)
-    return Job(run, identity, seed, options, Path(config.datamodule.root), parent, teacher, source)
+    data, sees_images = config.datamodule, config.model.backbone.image_format is not None
+    visual = data.images_folder if sees_images else data.features_file
+    read = Data(data.name, type(data.data_set), data.root, visual)
+    return Job(run, identity, seed, options, read, parent, teacher, source)
