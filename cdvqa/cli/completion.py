@@ -2,7 +2,7 @@
 
 from cdvqa.cli.commands import COMMANDS
 from cdvqa.cli.configs import shipped, shipped_configs
-from cdvqa.cli.help_texts import options_of
+from cdvqa.cli.help_texts import TOPICS, options_of
 from cdvqa.errors import InputError
 
 HELP = """\
@@ -19,12 +19,19 @@ _cdvqa() {{
     local word=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD-1]}} words=
     if [[ $word == = ]]; then word=; before="$before="; fi
     if [[ $before == = ]]; then before=${{COMP_WORDS[COMP_CWORD-2]}}=; fi
+    local command=${{COMP_WORDS[1]}}
+    if [[ $command == prepare ]] && (( COMP_CWORD > 2 )); then command="prepare ${{COMP_WORDS[2]}}"; fi
     if (( COMP_CWORD == 1 )); then
         words="{commands}"
-    elif [[ $before == --config || $before == --config= || $before == -c ]]; then
-        words="{configs}"
-    elif [[ $before != *= ]]; then
-        case ${{COMP_WORDS[1]}} in
+    else
+        case ${{before%=}} in
+            --config|-c) words="{configs}" ;;
+            --study) words="{studies}" ;;
+            --help) words="{topics}" ;;
+        esac
+    fi
+    if [[ -z $words && $before != *= ]]; then
+        case $command in
 {cases}
         esac
     fi
@@ -51,11 +58,12 @@ def run(args: list[str]) -> None:
 def script() -> str:
     """The function that completes for bash, and its registration."""
     studies = sorted(path.stem for path in (shipped() / "studies").glob("*.yaml"))
-    words = {name: options_of("prepare questions" if name == "prepare" else name) for name in COMMANDS}
-    words["prepare"] = ["scenes", "scenes-vs", "easyvqa", "features", "questions", *words["prepare"]]
-    words["completion"] = ["bash", "zsh"]
+    made = ("scenes", "scenes-vs", "easyvqa", "features", "questions")
+    words = {name: options_of(name) for name in (*COMMANDS, *(f"prepare {name}" for name in made))}
+    words |= {"prepare": [*made], "completion": ["bash", "zsh"]}
     for name in ("sweep", "search"):
         words[name] = [*studies, *words[name]]
-    cases = "\n".join(f'            {name}) words="{" ".join(own)}" ;;' for name, own in words.items())
+    cases = "\n".join(f'            "{name}") words="{" ".join(own)}" ;;' for name, own in words.items())
     configs = " ".join(sorted(path.name for path in shipped_configs()))
-    return SCRIPT.format(commands=" ".join(COMMANDS), configs=configs, cases=cases)
+    listed = {"commands": COMMANDS, "studies": studies, "topics": TOPICS}
+    return SCRIPT.format(configs=configs, cases=cases, **{name: " ".join(known) for name, known in listed.items()})

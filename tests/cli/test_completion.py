@@ -34,6 +34,12 @@ def completed(script: str, *words: str) -> list[str]:
         (["cdvqa", "test", "--data.root", "="], []),  # a file
         (["cdvqa", "sweep", "tab"], ["table1", "table2"]),
         (["cdvqa", "prepare", "sc"], ["scenes", "scenes-vs"]),
+        (["cdvqa", "prepare", "scenes", "--si"], ["--size"]),
+        (["cdvqa", "prepare", "features", "--in"], ["--input"]),
+        (["cdvqa", "prepare", "questions", "--data.ro"], ["--data.root"]),
+        (["cdvqa", "board", "--p"], ["--port"]),
+        (["cdvqa", "report", "--study", "=", "tab"], ["table1", "table2"]),
+        (["cdvqa", "fit", "--help", "tr"], ["trainer"]),
     ],
 )
 def test_bash_completes_commands_configs_and_options(script: str, words: list[str], offered: list[str]):
