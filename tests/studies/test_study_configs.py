@@ -282,7 +282,7 @@ def test_a_study_is_no_config_of_a_run(
 ):
     monkeypatch.chdir(tmp_path)
     assert main(["fit", "--config", "fig2.yaml"]) == 2
-    assert "--config fig2.yaml: no such file, and no shipped config of this name" in capsys.readouterr().err
+    assert "--config fig2.yaml: a study of many runs; `cdvqa sweep fig2` runs them" in capsys.readouterr().err
     assert find_config("easyvqa.yaml").endswith("data/easyvqa.yaml")
     assert main(["sweep", "fig99", "--dry_run"]) == 2
     assert "study fig99: no such file, and no shipped study of this name; shipped are backbones" in (

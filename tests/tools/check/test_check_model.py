@@ -52,7 +52,7 @@ def test_stage_2_needs_its_parent_run_and_no_weights(check, world):
 def test_a_parent_run_that_is_there(check, world):
     run = Path("logs/toy/lxmert/stage1_bce-00000000/seed0")
     record = {"identity": "0" * 64, "stage": 1, "seed": 0, "pipeline": ["bce"], "sparsity": None, "settings": {}}
-    dump(run / "run.json", record | {"finished": "2026-01-01"})
+    dump(run / "run.json", record | {"selection": "dev", "started": "2026-01-01", "finished": "2026-01-01"})
     Subnetwork({"weight": torch.ones(2)}, {}, {"pipeline": ["bce"]}).save(run / "model.safetensors")
     status, output = check("stage2_lmh.yaml", **{"model.parent_objective": "bce"})
     assert status == 0
