@@ -114,7 +114,7 @@ def refuse_other_split(sources: Iterable[Source], settings: Mapping[str, Any]) -
         there = held_out(source.record["settings"]) if source.record else here
         if wrong := {name: (there[name], here[name]) for name in here if there.get(name, here[name]) != here[name]}:
             raise InputError(
-                f"{source.path.parent}: {describe(wrong, '--')}; this stage would be selected on questions that this "
+                f"{source.path.parent}: {describe(wrong, '--')}; this stage would be selected on questions the other "
                 "run was trained on: take its development split"
             )
 
@@ -268,7 +268,10 @@ def run_differences(
     stage: Any, record: Mapping[str, Any], settings: Mapping[str, Any], ignored: tuple[str, ...] = ()
 ) -> dict[str, tuple[Any, Any]]:
     """Settings in which a run differs from those given, with both values; a parent counts where it was named."""
-    wrong = differences(record["settings"], settings, ignored if "parent" in settings else (*ignored, "parent"))
+    there = record["settings"]
+    if "data.dev_share" in settings:  # earlier runs did not record a share of 0
+        there = held_out(there) | there
+    wrong = differences(there, settings, ignored if "parent" in settings else (*ignored, "parent"))
     asked, above = stage.parent_objective, objectives_above(stage, record)
     if asked and asked.split("+") != above:
         wrong["model.parent_objective"] = ("+".join(above), asked)

@@ -99,6 +99,19 @@ def test_selection_and_development_split_are_inherited(cdvqa: Command, capsys: p
     assert run_names() == {"stage1_bce", "stage1_lmh", "stage2_bce+bce_mask_uniform_s50"}
 
 
+def test_a_run_that_did_not_record_a_share_of_0_is_found(cdvqa: Command, capsys: pytest.CaptureFixture[str]):
+    """Defect: it was asked for the baseline's share, which it never had."""
+    flags = [*SHORT, "--model.selection=last"]
+    assert cdvqa("fit", "stage1_bce.yaml", *flags, "--data.dev_share=0") == 0
+    file = the_run("stage1_bce") / "run.json"
+    content = json.loads(file.read_text())
+    assert content["settings"].pop("data.dev_share") == 0
+    file.write_text(json.dumps(content))
+    assert cdvqa("test", "stage1_bce.yaml", *flags, "--data.dev_share=0") == 0
+    assert cdvqa("test", "stage1_bce.yaml", *flags) == 2
+    assert "data.dev_share is 0.0 there and 0.05 here" in last_error(capsys)
+
+
 def test_a_teacher_was_trained_on_no_question_that_its_student_is_selected_or_tested_on(
     cdvqa: Command, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
